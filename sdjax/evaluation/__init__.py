@@ -1,0 +1,1 @@
+"""Metrics on generated pictures, and captioned sheets of them."""
