@@ -1,0 +1,30 @@
+PYTHON ?= python3
+PIP = .venv/bin/pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test test-full clean
+
+demo: .venv/.run
+	.venv/bin/python main.py sample --out demo \
+	  --prompt "red apple" "smiling cat with heart-eyes" "rocket" "blue heart" \
+	           "hamburger" "dog face" "sun" "octopus"
+
+test: .venv/.test
+	.venv/bin/python -m pytest -m "not full" tests
+
+test-full: .venv/.test
+	.venv/bin/python -m pytest tests
+
+clean:
+	rm -rf demo .pytest_cache build *.egg-info
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+# The stamps are newer than the requirements they stand for: nothing is installed twice.
+.venv/.run: requirements.txt | .venv/bin/python
+	$(PIP) -r requirements.txt
+	touch $@
+
+.venv/.test: requirements-test.txt requirements.txt | .venv/bin/python
+	$(PIP) -r requirements.txt -r requirements-test.txt
+	touch $@ .venv/.run

@@ -1,0 +1,16 @@
+"""Settings that every test shares: two CPU devices, one thread for each peer, no network."""
+
+import os
+import tempfile
+from pathlib import Path
+
+os.environ.update(
+    JAX_PLATFORMS="cpu",
+    JAX_NUM_CPU_DEVICES="2",
+    HF_HUB_OFFLINE="1",
+    TOKENIZERS_PARALLELISM="false",
+)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault(
+    "JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "sdjax-test-compilations")
+)
