@@ -1,0 +1,266 @@
+"""The text transformer of CLIP (Radford et al. 2021, arXiv:2103.00020, section 2.4).
+
+Parameters carry the names of transformers' `CLIPTextModel`, or of `CLIPTextModelWithProjection`
+where `architectures` in the configuration names that class.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from sdjax.errors import SdjaxError
+from sdjax.models.attention import attention
+from sdjax.models.layers import ACTIVATIONS, Dense, Embedding, LayerNorm
+
+PLAIN = "CLIPTextModel"
+PROJECTED = "CLIPTextModelWithProjection"
+# Published configurations carry this value where the true end token is the vocabulary's last one.
+LEGACY_EOS = 2
+HIDDEN_ACTS = ("gelu", "quick_gelu")
+
+
+@dataclasses.dataclass(frozen=True)
+class TextEncoderConfig:
+    """The fields of transformers' `CLIPTextConfig` that shape the network, with its defaults."""
+
+    vocab_size: int = 49408
+    hidden_size: int = 512
+    intermediate_size: int = 2048
+    projection_dim: int = 512
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 8
+    max_position_embeddings: int = 77
+    hidden_act: str = "quick_gelu"
+    layer_norm_eps: float = 1e-5
+    pad_token_id: int = 1
+    bos_token_id: int = 49406
+    eos_token_id: int = 49407
+    architectures: tuple[str, ...] = (PLAIN,)
+
+    def __post_init__(self):
+        if self.hidden_act not in HIDDEN_ACTS:
+            raise SdjaxError(f"hidden_act must be one of {HIDDEN_ACTS}, got {self.hidden_act!r}")
+        if self.hidden_size % self.num_attention_heads:
+            raise SdjaxError(
+                f"hidden_size must be a multiple of num_attention_heads, got "
+                f"{self.hidden_size} and {self.num_attention_heads}"
+            )
+        if self.architectures not in ((PLAIN,), (PROJECTED,)):
+            raise SdjaxError(
+                f"architectures must be [{PLAIN!r}] or [{PROJECTED!r}], "
+                f"got {list(self.architectures)}"
+            )
+
+    @property
+    def projected(self) -> bool:
+        """Whether the pooled state goes through `text_projection`."""
+        return self.architectures == (PROJECTED,)
+
+    @classmethod
+    def from_dict(cls, config: Mapping[str, Any]) -> "TextEncoderConfig":
+        """Reads a transformers config.json; keys that do not shape the network are left out.
+
+        transformers writes dozens of keys that concern generation and bookkeeping, so unknown
+        keys are no error. Raises SdjaxError for a value that this network cannot follow.
+        """
+        if config.get("attention_dropout"):
+            raise SdjaxError(
+                f"attention_dropout must be 0, got {config['attention_dropout']}: "
+                "the text encoder has no dropout"
+            )
+        names = {field.name for field in dataclasses.fields(cls)}
+        known = {k: v for k, v in config.items() if k in names and v is not None}
+        if "architectures" in known:
+            known["architectures"] = tuple(known["architectures"])
+        return cls(**known)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A config.json that transformers loads."""
+        config = dataclasses.asdict(self)
+        config["architectures"] = list(self.architectures)
+        return {**config, "attention_dropout": 0.0, "model_type": "clip_text_model"}
+
+
+class TextOutput(NamedTuple):
+    """What a text encoder gives for ids int32[B, L].
+
+    hidden_states: the embeddings, then the state after each layer, each [B, L, hidden_size] and
+        without the final LayerNorm; the SDXL U-Net takes `hidden_states[-2]`.
+    last_hidden_state: [B, L, hidden_size], after the final LayerNorm.
+    pooled: the last state after the final LayerNorm at the first end token, [B, hidden_size], or
+        its projection [B, projection_dim] where the architecture has one.
+    """
+
+    hidden_states: tuple[jax.Array, ...]
+    last_hidden_state: jax.Array
+    pooled: jax.Array
+
+
+def end_positions(ids: jax.Array, eos_token_id: int) -> jax.Array:
+    """Index of the first end token of each row, int32[B], from ids int32[B, L].
+
+    With the legacy `eos_token_id` 2 it is the first place of the row's largest id, as in
+    transformers; a row without end token gives 0.
+    """
+    marked = ids if eos_token_id == LEGACY_EOS else ids == eos_token_id
+    return jnp.argmax(marked, axis=-1)
+
+
+class TextEmbeddings(nn.Module):
+    """Sum of token and position embeddings: int32[B, L] to [B, L, hidden_size]."""
+
+    config: TextEncoderConfig
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, ids: jax.Array) -> jax.Array:
+        config = self.config
+        tokens = Embedding(
+            config.vocab_size, config.hidden_size, dtype=self.dtype, name="token_embedding"
+        )(ids)
+        positions = Embedding(
+            config.max_position_embeddings,
+            config.hidden_size,
+            dtype=self.dtype,
+            name="position_embedding",
+        )(jnp.arange(ids.shape[-1]))
+        return tokens + positions
+
+
+def scaled_normal(std: float):
+    """Normal initialisation of one standard deviation, as CLIP gives each projection its own."""
+    return nn.initializers.normal(std)
+
+
+class TextAttention(nn.Module):
+    """Causal multi-head self-attention on [B, L, hidden_size]."""
+
+    config: TextEncoderConfig
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width, heads = self.config.hidden_size, self.config.num_attention_heads
+        std = width**-0.5
+
+        def project(name: str) -> jax.Array:
+            init = scaled_normal(std * (2 * self.config.num_hidden_layers) ** -0.5)
+            y = Dense(width, dtype=self.dtype, kernel_init=init, name=name)(x)
+            return y.reshape(*y.shape[:-1], heads, width // heads)
+
+        y = attention(project("q_proj"), project("k_proj"), project("v_proj"), causal=True)
+        y = y.reshape(x.shape)
+        return Dense(width, dtype=self.dtype, kernel_init=scaled_normal(std), name="out_proj")(y)
+
+
+class TextMLP(nn.Module):
+    """Two dense layers with the configured activation between."""
+
+    config: TextEncoderConfig
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        width = self.config.hidden_size
+        inner = scaled_normal((2 * width) ** -0.5)
+        outer = scaled_normal(width**-0.5 * (2 * self.config.num_hidden_layers) ** -0.5)
+        x = Dense(
+            self.config.intermediate_size, dtype=self.dtype, kernel_init=inner, name="fc1"
+        )(x)
+        x = ACTIVATIONS[self.config.hidden_act](x)
+        return Dense(width, dtype=self.dtype, kernel_init=outer, name="fc2")(x)
+
+
+class TextLayer(nn.Module):
+    """One pre-norm transformer layer on [B, L, hidden_size]."""
+
+    config: TextEncoderConfig
+    dtype: jax.typing.DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        eps = self.config.layer_norm_eps
+        y = LayerNorm(epsilon=eps, dtype=self.dtype, name="layer_norm1")(x)
+        x = x + TextAttention(self.config, self.dtype, name="self_attn")(y)
+        y = LayerNorm(epsilon=eps, dtype=self.dtype, name="layer_norm2")(x)
+        return x + TextMLP(self.config, self.dtype, name="mlp")(y)
+
+
+class TextLayers(nn.Module):
+    """The stack of layers; gives the input and the state after each layer."""
+
+    config: TextEncoderConfig
+    dtype: jax.typing.DTypeLike = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> tuple[jax.Array, ...]:
+        layer = nn.remat(TextLayer) if self.remat else TextLayer
+        states = [x]
+        for i in range(self.config.num_hidden_layers):
+            states.append(layer(self.config, self.dtype, name=f"layers.{i}")(states[-1]))
+        return tuple(states)
+
+
+class TextModel(nn.Module):
+    """transformers' `CLIPTextModel`: see `TextEncoder`, which every caller uses."""
+
+    config: TextEncoderConfig
+    dtype: jax.typing.DTypeLike = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, ids: jax.Array, skip: int = 0) -> TextOutput:
+        config = self.config
+        embedded = TextEmbeddings(config, self.dtype, name="embeddings")(ids)
+        states = TextLayers(config, self.dtype, self.remat, name="encoder")(embedded)
+        norm = LayerNorm(epsilon=config.layer_norm_eps, dtype=self.dtype, name="final_layer_norm")
+        last = norm(states[-1])
+        ends = end_positions(ids, config.eos_token_id)
+        pooled = jnp.take_along_axis(last, ends[:, None, None], axis=1)[:, 0]
+        return TextOutput(states, norm(states[-1 - skip]) if skip else last, pooled)
+
+
+class TextEncoder(nn.Module):
+    """CLIP's text transformer, with or without the projection of its pooled state.
+
+    `apply({"params": params}, ids)` takes int32[B, L], L at most `max_position_embeddings`, and
+    gives a `TextOutput` in `dtype`; parameters are float32. An id outside the vocabulary gives
+    NaN. `skip` (CLIP skip, static) takes `last_hidden_state` that many layers earlier; `pooled`
+    always comes from the last layer. `remat` recomputes each layer in the backward pass.
+    """
+
+    config: TextEncoderConfig
+    dtype: jax.typing.DTypeLike = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(self, ids: jax.Array, skip: int = 0) -> TextOutput:
+        config = self.config
+        if ids.ndim != 2 or ids.shape[1] > config.max_position_embeddings:
+            raise SdjaxError(
+                f"ids must be [batch, length] with length at most "
+                f"{config.max_position_embeddings}, got shape {ids.shape}"
+            )
+        if not 0 <= skip < config.num_hidden_layers:
+            raise SdjaxError(
+                f"skip must lie in 0..{config.num_hidden_layers - 1}, got {skip}"
+            )
+        if not config.projected:
+            plain = TextModel(config, self.dtype, self.remat)
+            # transformers' plain model has no prefix: its parameters sit at the root of the tree.
+            nn.share_scope(self, plain)
+            return plain(ids, skip)
+        output = TextModel(config, self.dtype, self.remat, name="text_model")(ids, skip)
+        projection = Dense(
+            config.projection_dim,
+            use_bias=False,
+            dtype=self.dtype,
+            kernel_init=scaled_normal(config.hidden_size**-0.5),
+            name="text_projection",
+        )
+        return output._replace(pooled=projection(output.pooled))

@@ -1,0 +1,175 @@
+"""Layers that every network here is built of.
+
+Inside, images are NHWC, convolution kernels HWIO and dense kernels [in, out]. Parameters are always
+float32; `dtype` is the dtype of the computation. Paddings and defaults are PyTorch's, so that a
+checkpoint made there gives the same numbers here.
+"""
+
+from typing import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+default_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+zeros_init = nn.initializers.zeros_init()
+
+ACTIVATIONS = {
+    "silu": nn.silu,
+    "swish": nn.silu,
+    "gelu": lambda x: nn.gelu(x, approximate=False),
+    "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
+    "relu": nn.relu,
+    "mish": lambda x: x * jnp.tanh(nn.softplus(x)),
+}
+
+
+class Dense(nn.Module):
+    """y = x·kernel + bias over the last axis. x [..., in] -> [..., features] in `dtype`."""
+
+    features: int
+    use_bias: bool = True
+    dtype: jnp.dtype = jnp.float32
+    kernel_init: Callable = default_init
+
+    @nn.compact
+    def __call__(self, x):
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
+        y = jnp.dot(x.astype(self.dtype), kernel, preferred_element_type=jnp.float32)
+        if self.use_bias:
+            y = y + self.param("bias", zeros_init, (self.features,), jnp.float32)
+        return y.astype(self.dtype)
+
+
+class Conv(nn.Module):
+    """Two-dimensional convolution. x [B, H, W, in] -> [B, H', W', features] in `dtype`.
+
+    `padding` is a number of pixels on every side, or ((top, bottom), (left, right)); None keeps the
+    size at stride 1, as (kernel - 1) // 2 does for an odd kernel.
+    """
+
+    features: int
+    kernel: int = 3
+    stride: int = 1
+    padding: int | tuple[tuple[int, int], tuple[int, int]] | None = None
+    groups: int = 1
+    use_bias: bool = True
+    dtype: jnp.dtype = jnp.float32
+    kernel_init: Callable = default_init
+
+    @nn.compact
+    def __call__(self, x):
+        shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
+        padding = (self.kernel - 1) // 2 if self.padding is None else self.padding
+        if isinstance(padding, int):
+            padding = ((padding, padding), (padding, padding))
+        y = jax.lax.conv_general_dilated(
+            x.astype(self.dtype),
+            kernel,
+            window_strides=(self.stride, self.stride),
+            padding=padding,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            feature_group_count=self.groups,
+        )
+        if self.use_bias:
+            y = y + self.param("bias", zeros_init, (self.features,), jnp.float32).astype(self.dtype)
+        return y
+
+
+class Embedding(nn.Module):
+    """A learned table. ids int [...] -> [..., features] in `dtype`."""
+
+    num_embeddings: int
+    features: int
+    dtype: jnp.dtype = jnp.float32
+    embedding_init: Callable = nn.initializers.normal(0.02)
+
+    @nn.compact
+    def __call__(self, ids):
+        shape = (self.num_embeddings, self.features)
+        table = self.param("embedding", self.embedding_init, shape, jnp.float32)
+        return jnp.take(table, ids, axis=0).astype(self.dtype)
+
+
+def group_norm(x, scale, bias, *, groups, epsilon, silu=False):
+    """Group normalisation (arXiv 1803.08494) with float32 statistics.
+
+    x [B, ..., C]; scale and bias [C] or [B, C] float32. `silu` applies SiLU to the result. The sums
+    and squared sums are taken about one pixel's group mean, so that a mean that is large beside
+    the deviation does not cancel, and are folded to one factor and one offset per channel.
+    Returns x's shape and dtype.
+    """
+    batch, channels = x.shape[0], x.shape[-1]
+    flat = x.reshape(batch, -1, channels).astype(jnp.float32)
+    per_group = channels // groups
+    count = flat.shape[1] * per_group
+
+    def group_sum(values):
+        return values.reshape(batch, groups, per_group).sum(-1)
+
+    def per_channel(values):
+        return jnp.repeat(values, per_group, axis=-1)
+
+    origin = jax.lax.stop_gradient(per_channel(group_sum(flat[:, 0]) / per_group))
+    centred = flat - origin[:, None]
+    mean = group_sum(centred.sum(1)) / count
+    variance = group_sum(jnp.square(centred).sum(1)) / count - jnp.square(mean)
+    factor = per_channel(jax.lax.rsqrt(variance + epsilon)) * scale
+    offset = bias - (origin + per_channel(mean)) * factor
+    y = flat * factor[:, None] + offset[:, None]
+    if silu:
+        y = nn.silu(y)
+    return y.reshape(x.shape).astype(x.dtype)
+
+
+class GroupNorm(nn.Module):
+    """Learned `group_norm` over x [B, ..., C]; the result has x's shape, in `dtype`.
+
+    `modulation` is an optional pair of [B, C] arrays (s, b): the normalised x becomes
+    x·(1 + s) + b before the activation (adaptive group normalisation, arXiv 2105.05233).
+    """
+
+    groups: int = 32
+    epsilon: float = 1e-5
+    silu: bool = False
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, modulation=None):
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones_init(), (channels,), jnp.float32)
+        bias = self.param("bias", zeros_init, (channels,), jnp.float32)
+        if modulation is not None:
+            extra_scale, extra_bias = (m.astype(jnp.float32) for m in modulation)
+            scale, bias = scale * (1 + extra_scale), bias * (1 + extra_scale) + extra_bias
+        return group_norm(
+            x.astype(self.dtype), scale, bias, groups=self.groups, epsilon=self.epsilon, silu=self.silu
+        )
+
+
+class LayerNorm(nn.Module):
+    """Layer normalisation over the last axis, statistics in float32; the result is in `dtype`."""
+
+    epsilon: float = 1e-5
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        channels = x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones_init(), (channels,), jnp.float32)
+        bias = self.param("bias", zeros_init, (channels,), jnp.float32)
+        x = x.astype(jnp.float32)
+        mean = x.mean(-1, keepdims=True)
+        variance = jnp.square(x - mean).mean(-1, keepdims=True)
+        y = (x - mean) * jax.lax.rsqrt(variance + self.epsilon) * scale + bias
+        return y.astype(self.dtype)
+
+
+def upsample_nearest(x):
+    """[B, H, W, C] -> [B, 2H, 2W, C], every pixel four times."""
+    batch, height, width, channels = x.shape
+    x = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
+    return x.reshape(batch, 2 * height, 2 * width, channels)
