@@ -1,0 +1,131 @@
+"""Diffusers folders: a JSON configuration beside safetensors weights, one folder a part."""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from sdjax.errors import SdjaxError
+from sdjax.weights.tensors import State, dtype_of, read_safetensors, write_safetensors
+
+# The file name of a part's weights, without variant and ending.
+STEMS = ("diffusion_pytorch_model", "model")
+_STEM = f"(?:{'|'.join(STEMS)})"
+_PATTERNS = (
+    re.compile(rf"{_STEM}(?:\.(\w+))?\.safetensors"),
+    re.compile(rf"{_STEM}(?:\.(\w+))?\.safetensors\.index(?:\.(\w+))?\.json"),
+)
+
+
+def read_json(path: str | os.PathLike) -> dict:
+    """A JSON object from a file; SdjaxError where it is missing or not one."""
+    path = Path(path)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SdjaxError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise SdjaxError(f"{path} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise SdjaxError(f"{path} must hold a JSON object, found a {type(value).__name__}")
+    return value
+
+
+def write_json(path: str | os.PathLike, value: Mapping) -> None:
+    """Writes a JSON object, making its folder; SdjaxError where that is not possible."""
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise SdjaxError(f"cannot write {path}: {error.strerror}") from error
+
+
+def read_model_index(folder: str | os.PathLike) -> dict:
+    """model_index.json of a pipeline folder; SdjaxError where the folder is not one."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise SdjaxError(f"no such model folder: {folder}")
+    if not (folder / "model_index.json").is_file():
+        raise SdjaxError(
+            f"{folder} has no model_index.json, so it is not a diffusers pipeline folder; "
+            f"it holds {_listing(folder)}"
+        )
+    return read_json(folder / "model_index.json")
+
+
+def part_folder(folder: str | os.PathLike, part: str) -> Path:
+    """The folder that holds a part: `folder/part`, or `folder` where it is the part itself."""
+    folder = Path(folder)
+    for candidate in (folder / part, folder):
+        if (candidate / "config.json").is_file():
+            return candidate
+    raise SdjaxError(f"no config.json in {folder} or {folder / part}: found {_listing(folder)}")
+
+
+def read_weights(folder: str | os.PathLike, variant: str | None = None) -> State:
+    """Describes the weights of one part's folder.
+
+    variant: "fp16" reads `….fp16.safetensors`; None reads the plain file, and where only one
+    variant is there, that one. Sharded weights are read through their index.
+    Raises SdjaxError where no such weights are there, or a shard is missing.
+    """
+    folder = Path(folder)
+    found = weight_files(folder)
+    if variant is None and len(found) == 1:
+        (path,) = found.values()
+    elif (variant or "") in found:
+        path = found[variant or ""]
+    else:
+        kind = f"{variant} variant of the weights" if variant else "weights (.safetensors)"
+        raise SdjaxError(f"no {kind} in {folder}: found {_listing(folder)}")
+    return _read_shards(path) if path.suffix == ".json" else read_safetensors(path)[0]
+
+
+def weight_files(folder: Path) -> dict[str, Path]:
+    """The weight file, or shard index, of each variant in a part's folder ("" is the plain one)."""
+    found = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        for pattern in _PATTERNS:
+            match = pattern.fullmatch(path.name)
+            if match:
+                found.setdefault(next(filter(None, match.groups()), ""), path)
+    return found
+
+
+def _read_shards(index: Path) -> State:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise SdjaxError(f"{index} has no weight_map")
+    state: State = {}
+    for name in sorted(set(map(str, weight_map.values()))):
+        shard = index.parent / name
+        if Path(name).name != name or not shard.is_file():
+            raise SdjaxError(f"{index.name} names the shard {name}, which is not in {shard.parent}")
+        state.update(read_safetensors(shard)[0])
+    missing = sorted(set(weight_map) - set(state))
+    if missing:
+        raise SdjaxError(f"{index} promises {missing[0]}, which no shard holds: download it again")
+    return state
+
+
+def write_part(
+    folder: str | os.PathLike,
+    config: Mapping,
+    state: State,
+    dtype="float32",
+    stem: str = STEMS[0],
+    variant: str | None = None,
+) -> None:
+    """Writes config.json and one safetensors file, making the folder."""
+    folder = Path(folder)
+    dtype_of(dtype)
+    write_json(folder / "config.json", config)
+    suffix = f".{variant}" if variant else ""
+    write_safetensors(folder / f"{stem}{suffix}.safetensors", state, dtype)
+
+
+def _listing(folder: Path) -> str:
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    return ", ".join(names[:6]) + (", …" if len(names) > 6 else "") if names else "nothing"

@@ -1,0 +1,120 @@
+"""PyTorch state-dict keys and layouts ↔ Flax parameter trees, by rule.
+
+A numeric component of a key joins the one before it, so `down_blocks.0.resnets.1.conv1.weight`
+is `params["down_blocks.0"]["resnets.1"]["conv1"]["kernel"]`. `weight` is `embedding` in a module
+whose name ends in "embedding", `scale` where it has one axis, and `kernel` elsewhere: OIHW there
+and HWIO here, [out, in] there and [in, out] here.
+"""
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from sdjax.errors import SdjaxError
+from sdjax.weights.tensors import LazyTensor, State, cast, dtype_of, lazy
+
+# Buffers that some versions save and that hold nothing learned.
+IGNORED_SUFFIXES = ("position_ids", "embeddings.position_ids")
+
+
+def tree_path(key: str, ndim: int) -> tuple[str, ...]:
+    """The path in the parameter tree of a state-dict key whose tensor has `ndim` axes."""
+    path: list[str] = []
+    for part in key.split("."):
+        if part.isdecimal() and path:
+            path[-1] += f".{part}"
+        else:
+            path.append(part)
+    if path[-1] == "weight":
+        if ndim == 1:
+            path[-1] = "scale"
+        elif ndim == 2 and len(path) > 1 and path[-2].endswith("embedding"):
+            path[-1] = "embedding"
+        else:
+            path[-1] = "kernel"
+    return tuple(path)
+
+
+def state_key(path: tuple[str, ...]) -> str:
+    """The state-dict key of a path in the parameter tree."""
+    leaf = "weight" if path[-1] in ("kernel", "scale", "embedding") else path[-1]
+    return ".".join((*path[:-1], leaf))
+
+
+def to_jax_layout(tensor: LazyTensor) -> LazyTensor:
+    """A kernel from PyTorch's [out, in, …] to […, in, out]."""
+    shape = (*tensor.shape[2:], tensor.shape[1], tensor.shape[0])
+    axes = (*range(2, len(shape)), 1, 0)
+    return tensor.map(shape, lambda array: np.ascontiguousarray(array.transpose(axes)))
+
+
+def to_torch_layout(tensor: LazyTensor) -> LazyTensor:
+    """A kernel from […, in, out] to PyTorch's [out, in, …]."""
+    shape = (tensor.shape[-1], tensor.shape[-2], *tensor.shape[:-2])
+    axes = (len(shape) - 1, len(shape) - 2, *range(len(shape) - 2))
+    return tensor.map(shape, lambda array: np.ascontiguousarray(array.transpose(axes)))
+
+
+def lazy_params(state: Mapping[str, LazyTensor]) -> dict[tuple[str, ...], LazyTensor]:
+    """The flat parameter tree of a state, nothing read."""
+    flat = {}
+    for key, tensor in state.items():
+        if key.endswith(IGNORED_SUFFIXES):
+            continue
+        path = tree_path(key, len(tensor.shape))
+        flat[path] = to_jax_layout(tensor) if path[-1] == "kernel" else tensor
+    return flat
+
+
+def params_from_state(state: Mapping[str, LazyTensor], dtype=None, expected=None) -> dict:
+    """Reads a state into a parameter tree of JAX arrays, one tensor at a time.
+
+    state: PyTorch keys and layouts. dtype: float32, float16 or bfloat16, or None for the file's.
+    expected: a tree of arrays or `jax.ShapeDtypeStruct` (from `jax.eval_shape`) that names and
+    shapes must match. Raises SdjaxError for a missing, unexpected, misshapen or non-finite tensor.
+    """
+    dtype = None if dtype is None else dtype_of(dtype)
+    flat = lazy_params(state)
+    if expected is not None:
+        check_shapes(flat, flatten_dict(expected))
+    return unflatten_dict({path: _load(path, tensor, dtype) for path, tensor in flat.items()})
+
+
+def _load(path, tensor: LazyTensor, dtype):
+    name = state_key(path)
+    array = cast(tensor.load(), dtype, name)
+    if not np.isfinite(array).all():
+        raise SdjaxError(f"{name} holds values that are not finite: the checkpoint is damaged")
+    return jnp.asarray(array)
+
+
+def check_shapes(found: Mapping, expected: Mapping) -> None:
+    """Raises SdjaxError unless two flat trees have the same paths and shapes."""
+    missing = [state_key(path) for path in expected if path not in found]
+    extra = [state_key(path) for path in found if path not in expected]
+    wrong = [
+        f"{state_key(path)} {tuple(found[path].shape)} instead of {tuple(leaf.shape)}"
+        for path, leaf in expected.items()
+        if path in found and tuple(found[path].shape) != tuple(leaf.shape)
+    ]
+    complaints = [
+        f"{len(names)} {what} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})"
+        for what, names in (("missing", missing), ("unexpected", extra), ("misshapen", wrong))
+        if names
+    ]
+    if complaints:
+        raise SdjaxError(
+            f"the weights are not those of this architecture ({len(expected)} tensors): "
+            + "; ".join(complaints)
+        )
+
+
+def state_from_params(params: Mapping) -> State:
+    """The PyTorch state of a parameter tree (arrays or shapes), nothing copied yet."""
+    state = {}
+    for path, leaf in flatten_dict(params).items():
+        tensor = lazy(leaf)
+        state[state_key(path)] = to_torch_layout(tensor) if path[-1] == "kernel" else tensor
+    return state

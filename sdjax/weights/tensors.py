@@ -1,0 +1,213 @@
+"""Tensors that are described now and read later, and the safetensors format.
+
+A *state* is a dict from a PyTorch state-dict key to a `LazyTensor`. Renaming, splitting and
+transposing act on the description, so a checkpoint is converted one tensor at a time and memory
+holds little more than the result.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from sdjax.errors import SdjaxError
+
+DTYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U64": np.dtype(np.uint64),
+    "U32": np.dtype(np.uint32),
+    "U16": np.dtype(np.uint16),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+_CODES = {dtype: code for code, dtype in DTYPES.items()}
+_SHORT = {
+    "float32": "float32",
+    "fp32": "float32",
+    "float16": "float16",
+    "fp16": "float16",
+    "bfloat16": "bfloat16",
+    "bf16": "bfloat16",
+}
+_HEADER_LIMIT = 100_000_000  # bytes; the reference implementation's limit
+
+
+@dataclasses.dataclass(frozen=True)
+class LazyTensor:
+    """A tensor's shape and dtype, and a function that reads it as a NumPy array."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    load: Callable[[], np.ndarray]
+
+    def map(self, shape: tuple[int, ...], function: Callable) -> "LazyTensor":
+        """The same tensor through `function`, which gives an array of `shape`."""
+        return LazyTensor(tuple(shape), self.dtype, lambda: function(self.load()))
+
+
+State = dict[str, LazyTensor]
+
+
+def lazy(array) -> LazyTensor:
+    """Describes an array (NumPy, JAX, or a `jax.ShapeDtypeStruct`, which cannot be loaded)."""
+    return LazyTensor(tuple(array.shape), np.dtype(array.dtype), lambda: np.asarray(array))
+
+
+def dtype_of(name) -> np.dtype:
+    """float32, float16 or bfloat16 by its name ("fp16", "bfloat16", …) or as a dtype."""
+    text = name if isinstance(name, str) else np.dtype(name).name
+    if text not in _SHORT:
+        raise SdjaxError(f"dtype must be float32, float16 or bfloat16, got {name!r}")
+    return np.dtype(getattr(ml_dtypes, "bfloat16") if _SHORT[text] == "bfloat16" else _SHORT[text])
+
+
+def is_float(dtype: np.dtype) -> bool:
+    """Whether a dtype is a floating-point one, ml_dtypes' included."""
+    return dtype.kind == "f" or dtype.name.startswith(("bfloat", "float"))
+
+
+def cast(array: np.ndarray, dtype: np.dtype | None, name: str = "a tensor") -> np.ndarray:
+    """A floating-point array in `dtype`; others, and all with None, as they are.
+
+    Raises SdjaxError where a finite value is too large for the new dtype.
+    """
+    if dtype is None or array.dtype == dtype or not is_float(array.dtype):
+        return array
+    with np.errstate(over="ignore"):
+        result = array.astype(dtype)
+    if dtype == np.float16 and np.isinf(result).any() and not np.isinf(array).any():
+        raise SdjaxError(
+            f"{name} holds values up to {np.abs(array.astype(np.float32)).max():.4g}, above "
+            f"float16's 65504: use bfloat16 or float32"
+        )
+    return result
+
+
+def read_safetensors(path: str | os.PathLike) -> tuple[State, dict[str, str]]:
+    """Describes a .safetensors file: (state, metadata). Data are read tensor by tensor, later.
+
+    Raises SdjaxError for a file that is not safetensors, is truncated, or contradicts itself.
+    """
+    path = Path(path)
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 or not 2 <= length <= min(size - 8, _HEADER_LIMIT):
+                raise SdjaxError(
+                    f"{path} is not a safetensors file or is truncated: its first 8 bytes "
+                    f"announce a header of {length} bytes, the file has {size} bytes"
+                )
+            raw = file.read(length)
+    except OSError as error:
+        raise SdjaxError(f"cannot read {path}: {error.strerror}") from error
+    try:
+        header = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise SdjaxError(f"{path} is not a safetensors file: its header is not JSON") from error
+    if not isinstance(header, dict):
+        raise SdjaxError(f"{path} is not a safetensors file: its header is not a JSON object")
+    metadata = header.pop("__metadata__", None) or {}
+    if not isinstance(metadata, dict):
+        raise SdjaxError(f"{path}: __metadata__ must be a JSON object")
+    state = {key: _describe(path, key, entry, 8 + length, size) for key, entry in header.items()}
+    return state, {str(key): str(value) for key, value in metadata.items()}
+
+
+def _describe(path: Path, key: str, entry, start: int, size: int) -> LazyTensor:
+    """One header entry as a tensor, with everything about it checked."""
+    entry = entry if isinstance(entry, dict) else {}
+    code, shape, offsets = (entry.get(name) for name in ("dtype", "shape", "data_offsets"))
+    if not (_naturals(shape) and _naturals(offsets) and len(offsets) == 2):
+        raise SdjaxError(f"{path}: the header entry of {key!r} is not a shape and two offsets")
+    if not isinstance(code, str) or code not in DTYPES:
+        raise SdjaxError(f"{path}: {key!r} has dtype {code!r}; supported are {', '.join(DTYPES)}")
+    dtype, count = DTYPES[code], 1
+    for length in shape:
+        count *= length
+    begin, end = offsets
+    if end - begin != count * dtype.itemsize:
+        raise SdjaxError(
+            f"{path}: {key!r} of shape {shape} in {code} takes {count * dtype.itemsize} bytes, "
+            f"but its offsets span {end - begin}"
+        )
+    if start + end > size:
+        raise SdjaxError(
+            f"{path} is truncated: {key!r} ends at byte {start + end}, the file has {size}; "
+            "download it again"
+        )
+
+    def load() -> np.ndarray:
+        # A plain read rather than a memory map: mapped pages would count as this process's memory
+        # and the file could change under the parameters.
+        try:
+            flat = np.fromfile(path, dtype, count, offset=start + begin)
+        except OSError as error:
+            raise SdjaxError(f"cannot read {path}: {error.strerror}") from error
+        if flat.size != count:
+            raise SdjaxError(f"{path} changed while it was read: {key!r} is cut short")
+        return flat.reshape(shape)
+
+    return LazyTensor(tuple(shape), dtype, load)
+
+
+def _naturals(value) -> bool:
+    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+
+
+def write_safetensors(
+    path: str | os.PathLike,
+    state: Mapping[str, LazyTensor],
+    dtype=None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Writes a state, one tensor in memory at a time, floating-point tensors in `dtype`.
+
+    The file appears under its name only when it is whole. `metadata` gets "format": "pt", which
+    PyTorch readers ask for. Raises SdjaxError where the folder cannot be written.
+    """
+    path = Path(path)
+    dtype = None if dtype is None else dtype_of(dtype)
+    kinds = {
+        key: dtype if dtype is not None and is_float(tensor.dtype) else tensor.dtype
+        for key, tensor in state.items()
+    }
+    # Wide items first, so that every tensor starts at a multiple of its item size.
+    keys = sorted(state, key=lambda key: (-kinds[key].itemsize, key))
+    header, offset = {"__metadata__": {"format": "pt", **(metadata or {})}}, 0
+    for key in keys:
+        shape = state[key].shape
+        end = offset + int(np.prod(shape, dtype=np.int64)) * kinds[key].itemsize
+        header[key] = {
+            "dtype": _CODES[kinds[key]],
+            "shape": list(shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    partial = path.with_name(path.name + ".part")
+    try:
+        with partial.open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            for key in keys:
+                array = cast(state[key].load(), kinds[key], key)
+                file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+        partial.replace(path)
+    except OSError as error:
+        raise SdjaxError(f"cannot write {path}: {error.strerror}") from error
+    finally:
+        partial.unlink(missing_ok=True)

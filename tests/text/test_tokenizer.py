@@ -1,0 +1,85 @@
+"""The tokenizer against transformers' own, loaded from the files that ours writes."""
+
+import numpy as np
+import pytest
+import transformers
+
+import sdjax
+from sdjax.text.tokenizer import BEGIN, END
+from sdjax.text.vocabulary import SMALLEST_VOCABULARY, byte_symbols
+
+CAPTIONS = [
+    "a large red circle above a small blue square on a yellow background",
+    "smiling face with heart-eyes",
+    "woman: blond hair, medium-light skin tone",
+    "flag: Côte d’Ivoire",
+    "1st place medal",
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model") / "tokenizer"
+    return sdjax.train_tokenizer(CAPTIONS * 5, folder, vocab_size=600, max_length=24), folder
+
+
+def test_ids_equal_transformers(trained):
+    tokenizer, folder = trained
+    peer = transformers.CLIPTokenizer.from_pretrained(folder)
+    prompts = [*CAPTIONS, "", "A  RED\tCircle!!", "emoji 🎉 unseen", "it's the cats' " * 9]
+    theirs = peer(prompts, padding="max_length", max_length=24, truncation=True)["input_ids"]
+    assert peer.model_max_length == 24 and peer.pad_token == END
+    with pytest.warns(UserWarning, match="cut off"):
+        ours = tokenizer.encode(prompts)
+    assert ours.dtype == np.int32
+    np.testing.assert_array_equal(ours, theirs)
+
+
+def test_reading_back_gives_the_same_tokenizer(trained):
+    tokenizer, folder = trained
+    again = sdjax.Tokenizer.from_pretrained(folder.parent)
+    assert again.vocabulary == tokenizer.vocabulary and again.merges == tokenizer.merges
+    assert again.max_length == 24
+    np.testing.assert_array_equal(again.encode("red circle"), tokenizer.encode("red circle"))
+
+
+def test_vocabulary_is_bytes_merges_specials(trained):
+    tokenizer, _ = trained
+    tokens = sorted(tokenizer.vocabulary, key=tokenizer.vocabulary.get)
+    assert list(tokenizer.vocabulary.values()) == list(range(len(tokenizer)))
+    assert len(set(byte_symbols())) == 256 and tokens[:256] == byte_symbols()
+    assert tokens[-2:] == [BEGIN, END]
+    assert tokens[512:-2] == ["".join(pair) for pair in tokenizer.merges]
+    assert len(tokenizer) <= 600
+    ids = tokenizer.encode("red")[0]
+    assert ids[0] == tokenizer.vocabulary[BEGIN] and (ids[2:] == tokenizer.vocabulary[END]).all()
+
+
+def test_training_is_deterministic():
+    first, second = (sdjax.train_tokenizer(CAPTIONS * 3, vocab_size=700) for _ in range(2))
+    assert first.vocabulary == second.vocabulary
+
+
+def test_padding_token_of_sd2():
+    base = sdjax.train_tokenizer(CAPTIONS, vocab_size=520)
+    tokenizer = sdjax.Tokenizer(base.vocabulary, base.merges, 10, pad_token="!")
+    assert (tokenizer.encode("")[0, 2:] == 0).all()
+
+
+def test_cut_words_are_named(trained):
+    tokenizer, _ = trained
+    with pytest.warns(UserWarning, match="background"):
+        tokenizer.encode("red circle " * 20 + "background")
+
+
+def test_bad_input(tmp_path):
+    with pytest.raises(sdjax.SdjaxError, match="vocab.json"):
+        sdjax.Tokenizer.from_pretrained(tmp_path)
+    with pytest.raises(sdjax.SdjaxError, match=str(SMALLEST_VOCABULARY)):
+        sdjax.train_tokenizer(CAPTIONS, vocab_size=100)
+    with pytest.raises(sdjax.SdjaxError, match="startoftext"):
+        sdjax.Tokenizer({"a": 0, END: 1}, [])
+    (tmp_path / "vocab.json").write_text("[1")
+    (tmp_path / "merges.txt").write_text("")
+    with pytest.raises(sdjax.SdjaxError, match="damaged"):
+        sdjax.Tokenizer.from_pretrained(tmp_path)
