@@ -1,5 +1,5 @@
-"""The one error type that a user is meant to read."""
+"""The one exception that sdjax raises for input it cannot use."""
 
 
 class SdjaxError(ValueError):
-    """One line that names what was expected, what came, and what to do about it."""
+    """One line that names what was expected, what came, and what to do."""

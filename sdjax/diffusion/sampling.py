@@ -1,0 +1,116 @@
+"""The sampling loop: one for every sampler."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+
+from sdjax.diffusion.noise import image_keys, independent_noise
+from sdjax.diffusion.tables import HISTORY
+from sdjax.errors import SdjaxError
+
+
+def sample(denoise, table, x, key, *, noise=None):
+    """Run a sampler table from noise to a sample.
+
+    Works under jit, vmap, grad, pmap and scan. Everything but shapes, dtypes and `denoise` may be
+    traced: under one `jax.jit` another sampler, step count or seed runs the same program.
+
+    Args:
+      denoise: function of (x [batch, ...], t []) that gives the prediction [batch, ...] the table
+        was made for, or for a network with learned variance a pair of it and the variance
+        fraction in 0 … 1, both [batch, ...]. x has unit variance, as networks expect.
+      table: a `Table`, from `sampler` or `sampler_from_config`.
+      x: [batch, ...], unit-variance noise, or `table.noised(x_0, noise)` for a table that starts
+        part of the way.
+      key: one random key, from which image i takes `fold_in(key, i)`, or [batch] keys, one an
+        image. An image depends on its own key only, not on the batch around it.
+      noise: None for normal noise folded from key and row; a function (keys, row, table_row, like)
+        that draws it; or an array [rows, batch, ...] that holds it.
+
+    Returns:
+      The sample after the last row, [batch, ...], float32 (float64 where x is).
+    """
+    if jnp.ndim(x) < 1:
+        raise SdjaxError("sample needs x with a leading batch axis, got a scalar")
+    x = jnp.asarray(x)
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32)) * table.initial_scale
+    keys = image_keys(key, x.shape[0])
+    rows = table.rows.kind.shape[0]
+    if noise is None or callable(noise):
+        draw, given = noise or independent_noise, None
+    else:
+        draw, given = None, _padded(noise, rows, x)
+
+    def run_row(carry, inputs):
+        index, row, ready = inputs
+        noise_of_row = (lambda: draw(keys, index, row, x)) if draw else (lambda: ready)
+        branches = (_skip, _perturb, partial(_evaluate, denoise, table))
+        carry = jax.lax.switch(
+            row.kind, [partial(branch, row, noise_of_row) for branch in branches], carry
+        )
+        return carry, None
+
+    start = (x, jnp.zeros_like(x), (jnp.zeros_like(x),) * HISTORY)
+    carry, _ = jax.lax.scan(run_row, start, (jnp.arange(rows), table.rows, given))
+    return carry[0]
+
+
+def _skip(row, noise, carry):
+    return carry
+
+
+def _perturb(row, noise, carry):
+    x, y, history = carry
+    return x + row.noise * noise(), y, history
+
+
+def _evaluate(denoise, table, row, noise, carry):
+    x, y, history = carry
+    output = denoise(row.input_scale * x, row.timestep)
+    prediction, fraction = output if isinstance(output, tuple) else (output, None)
+    prediction = prediction.astype(x.dtype)
+    x_0 = bounded(row.x_0[0] * x + row.x_0[1] * prediction, table.clip, table.threshold)
+    derivative = combined(row.derivative, (x, x_0, prediction))
+    terms = (x, y, derivative, *history)
+    scale = row.noise
+    if fraction is not None:
+        scale = scale * jnp.exp(0.5 * row.spread * fraction.astype(x.dtype))
+    remembered = tuple(
+        jnp.where(row.remember, new, old)
+        for new, old in zip((derivative, *history), history, strict=False)
+    )
+    return combined(row.update[0], terms) + scale * noise(), combined(row.update[1], terms), remembered
+
+
+def combined(coefficients, arrays):
+    """Σ coefficientᵢ · arrayᵢ, elementwise, so that no matrix unit rounds it."""
+    return sum(coefficients[i] * array for i, array in enumerate(arrays))
+
+
+def bounded(x_0, clip, threshold):
+    """x_0 clipped to ±clip, or thresholded dynamically (Imagen, arXiv 2205.11487, section 2.3).
+
+    Args:
+      x_0: [batch, ...].
+      clip: [], infinity for none.
+      threshold: None, or [2]: the quantile of |x_0| that becomes the bound, at least 1 and at most
+        the second number; x_0 is clipped to it and divided by it.
+    """
+    if threshold is not None:
+        quantile, largest = threshold
+        size = jnp.abs(x_0).reshape(x_0.shape[0], -1)
+        bound = jnp.clip(jnp.quantile(size, quantile, axis=1), 1, largest)
+        bound = bound.reshape((-1,) + (1,) * (x_0.ndim - 1))
+        return jnp.clip(x_0, -bound, bound) / bound
+    return jnp.clip(x_0, -clip, clip)
+
+
+def _padded(noise, rows, x):
+    noise = jnp.asarray(noise, x.dtype)
+    if noise.shape[1:] != x.shape or noise.shape[0] > rows:
+        raise SdjaxError(
+            f"noise must have shape [up to {rows} rows, {', '.join(map(str, x.shape))}], "
+            f"got {noise.shape}"
+        )
+    return jnp.pad(noise, [(0, rows - noise.shape[0])] + [(0, 0)] * x.ndim)

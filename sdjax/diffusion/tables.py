@@ -1,0 +1,143 @@
+"""A sampler as a table of coefficients, one row an evaluation of the network.
+
+Every sampler here is linear in what it has seen. A row is carried out as
+
+    prediction = denoise(input_scale · x, timestep)
+    x_0        = p·x + q·prediction                          then clipped, where asked
+    D          = u·x + v·x_0 + w·prediction
+    (x, y)     = update · (x, y, D, D₁, D₂, D₃)              D₁ … D₃: the remembered D, newest first
+    x          = x + noise_scale · exp(½·spread·fraction) · noise
+
+where y is a second register (the start of a step with several evaluations, or a corrected sample)
+and `fraction` is the variance fraction of a network with learned variance.
+"""
+
+import dataclasses
+
+import jax
+import numpy as np
+
+from sdjax.errors import SdjaxError
+
+HISTORY = 3  # D₁, D₂ and D₃
+SMALLEST = 64  # rows of the smallest table
+
+SKIP, PERTURB, EVALUATE = 0, 1, 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One evaluation in float64, as a sampler writes it; short coefficient tuples end in zeros.
+
+    A row without a timestep evaluates nothing; it adds its noise, or does nothing at all.
+    """
+
+    timestep: float | None = None
+    input_scale: float = 1.0
+    x_0: tuple = (0.0, 1.0)  # p, q
+    derivative: tuple = (0.0, 1.0, 0.0)  # u, v, w
+    x: tuple = (1.0,)  # over (x, y, D, D₁, D₂, D₃)
+    y: tuple = (0.0, 1.0)
+    noise: float = 0.0
+    spread: float = 0.0
+    remember: bool = True
+    interval: tuple = (0.0, 0.0)  # of the Brownian motion that the noise is an increment of
+
+    @property
+    def kind(self):
+        if self.timestep is not None:
+            return EVALUATE
+        return PERTURB if self.noise else SKIP
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """The rows of a table, column by column; `Row` says what each one means."""
+
+    kind: jax.Array  # int32[rows]: SKIP, PERTURB or EVALUATE
+    timestep: jax.Array  # [rows]
+    input_scale: jax.Array  # [rows]
+    x_0: jax.Array  # [rows, 2]
+    derivative: jax.Array  # [rows, 3]
+    update: jax.Array  # [rows, 2, 3 + HISTORY]: of x and of y
+    noise: jax.Array  # [rows]
+    spread: jax.Array  # [rows]
+    remember: jax.Array  # bool[rows]
+    interval: jax.Array  # [rows, 2]
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A sampler for one schedule and step count: a pytree of arrays.
+
+    Tables are padded with rows that do nothing, so that other steps and samplers run the same
+    compiled program. All fields are traced; `threshold` may be None, which is another program.
+    """
+
+    rows: Rows
+    initial_scale: jax.Array  # []: of the array that `sample` is given
+    start: jax.Array  # [2]: signal and noise left where the table starts
+    clip: jax.Array  # []: bound of |x_0|, or infinity
+    threshold: jax.Array | None  # [2]: quantile and largest bound of dynamic thresholding
+
+    @property
+    def timesteps(self):
+        """The timesteps of the evaluations in their order, as a NumPy vector."""
+        return np.asarray(self.rows.timestep)[np.asarray(self.rows.kind) == EVALUATE]
+
+    @property
+    def evaluations(self):
+        """How often the network is evaluated."""
+        return int((np.asarray(self.rows.kind) == EVALUATE).sum())
+
+    def noised(self, x_0, noise):
+        """What to start from instead of noise where `x_0` [batch, ...] is to be kept in part."""
+        return self.start[0] * x_0 + self.start[1] * noise
+
+
+def build_table(
+    rows, *, initial_scale, start, clip=None, threshold=None, pad_to=None, dtype=np.float32
+):
+    """Rows stacked, padded and rounded to `dtype`.
+
+    Args:
+      rows: list of `Row`.
+      initial_scale: what unit-variance noise is multiplied with to be the first x.
+      start: (signal, noise) of the first x, in the variance-preserving scale.
+      clip: bound of |x_0|, or None.
+      threshold: (quantile, largest bound), or None.
+      pad_to: number of rows; by default the next power of two from 64 on.
+    """
+    size = max(SMALLEST, 1 << (len(rows) - 1).bit_length()) if pad_to is None else pad_to
+    if size < len(rows):
+        raise SdjaxError(f"the table needs {len(rows)} rows, pad_to allows {size}: raise pad_to")
+    rows = rows + [Row()] * (size - len(rows))
+
+    def column(of, width):
+        cells = [tuple(of(row)) for row in rows]
+        return np.array([cell + (0.0,) * (width - len(cell)) for cell in cells]).astype(dtype)
+
+    def scalar(of):
+        return column(lambda row: (of(row),), 1)[:, 0]
+
+    width = 3 + HISTORY
+    return Table(
+        rows=Rows(
+            kind=np.array([row.kind for row in rows], np.int32),
+            timestep=scalar(lambda row: row.timestep or 0.0),
+            input_scale=scalar(lambda row: row.input_scale),
+            x_0=column(lambda row: row.x_0, 2),
+            derivative=column(lambda row: row.derivative, 3),
+            update=np.stack([column(lambda row: row.x, width), column(lambda row: row.y, width)], 1),
+            noise=scalar(lambda row: row.noise),
+            spread=scalar(lambda row: row.spread),
+            remember=np.array([row.remember for row in rows]),
+            interval=column(lambda row: row.interval, 2),
+        ),
+        initial_scale=np.asarray(initial_scale, dtype),
+        start=np.asarray(start, dtype),
+        clip=np.asarray(np.inf if clip is None else clip, dtype),
+        threshold=None if threshold is None else np.asarray(threshold, dtype),
+    )
