@@ -1,0 +1,1 @@
+"""Sources of captioned pictures, and the loaders that bring them to training."""
