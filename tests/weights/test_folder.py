@@ -1,0 +1,132 @@
+"""Diffusers folders written here are read there, and the other way round."""
+
+import json
+
+import diffusers
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import sdjax
+from sdjax.weights.folder import read_weights
+from sdjax.weights.names import params_from_state, state_from_params
+from sdjax.weights.tensors import lazy, read_safetensors, write_safetensors
+from tests.weights.small import TEXT_SD1, UNET_SD1, VAE_SD1
+
+KINDS = ("unet", "vae", "text_encoder")
+
+
+def peer(kind):
+    torch.manual_seed(0)
+    if kind == "unet":
+        return diffusers.UNet2DConditionModel(**UNET_SD1)
+    if kind == "vae":
+        return diffusers.AutoencoderKL(**VAE_SD1)
+    return transformers.CLIPTextModel(transformers.CLIPTextConfig(**TEXT_SD1))
+
+
+def ours(kind, folder, **options):
+    part = {"unet": sdjax.UNet, "vae": sdjax.VAE, "text_encoder": sdjax.TextEncoder}[kind]
+    return part.from_pretrained(folder, **options)
+
+
+def arrays(state):
+    return {key: tensor.load() for key, tensor in state.items()}
+
+
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        np.testing.assert_array_equal(found[key], value, err_msg=key)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_both_ways_bit_exact(kind, tmp_path):
+    theirs = peer(kind)
+    theirs.save_pretrained(tmp_path / "there")
+    network, params = ours(kind, tmp_path / "there")
+    expected = {key: value.numpy() for key, value in theirs.state_dict().items()}
+    assert_same(arrays(state_from_params(params)), expected)
+    network.save_pretrained(params, tmp_path / "here")
+    again, info = type(theirs).from_pretrained(tmp_path / "here", output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert_same({k: v.numpy() for k, v in again.state_dict().items()}, expected)
+    ignored = {"_diffusers_version", "_name_or_path", "transformers_version", "dtype"}
+    for name, value in again.config.to_dict().items() if kind == "text_encoder" else ():
+        assert name in ignored or value == getattr(theirs.config, name), name
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_variant(dtype, tmp_path):
+    theirs = peer("unet")
+    theirs.save_pretrained(tmp_path)
+    network, params = ours("unet", tmp_path)
+    network.save_pretrained(params, tmp_path / "half", dtype, variant="fp16")
+    loaded = diffusers.UNet2DConditionModel.from_pretrained(
+        tmp_path / "half", variant="fp16", torch_dtype=getattr(torch, dtype)
+    )
+    expected = theirs.to(getattr(torch, dtype)).state_dict()
+    for key, value in loaded.state_dict().items():
+        assert torch.equal(value, expected[key])
+    _, half = ours("unet", tmp_path / "half", dtype=dtype, variant="fp16")
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(half)} == {dtype}
+    assert_same(
+        arrays(state_from_params(half)), arrays(read_weights(tmp_path / "half", "fp16"))
+    )
+
+
+def test_shards(tmp_path):
+    theirs = peer("unet")
+    theirs.save_pretrained(tmp_path, max_shard_size="200KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    _, params = ours("unet", tmp_path)
+    expected = {key: value.numpy() for key, value in theirs.state_dict().items()}
+    assert_same(arrays(state_from_params(params)), expected)
+    next(tmp_path.glob("*-00002-of-*")).unlink()
+    with pytest.raises(sdjax.SdjaxError, match="names the shard .*00002"):
+        ours("unet", tmp_path)
+
+
+def test_pipeline_folder_finds_the_part(tmp_path):
+    peer("vae").save_pretrained(tmp_path / "vae")
+    vae, _ = sdjax.VAE.from_pretrained(tmp_path)
+    assert vae.config.latent_channels == 4
+
+
+def test_wrong_weights_are_named(tmp_path):
+    peer("unet").save_pretrained(tmp_path)
+    weights = tmp_path / "diffusion_pytorch_model.safetensors"
+    state, _ = read_safetensors(weights)
+    state = {key: lazy(tensor.load()) for key, tensor in state.items()}
+    first = state["conv_in.weight"]
+    write_safetensors(weights, {k: v for k, v in state.items() if k != "conv_in.weight"})
+    with pytest.raises(sdjax.SdjaxError, match="1 missing .conv_in.weight"):
+        ours("unet", tmp_path)
+    write_safetensors(weights, {**state, "extra.weight": first})
+    with pytest.raises(sdjax.SdjaxError, match="1 unexpected .extra.weight"):
+        ours("unet", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "cross_attention_dim": 48}))
+    with pytest.raises(sdjax.SdjaxError, match="misshapen"):
+        ours("unet", tmp_path)
+    damaged = first.map(first.shape, lambda array: array * np.nan)
+    with pytest.raises(sdjax.SdjaxError, match="conv_in.weight holds values that are not finite"):
+        params_from_state({"conv_in.weight": damaged})
+
+
+def test_missing_files_are_named(tmp_path):
+    with pytest.raises(sdjax.SdjaxError, match="no config.json"):
+        ours("unet", tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(UNET_SD1))
+    with pytest.raises(sdjax.SdjaxError, match=r"no weights .* found config.json"):
+        ours("unet", tmp_path)
+    (tmp_path / "diffusion_pytorch_model.safetensors").write_text("a text file, renamed")
+    with pytest.raises(sdjax.SdjaxError, match="not a safetensors file"):
+        ours("unet", tmp_path)
+    with pytest.raises(sdjax.SdjaxError, match="no fp16 variant"):
+        ours("unet", tmp_path, variant="fp16")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(sdjax.SdjaxError, match="is not JSON"):
+        ours("unet", tmp_path)
