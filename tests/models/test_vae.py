@@ -1,0 +1,227 @@
+import dataclasses
+import json
+
+import diffusers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from sdjax.errors import SdjaxError
+from sdjax.models.vae import DOWN_BLOCK, UP_BLOCK, VAE, VAEConfig
+from tests.models.peers import (
+    manifest,
+    nchw,
+    nhwc,
+    params_of,
+    randomised,
+    relative_error,
+    state_shapes,
+)
+
+
+def config_of(*widths, **fields):
+    return VAEConfig(
+        block_out_channels=widths,
+        down_block_types=(DOWN_BLOCK,) * len(widths),
+        up_block_types=(UP_BLOCK,) * len(widths),
+        **fields,
+    )
+
+
+SMALL = config_of(8, 16, norm_num_groups=4, layers_per_block=1)
+VARIANTS = {
+    "stable diffusion, smaller": config_of(8, 16, 24, norm_num_groups=4, layers_per_block=2),
+    "sixteen channels": config_of(8, 8, norm_num_groups=8, latent_channels=16),
+    "no 1x1 convolutions": config_of(
+        8, 16, norm_num_groups=4, use_quant_conv=False, use_post_quant_conv=False
+    ),
+    "no attention": config_of(8, 16, norm_num_groups=4, mid_block_add_attention=False),
+    "one level, other channels": config_of(8, norm_num_groups=2, in_channels=4, out_channels=2),
+}
+FULL = {
+    "sd_vae": (config_of(128, 256, 512, 512, layers_per_block=2), 83_653_863),
+    "sd_x4_vae": (config_of(128, 256, 512, layers_per_block=2), 55_325_927),
+}
+
+
+def peer_of(config):
+    torch.manual_seed(0)
+    return randomised(diffusers.AutoencoderKL.from_config(config.to_dict()))
+
+
+def images_for(config, batch=2, side=16):
+    shape = (batch, side, side, config.in_channels)
+    return jax.random.uniform(jax.random.key(1), shape, minval=-1.0)
+
+
+@pytest.mark.parametrize("name", FULL)
+def test_published_models_have_every_key_and_shape(name):
+    config, count = FULL[name]
+    params = jax.eval_shape(VAE(config).init, jax.random.key(0))
+    assert state_shapes(params) == manifest(name)
+    assert sum(leaf.size for leaf in jax.tree.leaves(params)) == count
+
+
+def test_encoder_and_decoder_have_the_published_sizes():
+    params = jax.eval_shape(VAE(FULL["sd_vae"][0]).init, jax.random.key(0))
+    sizes = {name: sum(leaf.size for leaf in jax.tree.leaves(params[name])) for name in params}
+    # The published split counts each 1x1 convolution with the half that it belongs to.
+    assert sizes["encoder"] + sizes["quant_conv"] == 34_163_592 + 72
+    assert sizes["decoder"] + sizes["post_quant_conv"] == 49_490_179 + 20
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_posterior_and_decoder_equal_diffusers(name):
+    config = VARIANTS[name]
+    peer, images = peer_of(config), images_for(config)
+    vae, params = VAE(config), params_of(peer)
+    with torch.no_grad():
+        posterior = peer.encode(nchw(images)).latent_dist
+        decoded = peer.decode(posterior.mean).sample
+    mean, log_variance = jax.jit(vae.posterior)(params, images)
+    assert relative_error(mean, nhwc(posterior.mean)) <= 5e-5
+    assert relative_error(log_variance, nhwc(posterior.logvar)) <= 5e-5
+    ours = jax.jit(vae.decode)(params, jnp.asarray(nhwc(posterior.mean)))
+    assert relative_error(ours, nhwc(decoded)) <= 5e-5
+
+
+@pytest.mark.parametrize("part", ["down_blocks.0", "mid_block", "down_blocks.2"])
+def test_single_blocks_equal_diffusers(part):
+    config = VARIANTS["stable diffusion, smaller"]
+    peer = peer_of(config).encoder
+    vae = VAE(config)
+    seen = []
+    peer.get_submodule(part).register_forward_hook(
+        lambda _, inputs, output: seen.append((inputs[0], output))
+    )
+    with torch.no_grad():
+        peer(nchw(images_for(config)))
+    ((x, theirs),) = seen
+    block = _block(vae, part)
+    ours = block.apply({"params": params_of(peer)[part]}, jnp.asarray(nhwc(x)))
+    assert relative_error(ours, nhwc(theirs)) <= 1e-5
+
+
+def _block(vae, part):
+    from sdjax.models.vae import Level, Middle
+
+    config = vae.config
+    if part == "mid_block":
+        return Middle(config.norm_num_groups, True)
+    i = int(part[-1])
+    resize = "down" if i < len(config.block_out_channels) - 1 else None
+    return Level(
+        config.block_out_channels[i], config.layers_per_block, config.norm_num_groups, resize
+    )
+
+
+def test_log_variance_is_clipped():
+    vae = VAE(SMALL)
+    params = vae.init(jax.random.key(0))
+    z = SMALL.latent_channels
+    params["quant_conv"]["bias"] = jnp.concatenate([jnp.zeros(z), jnp.array([-99.0, 99, 0, 0])])
+    _, log_variance = vae.posterior(params, images_for(SMALL))
+    assert (log_variance[..., 0] == -30).all() and (log_variance[..., 1] == 20).all()
+
+
+def test_encode_is_the_mode_or_a_draw_from_the_posterior():
+    vae = VAE(SMALL)
+    params = params_of(peer_of(SMALL))
+    image = images_for(SMALL, batch=1)
+    mean, log_variance = vae.posterior(params, image)
+    np.testing.assert_array_equal(vae.encode(params, image), mean)
+    keys = jax.random.split(jax.random.key(3), 4096)
+    noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:]))(keys)
+    repeated = jnp.broadcast_to(image, (8, *image.shape[1:]))
+    drawn = vae.encode(params, repeated, keys[:8])
+    expected = mean + jnp.exp(0.5 * log_variance) * noise[:8]
+    np.testing.assert_allclose(drawn, expected, rtol=1e-5, atol=1e-5)
+    together = vae.encode(params, repeated, jax.random.key(3))
+    assert not np.allclose(together[0], together[1])
+
+
+def test_an_image_with_its_own_key_does_not_depend_on_the_batch():
+    vae = VAE(SMALL)
+    params = vae.init(jax.random.key(0))
+    images, keys = images_for(SMALL, batch=3), jax.random.split(jax.random.key(3), 3)
+    whole = vae.encode(params, images, keys)
+    alone = vae.encode(params, images[1:2], keys[1:2])
+    np.testing.assert_allclose(whole[1:2], alone, rtol=1e-5, atol=1e-5)
+
+
+def test_remat_changes_neither_values_nor_gradients():
+    params = params_of(peer_of(SMALL))
+    images = images_for(SMALL)
+
+    def loss(params, vae):
+        return jnp.square(vae.decode(params, vae.encode(params, images)) - images).mean()
+
+    gradient = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+    plain, remat = gradient(params, VAE(SMALL)), gradient(params, VAE(SMALL, remat=True))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), plain, remat)
+
+
+def test_remat_keeps_less():
+    config = config_of(32, 32, 32, norm_num_groups=8, layers_per_block=2)
+    images = jax.ShapeDtypeStruct((4, 64, 64, 3), jnp.float32)
+    params = jax.eval_shape(VAE(config).init, jax.random.key(0))
+
+    def kept(remat):
+        vae = VAE(config, remat=remat)
+        forward = lambda params, x: vae.decode(params, vae.encode(params, x)).sum()  # noqa: E731
+        residuals = jax.eval_shape(lambda p, x: jax.vjp(forward, p, x)[1], params, images)
+        return sum(leaf.size for leaf in jax.tree.leaves(residuals))
+
+    assert kept(True) < 0.3 * kept(False)
+
+
+def test_bfloat16_computes_in_it_and_gives_float32():
+    params = VAE(SMALL).init(jax.random.key(0))
+    images = images_for(SMALL)
+    vae = VAE(SMALL, dtype=jnp.bfloat16)
+    latents = vae.encode(params, images)
+    decoded = vae.decode(params, latents)
+    assert latents.dtype == decoded.dtype == jnp.float32
+    assert relative_error(latents, VAE(SMALL).encode(params, images)) < 0.05
+
+
+def test_configuration_survives_diffusers(tmp_path):
+    config = VARIANTS["no 1x1 convolutions"]
+    peer_of(config).save_config(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+    assert VAEConfig.from_dict(saved) == config
+    assert VAEConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"act_fn": "relu"}, "act_fn"),
+        ({"down_block_types": ["AttnDownEncoderBlock2D"] * 2}, "down_block_types"),
+        ({"up_block_types": [UP_BLOCK]}, "up_block_types"),
+        ({"norm_num_groups": 5}, "norm_num_groups"),
+        ({"patch_size": 2}, "patch_size"),
+    ],
+)
+def test_configurations_it_cannot_follow_are_refused(change, message):
+    with pytest.raises(SdjaxError, match=message):
+        VAEConfig.from_dict({**SMALL.to_dict(), **change})
+
+
+def test_arrays_of_a_wrong_shape_are_refused():
+    vae = VAE(SMALL)
+    params = vae.init(jax.random.key(0))
+    with pytest.raises(SdjaxError, match="multiples of 2"):
+        vae.encode(params, jnp.zeros((1, 15, 16, 3)))
+    with pytest.raises(SdjaxError, match="3"):
+        vae.encode(params, jnp.zeros((1, 16, 16, 4)))
+    with pytest.raises(SdjaxError, match="batch, height"):
+        vae.encode(params, jnp.zeros((16, 16, 3)))
+    with pytest.raises(SdjaxError, match="latents must be"):
+        vae.decode(params, jnp.zeros((1, 8, 8, 3)))
+
+
+def test_a_vae_is_a_static_argument():
+    assert hash(VAE(SMALL)) == hash(VAE(dataclasses.replace(SMALL)))
