@@ -38,12 +38,27 @@ def _plain(q, k, v, mask, scale):
     return out.astype(q.dtype)
 
 
+def linear_attention(q, k, v):
+    """Attention whose cost grows with the length, not its square (arXiv 1812.01243).
+
+    q is normalised over its features and k over its positions, so that softmax(q)·(softmax(k)ᵀ·v)
+    needs no score matrix. Shapes and dtype as for `attention`; the softmaxes are in float32.
+    """
+    dtype, scale = q.dtype, q.shape[-1] ** -0.5
+    q = (jax.nn.softmax(q.astype(jnp.float32), axis=-1) * scale).astype(dtype)
+    k = jax.nn.softmax(k.astype(jnp.float32), axis=1).astype(dtype)
+    summary = jnp.einsum("bkhd,bkhe->bhde", k, v, preferred_element_type=jnp.float32)
+    out = jnp.einsum("bqhd,bhde->bqhe", q, summary.astype(dtype), preferred_element_type=jnp.float32)
+    return out.astype(dtype)
+
+
 class Attention(nn.Module):
     """Multi-head attention under diffusers' names to_q, to_k, to_v, to_out.0.
 
     x [B, L, C]; context [B, M, D] or None for self-attention. Returns [B, L, C]. With `norm_groups`
     the input is group-normalised first (parameter group_norm), and with `residual` the input is
-    added to the result, as the pixel-space U-Net and the autoencoder have it.
+    added to the result, as the pixel-space U-Net and the autoencoder have it; x may then also be
+    an image [B, H, W, C]. `linear` takes `linear_attention`.
     """
 
     heads: int
@@ -52,11 +67,13 @@ class Attention(nn.Module):
     norm_groups: int | None = None
     norm_epsilon: float = 1e-5
     residual: bool = False
+    linear: bool = False
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x, context=None):
         inputs = x
+        x = x.reshape(x.shape[0], -1, x.shape[-1])
         if self.norm_groups is not None:
             x = GroupNorm(self.norm_groups, self.norm_epsilon, dtype=self.dtype, name="group_norm")(x)
         source = x if context is None else context
@@ -66,8 +83,10 @@ class Attention(nn.Module):
             y = Dense(inner, use_bias=self.qkv_bias, dtype=self.dtype, name=name)(value)
             return y.reshape(*y.shape[:-1], self.heads, self.head_dim)
 
-        y = attention(project("to_q", x), project("to_k", source), project("to_v", source))
+        attend = linear_attention if self.linear else attention
+        y = attend(project("to_q", x), project("to_k", source), project("to_v", source))
         y = y.reshape(*y.shape[:-2], inner)
         init = {"kernel_init": zeros_init} if self.residual else {}
         y = Dense(inputs.shape[-1], dtype=self.dtype, name="to_out.0", **init)(y)
+        y = y.reshape(inputs.shape)
         return y + inputs if self.residual else y

@@ -1,0 +1,256 @@
+"""The U-Net: of DDPM (arXiv 2006.11239) and of Stable Diffusion (arXiv 2112.10752), by configuration."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from sdjax.errors import SdjaxError
+from sdjax.models.attention import Attention
+from sdjax.models.blocks import ConvNextBlock, Downsample, ResnetBlock, Upsample
+from sdjax.models.embeddings import TimestepEmbedding, sinusoidal_embedding
+from sdjax.models.layers import Conv, Dense, Embedding, GroupNorm, zeros_init
+from sdjax.models.transformer import SpatialTransformer
+from sdjax.models.unet_config import MID_BLOCKS, STAGES, UNetConfig
+
+
+class Stage(nn.Module):
+    """What the blocks of one level share: which block and attention, at which size."""
+
+    config: UNetConfig
+    level: int
+    block: str
+    attention: str | None
+    dtype: jnp.dtype = jnp.float32
+    remat: bool = False
+
+    def residual(self, index, x, emb):
+        """The residual block `resnets.index`: [B, H, W, *], [B, E] -> [B, H, W, features]."""
+        config, features = self.config, self.config.block_out_channels[self.level]
+        name, options = f"resnets.{index}", {"dropout": config.dropout, "dtype": self.dtype}
+        if self.block == "convnext":
+            return self.rematted(ConvNextBlock)(features, name=name, **options)(x, emb)
+        block = self.rematted(ResnetBlock)(
+            features,
+            config.norm_num_groups,
+            config.norm_eps,
+            config.resnet_time_scale_shift == "scale_shift",
+            name=name,
+            **options,
+        )
+        return block(x, emb)
+
+    def attend(self, index, x, context, layers=1, only_cross=False, groups=None):
+        """The attention `attentions.index`, if this level has one; x [B, H, W, C] -> the same."""
+        config, channels, name = self.config, x.shape[-1], f"attentions.{index}"
+        heads = config.per_level("attention_head_dim")[self.level]
+        if self.attention == "cross":
+            block = self.rematted(SpatialTransformer)(
+                heads or 1,
+                layers,
+                config.norm_num_groups,
+                config.use_linear_projection,
+                only_cross,
+                self.dtype,
+                name=name,
+            )
+            return block(x, context)
+        if self.attention is None:
+            return x
+        head_dim = heads or channels
+        block = self.rematted(Attention)(
+            channels // head_dim,
+            head_dim,
+            qkv_bias=True,
+            norm_groups=groups or config.norm_num_groups,
+            norm_epsilon=config.norm_eps,
+            residual=True,
+            linear=self.attention == "linear",
+            dtype=self.dtype,
+            name=name,
+        )
+        return block(x)
+
+    def rematted(self, module):
+        """The module, recomputed in the backward pass where the network was asked to."""
+        return nn.remat(module) if self.remat else module
+
+
+class DownBlock(Stage):
+    """Blocks of one level on the way down; returns x and what it leaves for the way up."""
+
+    @nn.compact
+    def __call__(self, x, emb, context):
+        config, level, skips = self.config, self.level, []
+        layers = config.per_level("transformer_layers_per_block")[level]
+        only_cross = config.per_level("only_cross_attention")[level]
+        for i in range(config.per_level("layers_per_block")[level]):
+            x = self.residual(i, x, emb)
+            x = self.attend(i, x, context, layers, only_cross)
+            skips.append(x)
+        if level + 1 < len(config.block_out_channels):
+            x = Downsample(config.downsample_padding, self.dtype, name="downsamplers.0")(x)
+            skips.append(x)
+        return x, skips
+
+
+class MidBlock(Stage):
+    """Residual block, attention, residual block at the coarsest level."""
+
+    @nn.compact
+    def __call__(self, x, emb, context):
+        config = self.config
+        x = self.residual(0, x, emb)
+        if config.cross_attention_dim is not None and config.mid_block_type == "UNetMidBlock2D":
+            return x  # diffusers' conditional network has a single residual block here
+        if self.attention == "cross" or config.add_attention:
+            layers = config.per_level("transformer_layers_per_block")[-1]
+            x = self.attend(0, x, context, layers, groups=config.attn_norm_num_groups)
+        return self.residual(1, x, emb)
+
+
+class UpBlock(Stage):
+    """Blocks of one level on the way up; `skips` are consumed from their end.
+
+    `level` counts from the finest, as on the way down; `size` is that of the next finer level.
+    """
+
+    @nn.compact
+    def __call__(self, x, skips, emb, context, size):
+        config, level = self.config, self.level
+        depths = config.per_level("transformer_layers_per_block")
+        if config.reverse_transformer_layers_per_block is not None:
+            depths = config.reverse_transformer_layers_per_block[::-1]
+        only_cross = config.per_level("only_cross_attention")[level]
+        for i in range(config.per_level("layers_per_block")[level] + 1):
+            x = self.residual(i, jnp.concatenate([x, skips.pop()], axis=-1), emb)
+            x = self.attend(i, x, context, depths[level], only_cross)
+        if level > 0:
+            x = Upsample(self.dtype, name="upsamplers.0")(x, size)
+        return x
+
+
+class UNet(nn.Module):
+    """The denoising network; parameters carry diffusers' names.
+
+    Computes in `dtype`, returns float32. `remat` recomputes residual blocks and transformers in
+    the backward pass, for memory. A random stream named "dropout" turns dropout on.
+    """
+
+    config: UNetConfig
+    dtype: jnp.dtype = jnp.float32
+    remat: bool = False
+
+    @nn.compact
+    def __call__(
+        self, x, t, context=None, added=None, timestep_cond=None, class_labels=None, controls=None
+    ):
+        """x [B, H, W, in_channels], t float [] or [B], context [B, L, cross_attention_dim].
+
+        added: {"text_embeds" [B, D], "time_ids" [B, N]} of SDXL; timestep_cond [B, D] of a
+        distilled network; class_labels int [B], or what class_embed_type asks for; controls:
+        (one residual for each skip, in the order they are made; one for the middle).
+        Returns float32 [B, H, W, out_channels]; raises SdjaxError where an input that the
+        configuration needs is missing or has another width.
+        """
+        config, dtype = self.config, self.dtype
+        self.check(x, context, added, timestep_cond, class_labels)
+        emb = self.embed(x.shape[0], t, added, timestep_cond, class_labels)
+        context = None if context is None else context.astype(dtype)
+        if config.center_input_sample:
+            x = 2 * x - 1
+
+        def stage(kind, level, block, attention, name):
+            return kind(config, level, block, attention, dtype, self.remat, name=name)
+
+        x = Conv(config.block_out_channels[0], config.conv_in_kernel, dtype=dtype, name="conv_in")(x)
+        skips = [x]
+        for i, name in enumerate(config.down_block_types):
+            kinds = STAGES[name.removesuffix("DownBlock2D")]
+            x, left = stage(DownBlock, i, *kinds, f"down_blocks.{i}")(x, emb, context)
+            skips += left
+        if config.mid_block_type is not None:
+            last = len(config.block_out_channels) - 1
+            kinds = MID_BLOCKS[config.mid_block_type]
+            x = stage(MidBlock, last, *kinds, "mid_block")(x, emb, context)
+        if controls is not None:
+            down, middle = controls
+            skips = [skip + control.astype(dtype) for skip, control in zip(skips, down, strict=True)]
+            x = x + middle.astype(dtype)
+        for i, name in enumerate(config.up_block_types):
+            level = len(config.up_block_types) - 1 - i
+            count = config.per_level("layers_per_block")[level] + 1
+            own, skips = skips[-count:], skips[:-count]
+            kinds = STAGES[name.removesuffix("UpBlock2D")]
+            size = skips[-1].shape[1:3] if skips else None
+            x = stage(UpBlock, level, *kinds, f"up_blocks.{i}")(x, own, emb, context, size)
+        norm = GroupNorm(
+            config.norm_num_groups, config.norm_eps, silu=True, dtype=dtype, name="conv_norm_out"
+        )
+        out = Conv(
+            config.out_channels,
+            config.conv_out_kernel,
+            dtype=dtype,
+            kernel_init=zeros_init,
+            name="conv_out",
+        )
+        return out(norm(x)).astype(jnp.float32)
+
+    def embed(self, batch, t, added, timestep_cond, class_labels):
+        """The embedding of everything that is not an image or a text, after its SiLU: [B, E]."""
+        config, width = self.config, self.config.block_out_channels[0]
+        features = config.time_embedding_dim or 4 * width
+
+        def sinusoid(values, size):
+            return sinusoidal_embedding(
+                values,
+                size,
+                cosine_first=config.flip_sin_to_cos,
+                frequency_shift=config.freq_shift,
+            )
+
+        def embedding(name):
+            return TimestepEmbedding(features, self.dtype, name=name)
+
+        t = jnp.broadcast_to(jnp.asarray(t, jnp.float32), (batch,))
+        if config.time_cond_proj_dim is not None and timestep_cond is None:
+            timestep_cond = jnp.zeros((batch, config.time_cond_proj_dim), self.dtype)
+        emb = embedding("time_embedding")(sinusoid(t, width), timestep_cond)
+        kind = config.class_embed_type
+        if kind == "timestep":
+            emb += embedding("class_embedding")(sinusoid(class_labels, width))
+        elif kind == "projection":
+            emb += embedding("class_embedding")(class_labels)
+        elif kind == "simple_projection":
+            emb += Dense(features, dtype=self.dtype, name="class_embedding")(class_labels)
+        elif kind == "identity":
+            emb += class_labels.astype(self.dtype)
+        elif config.num_class_embeds is not None:
+            table = Embedding(config.num_class_embeds, features, self.dtype, name="class_embedding")
+            emb += table(class_labels)
+        if config.addition_embed_type == "text_time":
+            ids = sinusoid(added["time_ids"], config.addition_time_embed_dim).reshape(batch, -1)
+            vector = jnp.concatenate([added["text_embeds"].astype(self.dtype), ids], axis=-1)
+            emb += embedding("add_embedding")(vector)
+        return nn.silu(emb)
+
+    def check(self, x, context, added, timestep_cond, class_labels):
+        """Raises SdjaxError where the inputs are not those that the configuration asks for."""
+        config = self.config
+        if x.ndim != 4 or x.shape[-1] != config.in_channels:
+            raise SdjaxError(
+                f"U-Net input: expected [batch, height, width, {config.in_channels}], got {x.shape}"
+            )
+        if any(attention == "cross" for _, attention in config.all_stages()):
+            width = config.per_level("cross_attention_dim")[0]
+            shape = None if context is None else context.shape
+            if shape is None or len(shape) != 3 or shape[-1] != width:
+                raise SdjaxError(f"U-Net context: expected [batch, tokens, {width}], got {shape}")
+        if config.addition_embed_type == "text_time" and not (
+            added and {"text_embeds", "time_ids"} <= set(added)
+        ):
+            raise SdjaxError("U-Net: expected added={'text_embeds', 'time_ids'} for this network")
+        needs_class = config.class_embed_type is not None or config.num_class_embeds is not None
+        if needs_class != (class_labels is not None):
+            verb = "needs" if needs_class else "takes no"
+            raise SdjaxError(f"U-Net: this configuration {verb} class_labels")
+        if timestep_cond is not None and config.time_cond_proj_dim is None:
+            raise SdjaxError("U-Net: this configuration takes no timestep_cond")

@@ -1,0 +1,220 @@
+"""The U-Net's configuration, field for field that of diffusers' config.json."""
+
+import dataclasses
+
+from sdjax.errors import SdjaxError
+
+CONDITION_MODEL, PIXEL_MODEL, OWN_MODEL = "UNet2DConditionModel", "UNet2DModel", "sdjax.UNet"
+
+# Block type without "DownBlock2D" or "UpBlock2D" -> (kind of block, kind of attention).
+STAGES = {
+    "": ("resnet", None),
+    "Attn": ("resnet", "full"),
+    "LinearAttn": ("resnet", "linear"),
+    "CrossAttn": ("resnet", "cross"),
+    "ConvNext": ("convnext", None),
+    "ConvNextAttn": ("convnext", "full"),
+    "ConvNextLinearAttn": ("convnext", "linear"),
+    "ConvNextCrossAttn": ("convnext", "cross"),
+}
+MID_BLOCKS = {
+    "UNetMidBlock2D": ("resnet", "full"),
+    "UNetMidBlock2DLinearAttn": ("resnet", "linear"),
+    "UNetMidBlock2DCrossAttn": ("resnet", "cross"),
+    "UNetMidBlock2DConvNext": ("convnext", "full"),
+    "UNetMidBlock2DConvNextLinearAttn": ("convnext", "linear"),
+    "UNetMidBlock2DConvNextCrossAttn": ("convnext", "cross"),
+}
+DIFFUSERS_STAGES = ("", "Attn", "CrossAttn")
+DIFFUSERS_MIDS = (None, "UNetMidBlock2D", "UNetMidBlock2DCrossAttn")
+
+# Fields of diffusers that this network has in one value only.
+FIXED = {
+    "act_fn": ("silu", "swish"),
+    "attention_type": ("default",),
+    "class_embeddings_concat": (False,),
+    "cross_attention_norm": (None,),
+    "downsample_type": ("conv",),
+    "dual_cross_attention": (False,),
+    "encoder_hid_dim": (None,),
+    "encoder_hid_dim_type": (None,),
+    "mid_block_only_cross_attention": (None, False),
+    "mid_block_scale_factor": (1,),
+    "num_attention_heads": (None,),
+    "resnet_out_scale_factor": (1,),
+    "resnet_skip_time_act": (False,),
+    "time_embedding_act_fn": (None,),
+    "time_embedding_type": ("positional",),
+    "timestep_post_act": (None,),
+    "upsample_type": ("conv",),
+}
+IGNORED = ("addition_embed_type_num_heads", "num_train_timesteps", "upcast_attention")
+
+PIXEL_DEFAULTS = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "down_block_types": ("DownBlock2D",) + ("AttnDownBlock2D",) * 3,
+    "mid_block_type": "UNetMidBlock2D",
+    "up_block_types": ("AttnUpBlock2D",) * 3 + ("UpBlock2D",),
+    "block_out_channels": (224, 448, 672, 896),
+    "cross_attention_dim": None,
+}
+# What diffusers' UNet2DModel has no field for, and what only it has.
+CONDITION_ONLY = (
+    "only_cross_attention",
+    "cross_attention_dim",
+    "transformer_layers_per_block",
+    "reverse_transformer_layers_per_block",
+    "use_linear_projection",
+    "addition_embed_type",
+    "addition_time_embed_dim",
+    "projection_class_embeddings_input_dim",
+    "time_cond_proj_dim",
+    "conv_in_kernel",
+    "conv_out_kernel",
+)
+PIXEL_ONLY = ("add_attention", "attn_norm_num_groups")
+
+
+@dataclasses.dataclass(frozen=True)
+class UNetConfig:
+    """Fields and defaults of diffusers' UNet2DConditionModel; cross_attention_dim None makes it a
+    UNet2DModel, without text.
+
+    Block types are diffusers' (DownBlock2D, AttnDownBlock2D, CrossAttnDownBlock2D, the same with
+    Up, UNetMidBlock2D, UNetMidBlock2DCrossAttn) and, for pixel models, ours: LinearAttn… has
+    linear attention, ConvNext… has ConvNeXt blocks, alone or before Attn, LinearAttn or CrossAttn.
+    `attention_head_dim` is, as in diffusers, the **number** of heads in CrossAttn blocks and the
+    channels of a head elsewhere (None: one head).
+    """
+
+    sample_size: int | tuple[int, int] | None = None
+    in_channels: int = 4
+    out_channels: int = 4
+    center_input_sample: bool = False
+    flip_sin_to_cos: bool = True
+    freq_shift: int = 0
+    down_block_types: tuple[str, ...] = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
+    mid_block_type: str | None = "UNetMidBlock2DCrossAttn"
+    up_block_types: tuple[str, ...] = ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3
+    only_cross_attention: bool | tuple[bool, ...] = False
+    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    layers_per_block: int | tuple[int, ...] = 2
+    downsample_padding: int = 1
+    dropout: float = 0.0
+    norm_num_groups: int = 32
+    norm_eps: float = 1e-5
+    cross_attention_dim: int | tuple[int, ...] | None = 1280
+    transformer_layers_per_block: int | tuple[int, ...] = 1
+    reverse_transformer_layers_per_block: tuple[int, ...] | None = None
+    attention_head_dim: int | tuple[int, ...] | None = 8
+    use_linear_projection: bool = False
+    class_embed_type: str | None = None
+    num_class_embeds: int | None = None
+    addition_embed_type: str | None = None
+    addition_time_embed_dim: int | None = None
+    resnet_time_scale_shift: str = "default"
+    time_embedding_dim: int | None = None
+    time_cond_proj_dim: int | None = None
+    conv_in_kernel: int = 3
+    conv_out_kernel: int = 3
+    projection_class_embeddings_input_dim: int | None = None
+    add_attention: bool = True
+    attn_norm_num_groups: int | None = None
+
+    def __post_init__(self):
+        levels = len(self.block_out_channels)
+        for side, types in (("Down", self.down_block_types), ("Up", self.up_block_types)):
+            known = [f"{prefix}{side}Block2D" for prefix in STAGES]
+            if len(types) != levels:
+                raise SdjaxError(
+                    f"{side.lower()}_block_types: expected {levels} entries, one for each of "
+                    f"block_out_channels, got {len(types)}"
+                )
+            for name in types:
+                _one_of(f"{side.lower()}_block_types", name, known)
+        _one_of("mid_block_type", self.mid_block_type, [None, *MID_BLOCKS])
+        _one_of("resnet_time_scale_shift", self.resnet_time_scale_shift, ["default", "scale_shift"])
+        _one_of("addition_embed_type", self.addition_embed_type, [None, "text_time"])
+        _one_of(
+            "class_embed_type",
+            self.class_embed_type,
+            [None, "timestep", "identity", "projection", "simple_projection"],
+        )
+        for field in (
+            "only_cross_attention",
+            "layers_per_block",
+            "cross_attention_dim",
+            "transformer_layers_per_block",
+            "reverse_transformer_layers_per_block",
+            "attention_head_dim",
+        ):
+            value = getattr(self, field)
+            if isinstance(value, tuple) and len(value) != levels:
+                raise SdjaxError(f"{field}: expected one value or {levels}, got {len(value)}")
+        for channels in self.block_out_channels:
+            if channels % self.norm_num_groups:
+                raise SdjaxError(
+                    f"block_out_channels: expected multiples of norm_num_groups "
+                    f"{self.norm_num_groups}, got {channels}"
+                )
+        if self.cross_attention_dim is None and any(a == "cross" for _, a in self.all_stages()):
+            raise SdjaxError("cross_attention_dim: expected a width for CrossAttn blocks, got None")
+        if self.addition_embed_type and not self.addition_time_embed_dim:
+            raise SdjaxError("addition_time_embed_dim: expected a width for text_time, got None")
+
+    def all_stages(self):
+        """(kind of block, kind of attention) of every level down, the middle, and every level up."""
+        down = [STAGES[name.removesuffix("DownBlock2D")] for name in self.down_block_types]
+        up = [STAGES[name.removesuffix("UpBlock2D")] for name in self.up_block_types]
+        mid = [MID_BLOCKS[self.mid_block_type]] if self.mid_block_type else []
+        return [*down, *mid, *up]
+
+    def per_level(self, field):
+        """The value of `field` at every level, whether it was given once or as a tuple."""
+        value = getattr(self, field)
+        return value if isinstance(value, tuple) else (value,) * len(self.block_out_channels)
+
+    @property
+    def class_name(self):
+        """The diffusers class that loads this network, or ours where none does."""
+        stages = [name.removesuffix("DownBlock2D") for name in self.down_block_types]
+        stages += [name.removesuffix("UpBlock2D") for name in self.up_block_types]
+        if set(stages) - set(DIFFUSERS_STAGES) or self.mid_block_type not in DIFFUSERS_MIDS:
+            return OWN_MODEL
+        return PIXEL_MODEL if self.cross_attention_dim is None else CONDITION_MODEL
+
+    @classmethod
+    def from_dict(cls, config):
+        """Reads a diffusers config.json given as a dict; missing fields take diffusers' defaults.
+
+        Raises SdjaxError for a field or value that this network does not have.
+        """
+        given = {key: _hashable(value) for key, value in config.items() if not key.startswith("_")}
+        if config.get("_class_name") == PIXEL_MODEL:
+            given = PIXEL_DEFAULTS | given
+        names = {field.name for field in dataclasses.fields(cls)}
+        values = {}
+        for key, value in given.items():
+            if key in names:
+                values[key] = value
+            elif key in FIXED:
+                _one_of(key, value, FIXED[key])
+            elif key not in IGNORED and value not in (None, False):
+                raise SdjaxError(f"U-Net configuration: unknown field {key} = {value!r}")
+        return cls(**values)
+
+    def to_dict(self):
+        """The config.json of this network, which diffusers loads where `class_name` is its own."""
+        absent = {PIXEL_MODEL: CONDITION_ONLY, CONDITION_MODEL: PIXEL_ONLY}.get(self.class_name, ())
+        values = {k: v for k, v in dataclasses.asdict(self).items() if k not in absent}
+        return {"_class_name": self.class_name, "act_fn": "silu"} | values
+
+
+def _one_of(field, value, known):
+    if value not in known:
+        raise SdjaxError(f"{field}: expected one of {list(known)}, got {value!r}")
+
+
+def _hashable(value):
+    return tuple(_hashable(item) for item in value) if isinstance(value, (list, tuple)) else value
