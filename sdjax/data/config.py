@@ -1,0 +1,53 @@
+"""What a run says about its data."""
+import dataclasses
+from typing import Literal
+
+from sdjax.errors import SdjaxError
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where captioned pictures come from, and how they are prepared and batched."""
+
+    source: str = "shapes"
+    """"shapes", "emoji", "folder:PATH" or "tfds:NAME" (a tensorflow-datasets name)."""
+    split: str = "train"
+    """The source's split; shapes has train, heldout and all."""
+    image_size: int = 64
+    """Side of the square pictures; others are cropped to their middle and resized."""
+    batch_size: int = 64
+    """Pictures in a step, over all processes."""
+    seed: int = 0
+    """Order of the pictures, and the pictures themselves where they are drawn."""
+    objects: Literal["one", "two", "both"] = "one"
+    """shapes: objects in a picture."""
+    subset: str = "all"
+    """emoji: "all", "core", or Unicode groups and subgroups, separated by commas."""
+    image_key: str = "image"
+    """tfds: the feature that holds the picture."""
+    caption_key: str | None = None
+    """tfds and folder: what holds the caption; by default caption, text, or the label's name."""
+    data_dir: str | None = None
+    """tfds and emoji: where prepared data sets lie; by default tensorflow-datasets' own folder."""
+    require_captions: bool = True
+    """Whether a picture without a caption counts as broken."""
+    max_broken_share: float = 0.01
+    """The run stops when more than this share of the source is broken; less is skipped."""
+    flip: bool = False
+    """Mirrors half of the pictures. Wrong for captions that say left, right or words."""
+    cache: int = 0
+    """Keeps up to so many prepared pictures in memory."""
+    threads: int = 1
+    """Threads that read and prepare ahead of the training."""
+
+    def __post_init__(self):
+        for name in ("image_size", "batch_size"):
+            if getattr(self, name) < 1:
+                raise SdjaxError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("cache", "threads"):
+            if getattr(self, name) < 0:
+                raise SdjaxError(f"{name} must not be negative, got {getattr(self, name)}")
+        if not 0 <= self.max_broken_share <= 1:
+            raise SdjaxError(
+                f"max_broken_share is a share between 0 and 1, got {self.max_broken_share}"
+            )

@@ -1,0 +1,121 @@
+"""Opens a source by name and prepares its pictures; broken ones are counted and skipped."""
+import logging
+import threading
+
+import numpy as np
+
+from sdjax.data.config import DataConfig
+from sdjax.data.folder import ImageFolder
+from sdjax.data.images import BrokenItem, crop_and_resize
+from sdjax.data.shapes import Shapes
+from sdjax.errors import SdjaxError
+
+_log = logging.getLogger(__name__)
+_KINDS = '"shapes", "emoji", "folder:PATH" or "tfds:NAME"'
+
+
+def open_source(config: DataConfig) -> "Source":
+    """The source that a configuration names, its pictures prepared to `config.image_size`.
+
+    Raises:
+      SdjaxError: where the source is unknown, absent, or broken beyond `max_broken_share`.
+    """
+    kind, _, name = config.source.partition(":")
+    if kind == "shapes" and not name:
+        raw = Shapes(config.image_size, config.objects, config.split, config.seed)
+    elif kind == "emoji" and not name:
+        from sdjax.data.emoji import open_emoji  # tensorflow-datasets takes seconds to import
+
+        raw = open_emoji(config.subset, config.data_dir)
+    elif kind == "folder" and name:
+        raw = ImageFolder(name, config.split, config.caption_key)
+    elif kind == "tfds" and name:
+        from sdjax.data.tfds_source import open_tfds
+
+        raw = open_tfds(name, config.split, config.data_dir, config.image_key, config.caption_key)
+    else:
+        raise SdjaxError(f"unknown data source {config.source!r}; expected {_KINDS}")
+    return Source(
+        raw, config.image_size, require_captions=config.require_captions,
+        max_broken_share=config.max_broken_share, cache=config.cache,
+    )
+
+
+class Source:
+    """A random-access source with its pictures cropped and resized, its broken items counted.
+
+    source[i] gives {"image": uint8 [size, size, 3], "caption": str} and, where the raw source has
+    one, "label": int; or None where item i is broken. `broken` maps the names of all broken items
+    met so far to the reasons.
+
+    Args:
+      raw: anything with len() and [i] giving such items with pictures of any size; it may raise
+        BrokenItem, name its items by name(i), and list in `skipped` what it left out on opening.
+      cache: keeps up to so many prepared items in memory.
+
+    Raises:
+      SdjaxError: as soon as more than `max_broken_share` of the source is known to be broken.
+    """
+
+    def __init__(self, raw, image_size, require_captions=True, max_broken_share=0.01, cache=0):
+        self.raw, self.image_size = raw, image_size
+        self.require_captions, self.max_broken_share = require_captions, max_broken_share
+        self.broken: dict[str, str] = {}
+        self._lock = threading.Lock()
+        self._cache, self._room = {}, cache
+        skipped = getattr(raw, "skipped", [])
+        self._total = len(raw) + len(skipped)
+        for name, reason in skipped:
+            self._count(BrokenItem(name, reason))
+
+    def __len__(self):
+        return len(self.raw)
+
+    def __getitem__(self, index):
+        item = self._cache.get(index)
+        if item is None:
+            item = self._prepared(index)
+            if item is not None and len(self._cache) < self._room:
+                self._cache[index] = item
+        return item
+
+    def check(self) -> dict[str, str]:
+        """Reads every item once, and returns the broken ones: name -> reason."""
+        for index in range(len(self)):
+            self._prepared(index)
+        return dict(self.broken)
+
+    def _prepared(self, index):
+        try:
+            item = dict(self.raw[index])
+            if self.require_captions and not item["caption"].strip():
+                raise BrokenItem(self._name(index), "has no caption")
+            item["image"] = crop_and_resize(item["image"], self.image_size)
+            return item
+        except BrokenItem as broken:
+            self._count(broken)
+            return None
+
+    def _name(self, index):
+        return self.raw.name(index) if hasattr(self.raw, "name") else f"item {index}"
+
+    def _count(self, broken):
+        with self._lock:
+            if broken.name in self.broken:
+                return
+            self.broken[broken.name] = broken.reason
+            count = len(self.broken)
+        _log.warning("skipped %s (%d broken of %d)", broken, count, self._total)
+        if count > self.max_broken_share * self._total:
+            first = "; ".join(f"{name}: {why}" for name, why in list(self.broken.items())[:3])
+            raise SdjaxError(
+                f"{count} of {self._total} items are broken, more than the share "
+                f"max_broken_share={self.max_broken_share:g} allows; mend them or raise the share. "
+                f"First: {first}"
+            )
+
+
+def stack(items) -> dict[str, np.ndarray]:
+    """Items as one batch: "image" uint8 [n, h, w, 3], "caption" str [n], "label" where given."""
+    batch = {key: np.stack([item[key] for item in items]) for key in items[0] if key != "caption"}
+    return batch | {"caption": np.array([item["caption"] for item in items])}
