@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -78,7 +79,8 @@ def peer_of(config):
 
 
 def run(config, peer, ids=IDS, **options):
-    return TextEncoder(config).apply({"params": params_of(peer)}, jnp.asarray(ids), **options)
+    apply = jax.jit(partial(TextEncoder(config).apply, **options))
+    return apply({"params": params_of(peer)}, ids)
 
 
 @pytest.mark.parametrize("name", FULL)
@@ -165,11 +167,11 @@ def test_remat_changes_neither_values_nor_gradients():
 
 def test_bfloat16_computes_in_it_and_keeps_float32_parameters():
     encoder = TextEncoder(SMALL, dtype=jnp.bfloat16)
-    params = encoder.init(jax.random.key(0), jnp.asarray(IDS))["params"]
+    params = jax.jit(encoder.init)(jax.random.key(0), IDS)["params"]
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-    output = encoder.apply({"params": params}, jnp.asarray(IDS))
+    output = jax.jit(encoder.apply)({"params": params}, IDS)
     assert output.last_hidden_state.dtype == output.pooled.dtype == jnp.bfloat16
-    exact = TextEncoder(SMALL).apply({"params": params}, jnp.asarray(IDS))
+    exact = jax.jit(TextEncoder(SMALL).apply)({"params": params}, IDS)
     assert relative_error(output.pooled.astype(jnp.float32), exact.pooled) < 0.05
 
 

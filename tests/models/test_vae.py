@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sdjax.errors import SdjaxError
-from sdjax.models.vae import DOWN_BLOCK, UP_BLOCK, VAE, VAEConfig
+from sdjax.models.vae import DOWN_BLOCK, UP_BLOCK, VAE, Level, Middle, VAEConfig
 from tests.models.peers import (
     manifest,
     nchw,
@@ -45,6 +45,15 @@ FULL = {
     "sd_x4_vae": (config_of(128, 256, 512, layers_per_block=2), 55_325_927),
 }
 
+posterior_of = jax.jit(VAE.posterior, static_argnums=0)
+encode = jax.jit(VAE.encode, static_argnums=0)
+decode = jax.jit(VAE.decode, static_argnums=0)
+
+
+@pytest.fixture(scope="module")
+def params():
+    return params_of(peer_of(SMALL))
+
 
 def peer_of(config):
     torch.manual_seed(0)
@@ -67,9 +76,12 @@ def test_published_models_have_every_key_and_shape(name):
 def test_encoder_and_decoder_have_the_published_sizes():
     params = jax.eval_shape(VAE(FULL["sd_vae"][0]).init, jax.random.key(0))
     sizes = {name: sum(leaf.size for leaf in jax.tree.leaves(params[name])) for name in params}
-    # The published split counts each 1x1 convolution with the half that it belongs to.
-    assert sizes["encoder"] + sizes["quant_conv"] == 34_163_592 + 72
-    assert sizes["decoder"] + sizes["post_quant_conv"] == 49_490_179 + 20
+    assert sizes == {
+        "encoder": 34_163_592,
+        "quant_conv": 72,
+        "decoder": 49_490_179,
+        "post_quant_conv": 20,
+    }
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -78,12 +90,12 @@ def test_posterior_and_decoder_equal_diffusers(name):
     peer, images = peer_of(config), images_for(config)
     vae, params = VAE(config), params_of(peer)
     with torch.no_grad():
-        posterior = peer.encode(nchw(images)).latent_dist
-        decoded = peer.decode(posterior.mean).sample
-    mean, log_variance = jax.jit(vae.posterior)(params, images)
-    assert relative_error(mean, nhwc(posterior.mean)) <= 5e-5
-    assert relative_error(log_variance, nhwc(posterior.logvar)) <= 5e-5
-    ours = jax.jit(vae.decode)(params, jnp.asarray(nhwc(posterior.mean)))
+        theirs = peer.encode(nchw(images)).latent_dist
+        decoded = peer.decode(theirs.mean).sample
+    mean, log_variance = posterior_of(vae, params, images)
+    assert relative_error(mean, nhwc(theirs.mean)) <= 5e-5
+    assert relative_error(log_variance, nhwc(theirs.logvar)) <= 5e-5
+    ours = decode(vae, params, jnp.asarray(nhwc(theirs.mean)))
     assert relative_error(ours, nhwc(decoded)) <= 5e-5
 
 
@@ -91,7 +103,6 @@ def test_posterior_and_decoder_equal_diffusers(name):
 def test_single_blocks_equal_diffusers(part):
     config = VARIANTS["stable diffusion, smaller"]
     peer = peer_of(config).encoder
-    vae = VAE(config)
     seen = []
     peer.get_submodule(part).register_forward_hook(
         lambda _, inputs, output: seen.append((inputs[0], output))
@@ -99,15 +110,12 @@ def test_single_blocks_equal_diffusers(part):
     with torch.no_grad():
         peer(nchw(images_for(config)))
     ((x, theirs),) = seen
-    block = _block(vae, part)
-    ours = block.apply({"params": params_of(peer)[part]}, jnp.asarray(nhwc(x)))
+    block = block_of(config, part)
+    ours = jax.jit(block.apply)({"params": params_of(peer)[part]}, nhwc(x))
     assert relative_error(ours, nhwc(theirs)) <= 1e-5
 
 
-def _block(vae, part):
-    from sdjax.models.vae import Level, Middle
-
-    config = vae.config
+def block_of(config, part):
     if part == "mid_block":
         return Middle(config.norm_num_groups, True)
     i = int(part[-1])
@@ -117,42 +125,32 @@ def _block(vae, part):
     )
 
 
-def test_log_variance_is_clipped():
-    vae = VAE(SMALL)
-    params = vae.init(jax.random.key(0))
-    z = SMALL.latent_channels
-    params["quant_conv"]["bias"] = jnp.concatenate([jnp.zeros(z), jnp.array([-99.0, 99, 0, 0])])
-    _, log_variance = vae.posterior(params, images_for(SMALL))
+def test_log_variance_is_clipped(params):
+    bias = jnp.array([0.0, 0, 0, 0, -999, 999, 0, 0])
+    params = {**params, "quant_conv": {**params["quant_conv"], "bias": bias}}
+    _, log_variance = posterior_of(VAE(SMALL), params, images_for(SMALL))
     assert (log_variance[..., 0] == -30).all() and (log_variance[..., 1] == 20).all()
 
 
-def test_encode_is_the_mode_or_a_draw_from_the_posterior():
-    vae = VAE(SMALL)
-    params = params_of(peer_of(SMALL))
-    image = images_for(SMALL, batch=1)
-    mean, log_variance = vae.posterior(params, image)
-    np.testing.assert_array_equal(vae.encode(params, image), mean)
-    keys = jax.random.split(jax.random.key(3), 4096)
-    noise = jax.vmap(lambda key: jax.random.normal(key, mean.shape[1:]))(keys)
-    repeated = jnp.broadcast_to(image, (8, *image.shape[1:]))
-    drawn = vae.encode(params, repeated, keys[:8])
-    expected = mean + jnp.exp(0.5 * log_variance) * noise[:8]
-    np.testing.assert_allclose(drawn, expected, rtol=1e-5, atol=1e-5)
-    together = vae.encode(params, repeated, jax.random.key(3))
-    assert not np.allclose(together[0], together[1])
+def test_encode_is_the_mode_or_a_draw_from_the_posterior(params):
+    images = images_for(SMALL)
+    mean, log_variance = posterior_of(VAE(SMALL), params, images)
+    np.testing.assert_allclose(encode(VAE(SMALL), params, images), mean, rtol=1e-5, atol=1e-5)
+    key = jax.random.key(3)
+    drawn = encode(VAE(SMALL), params, images, key)
+    noise = (drawn - mean) / jnp.exp(0.5 * log_variance)
+    np.testing.assert_allclose(noise, jax.random.normal(key, mean.shape), rtol=1e-3, atol=1e-3)
 
 
-def test_an_image_with_its_own_key_does_not_depend_on_the_batch():
-    vae = VAE(SMALL)
-    params = vae.init(jax.random.key(0))
-    images, keys = images_for(SMALL, batch=3), jax.random.split(jax.random.key(3), 3)
-    whole = vae.encode(params, images, keys)
-    alone = vae.encode(params, images[1:2], keys[1:2])
-    np.testing.assert_allclose(whole[1:2], alone, rtol=1e-5, atol=1e-5)
+def test_an_image_with_its_own_key_does_not_depend_on_the_batch(params):
+    images, keys = images_for(SMALL), jax.random.split(jax.random.key(3), 2)
+    whole = encode(VAE(SMALL), params, images, keys)
+    alone = encode(VAE(SMALL), params, images[1:], keys[1:])
+    np.testing.assert_allclose(whole[1:], alone, rtol=1e-5, atol=1e-5)
+    assert not np.allclose(whole[0] - whole[1], 0, atol=0.1)
 
 
-def test_remat_changes_neither_values_nor_gradients():
-    params = params_of(peer_of(SMALL))
+def test_remat_changes_neither_values_nor_gradients(params):
     images = images_for(SMALL)
 
     def loss(params, vae):
@@ -164,27 +162,30 @@ def test_remat_changes_neither_values_nor_gradients():
 
 
 def test_remat_keeps_less():
-    config = config_of(32, 32, 32, norm_num_groups=8, layers_per_block=2)
-    images = jax.ShapeDtypeStruct((4, 64, 64, 3), jnp.float32)
+    config = config_of(8, 8, norm_num_groups=2, layers_per_block=2)
+    images = jax.ShapeDtypeStruct((4, 16, 16, 3), jnp.float32)
     params = jax.eval_shape(VAE(config).init, jax.random.key(0))
 
     def kept(remat):
         vae = VAE(config, remat=remat)
-        forward = lambda params, x: vae.decode(params, vae.encode(params, x)).sum()  # noqa: E731
-        residuals = jax.eval_shape(lambda p, x: jax.vjp(forward, p, x)[1], params, images)
+
+        def reconstruct(params, images):
+            return vae.decode(params, vae.encode(params, images))
+
+        residuals = jax.eval_shape(lambda *args: jax.vjp(reconstruct, *args)[1], params, images)
         return sum(leaf.size for leaf in jax.tree.leaves(residuals))
 
     assert kept(True) < 0.3 * kept(False)
 
 
-def test_bfloat16_computes_in_it_and_gives_float32():
-    params = VAE(SMALL).init(jax.random.key(0))
+def test_bfloat16_computes_in_it_and_gives_float32(params):
     images = images_for(SMALL)
     vae = VAE(SMALL, dtype=jnp.bfloat16)
-    latents = vae.encode(params, images)
-    decoded = vae.decode(params, latents)
+    latents = encode(vae, params, images)
+    decoded = jax.eval_shape(vae.decode, params, latents)
     assert latents.dtype == decoded.dtype == jnp.float32
-    assert relative_error(latents, VAE(SMALL).encode(params, images)) < 0.05
+    error = relative_error(latents, encode(VAE(SMALL), params, images))
+    assert 1e-4 < error < 0.05
 
 
 def test_configuration_survives_diffusers(tmp_path):
@@ -211,8 +212,7 @@ def test_configurations_it_cannot_follow_are_refused(change, message):
 
 
 def test_arrays_of_a_wrong_shape_are_refused():
-    vae = VAE(SMALL)
-    params = vae.init(jax.random.key(0))
+    vae, params = VAE(SMALL), {}
     with pytest.raises(SdjaxError, match="multiples of 2"):
         vae.encode(params, jnp.zeros((1, 15, 16, 3)))
     with pytest.raises(SdjaxError, match="3"):
