@@ -1,0 +1,99 @@
+"""The tensorflow-datasets builder `emoji`: pictures drawn from an installed font, named by Unicode.
+
+Importing this module registers it, so that `tfds.load("emoji")` and `tfds.builder("emoji")` work.
+"""
+import dataclasses
+import io
+import logging
+
+import tensorflow_datasets as tfds
+
+from sdjax.data.emoji_font import EmojiFont, find_font
+from sdjax.data.emoji_list import check_subset, emoji_subset, find_emoji_test, read_emoji_test
+from sdjax.data.tfds_source import TfdsSource, prepare
+from sdjax.errors import SdjaxError
+
+SIZE = 128
+
+_log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(kw_only=True)
+class EmojiConfig(tfds.core.BuilderConfig):
+    """Which font to draw from, and which list of emoji to draw; by default the installed ones."""
+
+    font: str | None = None
+    names: str | None = None
+
+
+class Emoji(tfds.core.GeneratorBasedBuilder):
+    """All fully qualified emoji that the font has, in Unicode's order, as 128x128 on white."""
+
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = [EmojiConfig(name="noto", description="Noto Color Emoji, as installed")]
+
+    def _info(self):
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Emoji drawn from a font, with their Unicode CLDR names as captions.",
+            homepage="https://unicode.org/emoji/",
+            features=tfds.features.FeaturesDict({
+                "image": tfds.features.Image(shape=(SIZE, SIZE, 3), encoding_format="png"),
+                "caption": tfds.features.Text(doc="the Unicode CLDR short name"),
+                "group": tfds.features.Text(),
+                "subgroup": tfds.features.Text(),
+                "codepoints": tfds.features.Text(doc="hexadecimal, joined by hyphens"),
+            }),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager):
+        config = self.builder_config
+        font = EmojiFont(config.font or find_font())
+        names = read_emoji_test(config.names or find_emoji_test())
+        return {"train": self._generate_examples(font, names)}
+
+    def _generate_examples(self, font, names):
+        lacking = []
+        for index, emoji in enumerate(names):
+            picture = font.draw(emoji.characters, SIZE)
+            if picture is None:
+                lacking.append(emoji.name)
+                continue
+            file = io.BytesIO()
+            picture.save(file, "PNG")
+            file.seek(0)
+            yield index, {
+                "image": file,
+                "caption": emoji.name,
+                "group": emoji.group,
+                "subgroup": emoji.subgroup,
+                "codepoints": emoji.codepoints,
+            }
+        if len(lacking) == len(names):
+            raise SdjaxError(f"the font has none of the {len(names)} emoji listed")
+        if lacking:
+            _log.warning(
+                "the font lacks %d of %d emoji: %s", len(lacking), len(names), ", ".join(lacking)
+            )
+
+
+def open_emoji(subset: str = "all", data_dir: str | None = None, config="noto") -> TfdsSource:
+    """The emoji of a subset (see `emoji_subset`), drawn and stored in data_dir on first use.
+
+    config: "noto", or an EmojiConfig with a name of its own for another font or list.
+    """
+    only = emoji_subset(subset)
+    builder = Emoji(data_dir=data_dir, config=config, file_format="array_record")
+    prepare(builder)
+    groups = set()
+
+    def kept(texts):
+        groups.update((texts["group"], texts["subgroup"]))
+        return only(texts)
+
+    source = TfdsSource(builder, only=kept)
+    check_subset(subset, groups)
+    if not len(source):
+        raise SdjaxError(f"no emoji belongs to the subset {subset!r}")
+    return source
