@@ -1,5 +1,6 @@
 """The mathematics of diffusion as pure functions of arrays."""
 
+from sdjax.diffusion.config import sampler_from_config, schedule_from_config
 from sdjax.diffusion.guidance import classifier_free_guidance
 from sdjax.diffusion.losses import loss_weight, training_loss
 from sdjax.diffusion.predictions import convert_prediction
@@ -30,8 +31,10 @@ __all__ = [
     "posterior",
     "sample",
     "sampler",
+    "sampler_from_config",
     "scaled_linear_schedule",
     "schedule_from_betas",
+    "schedule_from_config",
     "sigmoid_schedule",
     "training_loss",
     "zero_terminal_snr",

@@ -70,7 +70,8 @@ def _evaluate(denoise, table, row, noise, carry):
     output = denoise(row.input_scale * x, row.timestep)
     prediction, fraction = output if isinstance(output, tuple) else (output, None)
     prediction = prediction.astype(x.dtype)
-    x_0 = bounded(row.x_0[0] * x + row.x_0[1] * prediction, table.clip, table.threshold)
+    outer, *inner = row.x_0
+    x_0 = bounded(outer * combined(inner, (x, prediction)), table.clip, table.threshold)
     derivative = combined(row.derivative, (x, x_0, prediction))
     terms = (x, y, derivative, *history)
     scale = row.noise

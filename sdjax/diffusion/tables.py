@@ -3,7 +3,7 @@
 Every sampler here is linear in what it has seen. A row is carried out as
 
     prediction = denoise(input_scale · x, timestep)
-    x_0        = p·x + q·prediction                          then clipped, where asked
+    x_0        = o·(p·x + q·prediction)                      then clipped, where asked
     D          = u·x + v·x_0 + w·prediction
     (x, y)     = update · (x, y, D, D₁, D₂, D₃)              D₁ … D₃: the remembered D, newest first
     x          = x + noise_scale · exp(½·spread·fraction) · noise
@@ -34,14 +34,14 @@ class Row:
 
     timestep: float | None = None
     input_scale: float = 1.0
-    x_0: tuple = (0.0, 1.0)  # p, q
+    x_0: tuple = (1.0, 0.0, 1.0)  # o, p, q
     derivative: tuple = (0.0, 1.0, 0.0)  # u, v, w
     x: tuple = (1.0,)  # over (x, y, D, D₁, D₂, D₃)
     y: tuple = (0.0, 1.0)
     noise: float = 0.0
     spread: float = 0.0
     remember: bool = True
-    interval: tuple = (0.0, 0.0)  # of the Brownian motion that the noise is an increment of
+    interval: tuple = (0.0, 0.0)  # σ/α from and to, what Brownian noise is an increment over
 
     @property
     def kind(self):
@@ -58,7 +58,7 @@ class Rows:
     kind: jax.Array  # int32[rows]: SKIP, PERTURB or EVALUATE
     timestep: jax.Array  # [rows]
     input_scale: jax.Array  # [rows]
-    x_0: jax.Array  # [rows, 2]
+    x_0: jax.Array  # [rows, 3]
     derivative: jax.Array  # [rows, 3]
     update: jax.Array  # [rows, 2, 3 + HISTORY]: of x and of y
     noise: jax.Array  # [rows]
@@ -98,14 +98,16 @@ class Table:
 
 
 def build_table(
-    rows, *, initial_scale, start, clip=None, threshold=None, pad_to=None, dtype=np.float32
-):
+    rows, *, initial_scale, start, noisiest=1.0, clip=None, threshold=None, pad_to=None,
+    dtype=np.float32,
+):  # fmt: skip
     """Rows stacked, padded and rounded to `dtype`.
 
     Args:
       rows: list of `Row`.
       initial_scale: what unit-variance noise is multiplied with to be the first x.
       start: (signal, noise) of the first x, in the variance-preserving scale.
+      noisiest: σ/α at time 1 of the Brownian motion.
       clip: bound of |x_0|, or None.
       threshold: (quantile, largest bound), or None.
       pad_to: number of rows; by default the next power of two from 64 on.
@@ -128,13 +130,13 @@ def build_table(
             kind=np.array([row.kind for row in rows], np.int32),
             timestep=scalar(lambda row: row.timestep or 0.0),
             input_scale=scalar(lambda row: row.input_scale),
-            x_0=column(lambda row: row.x_0, 2),
+            x_0=column(lambda row: row.x_0, 3),
             derivative=column(lambda row: row.derivative, 3),
             update=np.stack([column(lambda row: row.x, width), column(lambda row: row.y, width)], 1),
             noise=scalar(lambda row: row.noise),
             spread=scalar(lambda row: row.spread),
             remember=np.array([row.remember for row in rows]),
-            interval=column(lambda row: row.interval, 2),
+            interval=column(lambda row: np.minimum(row.interval, noisiest) / noisiest, 2),
         ),
         initial_scale=np.asarray(initial_scale, dtype),
         start=np.asarray(start, dtype),

@@ -1,14 +1,74 @@
-"""Samplers by name."""
+"""Samplers by name: each is a function that writes the rows of a table, and a grid of levels."""
+
+import dataclasses
+import difflib
+import inspect
+from collections.abc import Callable
 
 import numpy as np
 
-from sdjax.diffusion.grids import Network, spaced_timesteps
+from sdjax.diffusion import grids
+from sdjax.diffusion.networks import consistency_model, preconditioned, unit_variance
 from sdjax.diffusion.predictions import prediction_name
-from sdjax.diffusion.samplers.ancestral import ddim, ddpm
+from sdjax.diffusion.samplers import consistency, dpm_solver, k_diffusion, pndm, training
+from sdjax.diffusion.samplers.deis import deis
+from sdjax.diffusion.samplers.names import canonical_name
+from sdjax.diffusion.samplers.unipc import unipc
 from sdjax.diffusion.tables import build_table
 from sdjax.errors import SdjaxError
 
-SAMPLERS = {"ddpm": ddpm, "ddim": ddim}
+
+@dataclasses.dataclass(frozen=True)
+class Sampler:
+    """What a name stands for. Options go to the functions that have a parameter of their name."""
+
+    rows: Callable
+    grid: Callable
+    defaults: dict = dataclasses.field(default_factory=dict)
+    network: Callable = unit_variance
+
+    @property
+    def option_names(self):
+        """For each of grid, rows and network, the names of its options."""
+        return [
+            [p.name for p in inspect.signature(function).parameters.values() if p.default is not p.empty]
+            for function in (self.grid, self.rows, self.network)
+        ]
+
+
+_SDE = {"algorithm": "sde_dpmpp"}
+
+SAMPLERS = {
+    "ddpm": Sampler(training.ddpm, grids.training_grid),
+    "ddim": Sampler(training.ddim, grids.training_grid, {"stride": True}),
+    "ddim_inverse": Sampler(training.ddim, grids.inverse_grid),
+    "plms": Sampler(pndm.plms, grids.training_grid, {"final": "sigma_min"}),
+    "ipndm": Sampler(pndm.ipndm, grids.interpolated_grid, {"exploding": False}),
+    "euler": Sampler(k_diffusion.euler, grids.interpolated_grid),
+    "euler_a": Sampler(k_diffusion.euler_a, grids.interpolated_grid),
+    "heun": Sampler(k_diffusion.heun, grids.interpolated_grid),
+    "lms": Sampler(k_diffusion.lms, grids.interpolated_grid),
+    "dpm2": Sampler(k_diffusion.dpm2, grids.interpolated_grid, {"round_timesteps": True}),
+    "dpm2_a": Sampler(k_diffusion.dpm2_a, grids.interpolated_grid, {"round_timesteps": True}),
+    "dpmpp_sde": Sampler(k_diffusion.dpmpp_sde, grids.interpolated_grid),
+    "dpmpp_2s_a": Sampler(k_diffusion.dpmpp_2s_a, grids.interpolated_grid),
+    "dpmpp_2m": Sampler(dpm_solver.multistep, grids.solver_grid),
+    "dpmpp_2s": Sampler(dpm_solver.singlestep, grids.solver_grid),
+    "dpmpp_2m_sde": Sampler(dpm_solver.multistep, grids.solver_grid, _SDE),
+    "dpmpp_3m_sde": Sampler(dpm_solver.multistep, grids.solver_grid, {**_SDE, "order": 3}),
+    "dpmpp_2m_inverse": Sampler(dpm_solver.multistep, grids.inverse_solver_grid),
+    "unipc": Sampler(unipc, grids.solver_grid),
+    "deis": Sampler(deis, grids.solver_grid, {"final": "last"}),
+    "lcm": Sampler(consistency.lcm, grids.distilled_grid),
+    "tcd": Sampler(consistency.tcd, grids.distilled_grid),
+    "edm_euler": Sampler(k_diffusion.euler, grids.edm_grid, {}, preconditioned),
+    "edm_heun": Sampler(k_diffusion.heun, grids.edm_grid, {}, preconditioned),
+    "edm_dpmpp_2m": Sampler(dpm_solver.multistep, grids.edm_grid, {}, preconditioned),
+    "crash_ipndm": Sampler(pndm.ipndm, grids.crash_grid),
+    "consistency": Sampler(
+        consistency.consistency, grids.consistency_grid, {}, consistency_model
+    ),
+}
 
 
 def sampler(
@@ -17,10 +77,7 @@ def sampler(
     steps,
     *,
     prediction_type="epsilon",
-    spacing="leading",
-    steps_offset=0,
-    timesteps=None,
-    start=0,
+    start=None,
     clip=None,
     threshold=None,
     pad_to=None,
@@ -29,36 +86,69 @@ def sampler(
 ):
     """The table of a sampler.
 
+    Spacing, rounding and final levels are by default those of the diffusers class of that sampler;
+    x_0 is not clipped unless asked.
+
     Args:
-      name: "ddpm" or "ddim".
-      schedule: the `Schedule` the network was trained with.
+      name: a key of `SAMPLERS`, or a name that other programs use ("DPM++ 2M Karras").
+      schedule: the `Schedule` the network was trained with; None for the EDM and consistency ones.
       steps: number of steps.
-      prediction_type: what the network predicts.
-      spacing, steps_offset: see `spaced_timesteps`.
-      timesteps: falling timesteps to use instead of a spacing.
-      start: how many steps to leave out at the beginning (image to image).
+      prediction_type: what the network predicts: "epsilon", "v_prediction", "x_0" or "score".
+      start: number of steps to leave out, for a start from a noised sample (`Table.noised`); None
+        starts from noise.
       clip: bound of |x_0|; 1 for pixels in −1…1.
       threshold: (quantile, largest bound) of dynamic thresholding.
       pad_to: rows of the table; by default a power of two from 64 on.
-      dtype: of the coefficients.
-      options: of the sampler; see its function.
+      dtype: of the coefficients, which are computed in float64.
+      options: of the sampler's grid (`spacing`, `steps_offset`, `sigmas`, `timesteps`, `final` …)
+        and of the sampler (`order`, `eta` …); see `sdjax.diffusion.grids` and its function.
+
+    Returns:
+      A `Table`.
+
+    Raises:
+      SdjaxError: an unknown name, option or value, or a step count that the schedule cannot give.
     """
-    if name not in SAMPLERS:
-        raise SdjaxError(f"unknown sampler {name!r}: expected one of {', '.join(SAMPLERS)}")
-    signal = np.asarray(schedule.alphas_cumprod, np.float64)
-    if timesteps is None:
-        timesteps = spaced_timesteps(len(schedule), steps, spacing, steps_offset)
-        if name == "ddim":
-            options.setdefault("stride", len(schedule) // steps)
-    timesteps = timesteps[start:]
-    network = Network(prediction_name(prediction_type), clip is not None or threshold is not None)
-    first = signal[timesteps[0]]
+    name, implied = canonical_name(name, SAMPLERS)
+    entry = SAMPLERS[name]
+    options = {**entry.defaults, **implied, **options}
+    if steps is None and (given := options.get("timesteps", options.get("sigmas"))) is not None:
+        steps = len(given)
+    signal = None if schedule is None else _signal(schedule)
+    network_names = entry.option_names[2]
+    _check_options(name, entry, options)
+    prediction = prediction_name(prediction_type)
+    grid = entry.grid(signal, steps, **_chosen(options, entry.option_names[0]))
+    if start is not None:
+        grid = grid.starting(start)
+    bounded = clip is not None or threshold is not None
+    network = entry.network(prediction, bounded, **_chosen(options, network_names))
+    size = np.hypot(grid.alpha[0], grid.sigma[0])
     return build_table(
-        SAMPLERS[name](signal, timesteps, network, **options),
-        initial_scale=1.0,
-        start=(first**0.5, (1 - first) ** 0.5),
+        entry.rows(grid, network, **_chosen(options, entry.option_names[1])),
+        initial_scale=grid.initial_scale,
+        start=(grid.alpha[0] / size, grid.sigma[0] / size),
+        noisiest=grid.noisiest,
         clip=clip,
         threshold=threshold,
         pad_to=pad_to,
         dtype=dtype,
     )
+
+
+def _signal(schedule):
+    """ᾱ as the reference implementations compute it: products of the float32 α."""
+    return np.cumprod(np.asarray(schedule.alphas, np.float64))
+
+
+def _chosen(options, names):
+    return {name: options[name] for name in names if name in options}
+
+
+def _check_options(name, entry, options):
+    known = sorted({option for names in entry.option_names for option in names})
+    for option in options:
+        if option not in known:
+            near = difflib.get_close_matches(option, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
+            raise SdjaxError(f"sampler {name} has no option {option!r}: {hint}")

@@ -1,0 +1,170 @@
+"""Schedules and samplers from diffusers' `scheduler_config.json`."""
+
+import dataclasses
+import difflib
+
+import numpy as np
+
+from sdjax.diffusion import config_options as read
+from sdjax.diffusion.samplers import SAMPLERS, sampler
+from sdjax.diffusion.samplers.names import canonical_name
+from sdjax.diffusion.schedules import (
+    cosine_schedule,
+    linear_schedule,
+    scaled_linear_schedule,
+    schedule_from_betas,
+    schedule_from_signal,
+    sigmoid_beta_schedule,
+    zero_terminal_snr,
+)
+from sdjax.errors import SdjaxError
+
+
+@dataclasses.dataclass(frozen=True)
+class SchedulerClass:
+    """A diffusers class: our sampler, what is read of its configuration, its own defaults."""
+
+    sampler: str
+    readers: tuple
+    defaults: dict = dataclasses.field(default_factory=dict)
+
+
+_STABLE = {"beta_start": 0.00085, "beta_end": 0.012}
+_LATENT = {**_STABLE, "beta_schedule": "scaled_linear"}
+_PIXEL = {"clip_sample": True, "timestep_spacing": "leading"}
+_MULTISTEP = (read.order, read.solver, read.algorithm, read.last_orders, read.bounds)
+_K = (read.spacing, read.sigmas)
+
+CLASSES = {
+    "DDPMScheduler": SchedulerClass("ddpm", (read.spacing, read.bounds, read.variance), _PIXEL),
+    "DDIMScheduler": SchedulerClass("ddim", (read.spacing, read.bounds, read.last_alpha), _PIXEL),
+    "DDIMInverseScheduler": SchedulerClass(
+        "ddim_inverse", (read.spacing, read.bounds, read.last_alpha), _PIXEL
+    ),
+    "PNDMScheduler": SchedulerClass(
+        "plms",
+        (read.spacing, read.last_alpha, read.runge_kutta),
+        {"timestep_spacing": "leading", "set_alpha_to_one": False},
+    ),
+    "EulerDiscreteScheduler": SchedulerClass("euler", (*_K, read.last_sigma, read.euler)),
+    "EulerAncestralDiscreteScheduler": SchedulerClass("euler_a", (read.spacing,)),
+    "HeunDiscreteScheduler": SchedulerClass("heun", (*_K, read.bounds), _STABLE),
+    "LMSDiscreteScheduler": SchedulerClass("lms", (*_K, read.full_order)),
+    "KDPM2DiscreteScheduler": SchedulerClass("dpm2", _K, _STABLE),
+    "KDPM2AncestralDiscreteScheduler": SchedulerClass("dpm2_a", _K, _STABLE),
+    "DPMSolverSDEScheduler": SchedulerClass("dpmpp_sde", _K, _STABLE),
+    "DPMSolverMultistepScheduler": SchedulerClass(
+        "dpmpp_2m",
+        (*_K, *_MULTISTEP, read.last_sigma, read.lambda_min, read.euler_at_final, read.rounding),
+    ),
+    "DPMSolverMultistepInverseScheduler": SchedulerClass(
+        "dpmpp_2m_inverse", (*_K, *_MULTISTEP, read.lambda_min, read.euler_at_final)
+    ),
+    "DPMSolverSinglestepScheduler": SchedulerClass(
+        "dpmpp_2s",
+        (read.sigmas, *_MULTISTEP, read.last_sigma, read.lambda_min),
+        {"lower_order_final": False},
+    ),
+    "UniPCMultistepScheduler": SchedulerClass(
+        "unipc",
+        (*_K, read.order, read.last_orders, read.bounds, read.last_sigma, read.ends, read.unipc),
+    ),
+    "DEISMultistepScheduler": SchedulerClass(
+        "deis", (*_K, read.order, read.last_orders, read.bounds)
+    ),
+    "LCMScheduler": SchedulerClass("lcm", (read.bounds, read.distilled, read.scaling), _LATENT),
+    "TCDScheduler": SchedulerClass("tcd", (read.distilled,), _LATENT),
+    "UnCLIPScheduler": SchedulerClass(
+        "ddpm",
+        (read.spacing, read.bounds, read.variance),
+        {
+            "clip_sample": True,
+            "beta_schedule": "squaredcos_cap_v2",
+            "variance_type": "fixed_small_log",
+        },
+    ),
+    "IPNDMScheduler": SchedulerClass("crash_ipndm", (), {"prediction_type": "v_prediction"}),
+    "EDMEulerScheduler": SchedulerClass("edm_euler", (read.edm, read.last_sigma)),
+    "EDMDPMSolverMultistepScheduler": SchedulerClass(
+        "edm_dpmpp_2m", (*_MULTISTEP, read.edm, read.last_sigma, read.euler_at_final)
+    ),
+    "CMStochasticIterativeScheduler": SchedulerClass("consistency", (read.consistency,)),
+}
+CLASSES["DDPMParallelScheduler"] = CLASSES["DDPMScheduler"]
+CLASSES["DDIMParallelScheduler"] = CLASSES["DDIMScheduler"]
+
+_CLASS_OF_SAMPLER = {entry.sampler: name for name, entry in reversed(CLASSES.items())} | {
+    "dpmpp_2m_sde": "DPMSolverMultistepScheduler",
+    "dpmpp_3m_sde": "DPMSolverMultistepScheduler",
+}
+
+
+def schedule_from_config(config):
+    """The `Schedule` of a diffusers scheduler configuration (a dict)."""
+    get = read.getter(config, _class_of(config).defaults)
+    count = get("num_train_timesteps", 1000)
+    ends = get("beta_start", 0.0001), get("beta_end", 0.02)
+    kind = get("beta_schedule", "linear")
+    if (betas := get("trained_betas")) is not None:
+        schedule = schedule_from_betas(betas)
+    elif kind == "linear":
+        schedule = linear_schedule(*ends, count)
+    elif kind == "scaled_linear":
+        schedule = scaled_linear_schedule(*ends, count)
+    elif kind == "squaredcos_cap_v2":
+        schedule = cosine_schedule(count)
+    elif kind == "sigmoid":
+        schedule = sigmoid_beta_schedule(*ends, count)
+    elif kind == "exp":
+        schedule = schedule_from_signal(lambda time: np.exp(-12 * time), count)
+    else:
+        raise SdjaxError(
+            f"unknown beta_schedule {kind!r}: expected linear, scaled_linear, squaredcos_cap_v2, "
+            "sigmoid or exp"
+        )
+    return zero_terminal_snr(schedule) if get("rescale_betas_zero_snr") else schedule
+
+
+def sampler_from_config(config, steps, name=None, **options):
+    """The table of a diffusers scheduler configuration.
+
+    Args:
+      config: `scheduler_config.json` as a dict; `_class_name` says which scheduler it is.
+      steps: number of steps; None where `timesteps` or `sigmas` are given.
+      name: another sampler to use with this schedule and prediction, as `from_config` of another
+        scheduler class does; its own defaults stand in for what the configuration leaves out.
+      options: of `sampler`, in place of what the configuration says; `eta` and the other
+        arguments of a scheduler's `step` go here.
+
+    Returns:
+      A `Table` that gives the numbers of that scheduler. Churn is the published algorithm's.
+
+    Raises:
+      SdjaxError: a class or a setting that is not supported.
+    """
+    schedule, entry = schedule_from_config(config), _class_of(config)
+    chosen, implied = entry.sampler, {}
+    if name is not None:
+        chosen, implied = canonical_name(name, SAMPLERS)
+        implied = {**SAMPLERS[chosen].defaults, **implied}
+        fallback = SchedulerClass(chosen, (read.spacing,))
+        entry = CLASSES.get(_CLASS_OF_SAMPLER.get(chosen), fallback)
+    get = read.getter(config, entry.defaults)
+    for setting in ("use_flow_sigmas", "use_dynamic_shifting", "solver_p"):
+        if get(setting):
+            raise SdjaxError(f"scheduler configuration: {setting} is not supported, unset it")
+    values = {"prediction_type": get("prediction_type", "epsilon")}
+    for reader in entry.readers:
+        values |= reader(get)
+    return sampler(chosen, schedule, steps, **{**values, **implied, **options})
+
+
+def _class_of(config):
+    name = config.get("_class_name")
+    if name in CLASSES:
+        return CLASSES[name]
+    near = difflib.get_close_matches(str(name), CLASSES, 3, 0.4) or sorted(CLASSES)
+    raise SdjaxError(
+        f"scheduler configuration: unsupported _class_name {name!r}; the nearest are "
+        f"{', '.join(near)}"
+    )

@@ -1,0 +1,162 @@
+"""What the entries of diffusers' scheduler configurations are as options of `sampler`.
+
+Each reader takes `get(name, default)` and returns options.
+"""
+
+from sdjax.errors import SdjaxError
+
+
+def getter(config, defaults):
+    """get(name, default): of the configuration, else of the class, else the default."""
+
+    def get(name, default=None):
+        value = config.get(name)
+        return defaults.get(name, default) if value is None else value
+
+    return get
+
+
+def spacing(get):
+    return {
+        "spacing": get("timestep_spacing", "linspace"),
+        "steps_offset": get("steps_offset", 0),
+    }
+
+
+def sigmas(get):
+    flags = {
+        "use_karras_sigmas": "karras",
+        "use_exponential_sigmas": "exponential",
+        "use_beta_sigmas": "beta",
+        "use_lu_lambdas": "lu",
+    }
+    asked = [name for flag, name in flags.items() if get(flag)]
+    if len(asked) > 1:
+        raise SdjaxError(
+            f"scheduler configuration: one σ schedule at most, got {' and '.join(asked)}"
+        )
+    return {"sigmas": asked[0]} if asked else {}
+
+
+def ends(get):
+    return {"sigma_min": get("sigma_min"), "sigma_max": get("sigma_max")}
+
+
+def last_sigma(get):
+    return {"final": get("final_sigmas_type", "zero")}
+
+
+def last_alpha(get):
+    return {"final": "zero" if get("set_alpha_to_one", True) else "sigma_min"}
+
+
+def bounds(get):
+    if get("thresholding"):
+        return {
+            "threshold": (get("dynamic_thresholding_ratio", 0.995), get("sample_max_value", 1.0))
+        }
+    return {"clip": get("clip_sample_range", 1.0)} if get("clip_sample") else {}
+
+
+def variance(get):
+    kind = get("variance_type", "fixed_small").removesuffix("_log")
+    if kind == "learned":
+        raise SdjaxError(
+            "scheduler configuration: variance_type 'learned' is not supported, "
+            "expected fixed_small, fixed_large or learned_range"
+        )
+    return {"variance": kind}
+
+
+def runge_kutta(get):
+    return {"runge_kutta": not get("skip_prk_steps", False)}
+
+
+def full_order(get):
+    return {"warm_up": False}
+
+
+def euler(get):
+    continuous = get("timestep_type") == "continuous" and get("prediction_type") == "v_prediction"
+    log_linear = get("interpolation_type", "linear") == "log_linear"
+    return {**ends(get), "continuous": continuous, "log_linear": log_linear}
+
+
+def order(get):
+    return {"order": get("solver_order", 2)}
+
+
+def solver(get):
+    kind = get("solver_type", "midpoint")
+    return {"solver": "midpoint" if kind in ("logrho", "bh1", "bh2") else kind}
+
+
+def algorithm(get):
+    names = {
+        "dpmsolver": "dpm",
+        "dpmsolver++": "dpmpp",
+        "sde-dpmsolver": "sde_dpm",
+        "sde-dpmsolver++": "sde_dpmpp",
+        "deis": "dpmpp",
+    }
+    kind = get("algorithm_type", "dpmsolver++")
+    if kind not in names:
+        raise SdjaxError(
+            f"unknown algorithm_type {kind!r}: expected one of {', '.join(names)}"
+        )
+    return {"algorithm": names[kind], "published": False}
+
+
+def last_orders(get):
+    return {"lower_order_final": get("lower_order_final", True)}
+
+
+def euler_at_final(get):
+    return {"euler_at_final": get("euler_at_final", False)}
+
+
+def lambda_min(get):
+    return {"lambda_min": float(get("lambda_min_clipped", "-inf"))}
+
+
+def rounding(get):
+    return {"round_karras": get("beta_schedule", "linear") != "squaredcos_cap_v2"}
+
+
+def unipc(get):
+    kind = get("solver_type", "bh2")
+    return {
+        "variant": "bh2" if kind in ("midpoint", "heun", "logrho") else kind,
+        "predict_x_0": get("predict_x0", True),
+        "without_corrector": tuple(get("disable_corrector", ())),
+    }
+
+
+def distilled(get):
+    return {"original_steps": get("original_inference_steps", 50)}
+
+
+def scaling(get):
+    return {"timestep_scaling": get("timestep_scaling", 10.0)}
+
+
+def edm(get):
+    return {
+        "sigma_min": get("sigma_min", 0.002),
+        "sigma_max": get("sigma_max", 80.0),
+        "sigma_data": get("sigma_data", 0.5),
+        "rho": get("rho", 7.0),
+        "sigmas": get("sigma_schedule", "karras"),
+    }
+
+
+def consistency(get):
+    return {
+        "scales": get("num_train_timesteps", 40),
+        "sigma_min": get("sigma_min", 0.002),
+        "sigma_max": get("sigma_max", 80.0),
+        "sigma_data": get("sigma_data", 0.5),
+        "rho": get("rho", 7.0),
+        "noise": get("s_noise", 1.0),
+        **({"clip": 1.0} if get("clip_denoised", True) else {}),
+    }

@@ -1,0 +1,64 @@
+"""Names that other programs give to samplers."""
+
+import difflib
+import re
+
+from sdjax.errors import SdjaxError
+
+ALIASES = {
+    "pndm": "plms",
+    "k_euler": "euler",
+    "euler_ancestral": "euler_a",
+    "k_euler_a": "euler_a",
+    "k_heun": "heun",
+    "k_lms": "lms",
+    "dpm_2": "dpm2",
+    "k_dpm_2": "dpm2",
+    "dpm_2_a": "dpm2_a",
+    "dpm_2_ancestral": "dpm2_a",
+    "dpm2_ancestral": "dpm2_a",
+    "k_dpm_2_a": "dpm2_a",
+    "dpmpp_2s_ancestral": "dpmpp_2s_a",
+    "dpmpp_2m_sde_gpu": "dpmpp_2m_sde",
+    "dpmpp_3m_sde_gpu": "dpmpp_3m_sde",
+    "dpmpp_sde_gpu": "dpmpp_sde",
+    "dpmpp_s": "dpmpp_2s",
+    "dpm_solver": "dpmpp_2m",
+    "dpm_solver++": "dpmpp_2m",
+    "uni_pc": "unipc",
+}
+VARIANTS = {
+    "uni_pc_bh2": ("unipc", {"variant": "bh2"}),
+    "unipc_bh2": ("unipc", {"variant": "bh2"}),
+    "unipc_bh1": ("unipc", {"variant": "bh1"}),
+    "uni_pc_bh1": ("unipc", {"variant": "bh1"}),
+    "dpmpp_2m_sde_heun": ("dpmpp_2m_sde", {"solver": "heun"}),
+}
+SIGMAS = ("polyexponential", "exponential", "karras", "beta", "sgm_uniform", "simple", "lu")
+
+
+def canonical_name(name, known):
+    """(name, options) for any spelling: "DPM++ 2M SDE Karras" is dpmpp_2m_sde with Karras sigmas.
+
+    Args:
+      name: a sampler's name, in any case, with spaces, hyphens or underscores.
+      known: the names that exist.
+
+    Raises:
+      SdjaxError: the name is unknown; the message lists the nearest ones.
+    """
+    plain = re.sub(r"[\s\-]+", "_", str(name).strip().lower()).replace("dpm++", "dpmpp")
+    options = {}
+    for sigmas in SIGMAS:
+        if plain.endswith(f"_{sigmas}"):
+            plain, options = plain.removesuffix(f"_{sigmas}"), {"sigmas": sigmas}
+            break
+    if plain in VARIANTS:
+        plain, more = VARIANTS[plain]
+        options |= more
+    plain = ALIASES.get(plain, plain)
+    if plain in known:
+        return plain, options
+    near = difflib.get_close_matches(plain, [*known, *ALIASES, *VARIANTS], 4, 0.4)
+    hint = f"the nearest are {', '.join(near)}" if near else f"there are {', '.join(known)}"
+    raise SdjaxError(f"unknown sampler {name!r}: {hint}")
