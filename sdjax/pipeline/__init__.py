@@ -1,0 +1,5 @@
+"""Prompts and conditions to images."""
+
+from .stable_diffusion import StableDiffusion
+
+__all__ = ["StableDiffusion"]

@@ -1,0 +1,150 @@
+"""The compiled programs of a generation: prompts to embeddings, noise to latents, latents to pixels.
+
+Each is pmapped over the local devices. Networks and shapes are static; parameters are arguments;
+everything a request brings (prompt, seed, steps, sampler, guidance) is traced.
+"""
+
+import dataclasses
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sdjax import diffusion, parallel
+from sdjax.models.clip import TextEncoder
+from sdjax.models.unet import UNet
+from sdjax.models.vae import VAE
+from sdjax.text.encode import Embedded, embed
+
+# Pixels that the decoder takes at once; more of them are decoded in turn, to bound its memory.
+DECODED_PIXELS = 2**19
+
+
+@dataclasses.dataclass(frozen=True)
+class Networks:
+    """The networks of a pipeline: hashable, so that programs are found again by them."""
+
+    unet: UNet
+    vae: VAE
+    text_encoders: tuple[TextEncoder, ...]
+
+
+class Prompts(NamedTuple):
+    """Tokenised prompts; every array's first axis is the image."""
+
+    ids: tuple[jax.Array, ...]
+    """int32[N, L] for each text encoder."""
+    keep: jax.Array
+    """float32[N]: 0 where the embedding is to be zero, as SDXL has it without negative prompt."""
+
+
+class Images(NamedTuple):
+    """What each image of a batch has of its own; every array's first axis is the image.
+
+    A condition that comes with an image (a mask, a control picture) is one more field.
+    """
+
+    latents: jax.Array
+    """float32[N, h, w, C], unit-variance noise."""
+    keys: jax.Array
+    """uint32[N, 2], the data of a random key for samplers that add noise."""
+    prompt: Embedded
+    negative: Embedded | None
+    """None where guidance is off."""
+    time_ids: jax.Array | None
+    """float32[N, 6] of SDXL: original height, width; crop top, left; target height, width."""
+
+
+class Settings(NamedTuple):
+    """What all images of a batch share."""
+
+    table: diffusion.Table
+    guidance_scale: jax.Array
+    guidance_rescale: jax.Array
+
+
+def prompts_to_embeddings(networks: Networks, skip: int, params, prompts: Prompts) -> Embedded:
+    """Runs the text encoders; `params` has one tree an encoder, `skip` is the CLIP skip."""
+
+    def kept(x):
+        return x * prompts.keep.reshape(-1, *(1,) * (x.ndim - 1)).astype(x.dtype)
+
+    return jax.tree.map(kept, embed(networks.text_encoders, params, prompts.ids, skip))
+
+
+def noise_to_latents(networks: Networks, params, settings: Settings, images: Images) -> jax.Array:
+    """Runs the sampler: float32[N, h, w, C], in the U-Net's scale."""
+    count, guided = images.latents.shape[0], images.negative is not None
+    prompt, time_ids = images.prompt, images.time_ids
+    if guided:
+        # One evaluation of twice the batch costs less than two evaluations.
+        prompt = jax.tree.map(lambda *both: jnp.concatenate(both), images.negative, prompt)
+        time_ids = None if time_ids is None else jnp.concatenate([time_ids, time_ids])
+    added = None
+    if time_ids is not None:
+        added = {"text_embeds": prompt.pooled, "time_ids": time_ids}
+
+    def denoise(x, t):
+        x = jnp.concatenate([x, x]) if guided else x
+        prediction = networks.unet.apply({"params": params}, x, t, prompt.context, added)
+        if not guided:
+            return prediction
+        return diffusion.classifier_free_guidance(
+            prediction[count:],
+            prediction[:count],
+            settings.guidance_scale,
+            settings.guidance_rescale,
+        )
+
+    return diffusion.sample(denoise, settings.table, images.latents, images.keys)
+
+
+def latents_to_pixels(networks: Networks, params, latents: jax.Array) -> jax.Array:
+    """float32[N, h, w, C] in the U-Net's scale to float32[N, H, W, 3], clipped to [-1, 1]."""
+    config = networks.vae.config
+    z = latents
+    if config.latents_std is not None:
+        z = z * jnp.array(config.latents_std)
+    z = z / config.scaling_factor + (config.shift_factor or 0.0)
+    if config.latents_mean is not None:
+        z = z + jnp.array(config.latents_mean)
+    pixels = z.shape[1] * z.shape[2] * config.downsampling**2
+    at_once = max(1, DECODED_PIXELS // pixels)
+    if len(z) <= at_once:
+        images = networks.vae.decode(params, z)
+    else:
+        images = jax.lax.map(
+            lambda one: networks.vae.decode(params, one[None])[0], z, batch_size=at_once
+        )
+    return jnp.clip(images, -1, 1)
+
+
+@functools.cache
+def compiled(function, *static, in_axes: tuple[int | None, ...]):
+    """A function of this module with its static arguments given, mapped over the local devices.
+
+    in_axes: for each other argument, 0 where it is split over the devices and None where it is
+    the same on all. The program is kept for the life of the process.
+    """
+    mapped = functools.partial(function, *static)
+    return jax.pmap(mapped, axis_name=parallel.AXIS, in_axes=in_axes)
+
+
+def split(tree):
+    """Arrays [N, …] as [devices, ⌈N / devices⌉, …], the last image repeated where N is short."""
+    devices = jax.local_device_count()
+
+    def one(x):
+        x = np.asarray(x)
+        x = np.concatenate([x, *[x[-1:]] * (-len(x) % devices)])
+        return x.reshape(devices, -1, *x.shape[1:])
+
+    return jax.tree.map(one, tree)
+
+
+def joined(mapped, count: int) -> np.ndarray:
+    """An array [devices, n, …] as NumPy [count, …], the fill-up dropped."""
+    mapped = np.asarray(mapped)
+    return mapped.reshape(-1, *mapped.shape[2:])[:count]

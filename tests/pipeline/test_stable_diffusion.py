@@ -1,0 +1,190 @@
+"""The pipeline against PyTorch diffusers, and what it promises about batches and compilation."""
+
+import diffusers
+import jax
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import sdjax
+from tests.weights.small import SCHEDULER, TEXT_SD1, UNET_SD1, VAE_SD1
+
+PROMPTS = ["a large red circle", "a blue square"]
+PEER = {"num_inference_steps": 20, "guidance_scale": 5.0, "output_type": "np"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A random Stable Diffusion of the first kind, saved by diffusers."""
+    folder = tmp_path_factory.mktemp("sd1")
+    sdjax.train_tokenizer(PROMPTS, folder / "tokenizer", vocab_size=600, max_length=16)
+    torch.manual_seed(0)
+    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer")
+    text = transformers.CLIPTextModel(
+        transformers.CLIPTextConfig(**{**TEXT_SD1, "vocab_size": len(tokenizer)})
+    )
+    text.config.eos_token_id = tokenizer.eos_token_id
+    pipeline = diffusers.StableDiffusionPipeline(
+        vae=diffusers.AutoencoderKL(**VAE_SD1),
+        text_encoder=text,
+        tokenizer=tokenizer,
+        unet=diffusers.UNet2DConditionModel(**UNET_SD1),
+        scheduler=diffusers.DDIMScheduler(**SCHEDULER),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return sdjax.StableDiffusion.from_pretrained(folder)
+
+
+def peer_images(folder, prompts, **options):
+    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline(prompts, **{**PEER, **options}).images
+
+
+def assert_close(ours, theirs):
+    error = (ours + 1) / 2 - theirs
+    assert np.abs(error).max() < 1e-3
+    assert -10 * np.log10((error**2).mean()) > 60
+
+
+def test_guided_ddim_equals_diffusers(folder, model):
+    noise = np.random.RandomState(0).randn(2, 8, 8, 4).astype(np.float32)
+    theirs = peer_images(
+        folder,
+        PROMPTS,
+        negative_prompt=["", "red"],
+        latents=torch.from_numpy(noise.transpose(0, 3, 1, 2).copy()),
+    )
+    ours = model.generate(
+        PROMPTS, ["", "red"], steps=20, guidance_scale=5.0, latents=noise, output="numpy"
+    )
+    assert_close(ours, theirs)
+
+
+def test_seed_gives_the_image_of_diffusers(folder, model):
+    generators = [torch.Generator().manual_seed(seed) for seed in (7, 8)]
+    theirs = peer_images(folder, PROMPTS, generator=generators, height=24, width=32)
+    ours = model.generate(
+        PROMPTS, steps=20, guidance_scale=5.0, seed=7, height=24, width=32, output="numpy"
+    )
+    assert_close(ours, theirs)
+
+
+def test_unguided_equals_diffusers(folder, model):
+    theirs = peer_images(
+        folder, PROMPTS[0], guidance_scale=1.0, generator=torch.Generator().manual_seed(3)
+    )
+    ours = model.generate(PROMPTS[0], steps=20, guidance_scale=1, seed=3, output="numpy")
+    assert_close(ours, theirs)
+
+
+def test_saved_folder_gives_the_same_image_in_diffusers(folder, model, tmp_path):
+    model.save_pretrained(tmp_path)
+    options = {"generator": torch.Generator().manual_seed(1)}
+    before = peer_images(folder, PROMPTS[0], **options)
+    options = {"generator": torch.Generator().manual_seed(1)}
+    np.testing.assert_array_equal(peer_images(tmp_path, PROMPTS[0], **options), before)
+    again = sdjax.StableDiffusion.from_pretrained(tmp_path)
+    jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
+
+
+@pytest.mark.parametrize("noise", ["torch", "jax"])
+def test_image_of_a_batch_is_the_image_alone(model, noise):
+    options = {"steps": 5, "sampler": "ddim", "eta": 1.0, "noise": noise, "output": "numpy"}
+    batch = model.generate(PROMPTS, seed=10, count=2, **options)
+    assert batch.shape == (4, 16, 16, 3) and batch.dtype == np.float32
+    assert np.abs(batch[0] - batch[1]).max() > 0.01
+    for i in range(4):
+        alone = model.generate(PROMPTS[i // 2], seed=10 + i, **options)
+        np.testing.assert_allclose(batch[i], alone[0], atol=2e-5)
+    chosen = model.generate(PROMPTS[0], seed=[11, 10], count=2, **options)
+    np.testing.assert_allclose(chosen, batch[[1, 0]], atol=2e-5)
+
+
+def test_nothing_recompiles(model):
+    """Programs compiled for one request serve every other of the same shapes."""
+    model.generate(PROMPTS[0], steps=3)
+    compilations = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: compilations.append(name) if "backend_compile" in name else None
+    )
+    model.generate(
+        "red", "blue", steps=40, guidance_scale=2.0, guidance_rescale=0.5, seed=99, sampler="ddpm"
+    )
+    model.generate(PROMPTS[1], steps=7, sampler="ddim", eta=0.5, spacing="trailing")
+    assert compilations == []
+    model.generate(PROMPTS[1], steps=7, height=18, output="latents")
+    assert compilations != []
+
+
+def test_without_guidance_the_network_sees_each_image_once(model, monkeypatch):
+    batches = []
+    original = type(model.unet).__call__
+
+    def counted(self, x, *args, **kwargs):
+        batches.append(x.shape[0])
+        return original(self, x, *args, **kwargs)
+
+    monkeypatch.setattr(type(model.unet), "__call__", counted)
+    sizes = {"steps": 2, "height": 8, "width": 8, "output": "latents"}
+    model.generate(PROMPTS[0], guidance_scale=1, **sizes)
+    alone = set(batches)
+    batches.clear()
+    model.generate(PROMPTS[0], guidance_scale=2, **sizes)
+    assert alone == {1} and set(batches) == {2}
+
+
+def test_outputs(model):
+    images = model.generate(PROMPTS[0], steps=2)
+    assert images[0].size == (16, 16) and images[0].mode == "RGB"
+    latents = model.generate(PROMPTS[0], steps=2, output="latents")
+    assert latents.shape == (1, 8, 8, 4) and latents.dtype == np.float32
+
+
+def test_assigned_parameters_are_used(model):
+    before, params = model.generate(PROMPTS[0], steps=2, output="latents"), model.params
+    model.params = jax.tree.map(lambda leaf: leaf * 0.9, params)
+    changed = model.generate(PROMPTS[0], steps=2, output="latents")
+    model.params = params
+    after = model.generate(PROMPTS[0], steps=2, output="latents")
+    assert np.abs(changed - before).max() > 1e-3
+    np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"prompt": []}, "empty list"),
+        ({"prompt": [1]}, "must be text"),
+        ({"height": 17}, "height must be a multiple of 2, got 17; the nearest is"),
+        ({"width": 0}, "width must be a multiple"),
+        ({"count": 0}, "count"),
+        ({"seed": [1, 2]}, "seed must be one number or 1"),
+        ({"seed": -1}, "a seed must lie"),
+        ({"output": "jpeg"}, "pil, numpy or latents"),
+        ({"sampler": "eulr"}, "sampler"),
+        ({"steps": 0}, "steps"),
+        ({"noise": "pink"}, "torch or jax"),
+        ({"latents": np.zeros((1, 4, 4, 4))}, r"must have shape \(1, 8, 8, 4\)"),
+        ({"negative_prompt": ["a", "b"]}, "1 prompts, 2 negative"),
+    ],
+)
+def test_bad_requests_are_refused(model, arguments, message):
+    with pytest.raises(sdjax.SdjaxError, match=message):
+        model.generate(**{"prompt": PROMPTS[0], **arguments})
+
+
+def test_a_folder_that_is_no_pipeline_is_named(folder, tmp_path):
+    with pytest.raises(sdjax.SdjaxError, match="no such model folder"):
+        sdjax.StableDiffusion.from_pretrained(tmp_path / "absent")
+    with pytest.raises(sdjax.SdjaxError, match="no model_index.json"):
+        sdjax.StableDiffusion.from_pretrained(folder / "unet")
