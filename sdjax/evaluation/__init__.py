@@ -1,1 +1,41 @@
-"""Metrics on generated pictures, and captioned sheets of them."""
+"""Metrics on generated pictures, and captioned sheets of them.
+
+An evaluation is a configuration and a function of a model and it, found by `run`.
+"""
+
+from sdjax.errors import SdjaxError
+
+from .generation import Generation
+from .nearest_picture import NearestNeighbour, evaluate_nearest
+from .reconstruction import Reconstruction, evaluate_reconstruction
+from .shapes_accuracy import ShapesAccuracy, evaluate_shapes
+from .sheets import sheet
+from .similarity import Similarity, evaluate_similarity
+
+EVALUATIONS = {
+    ShapesAccuracy: evaluate_shapes,
+    Similarity: evaluate_similarity,
+    NearestNeighbour: evaluate_nearest,
+    Reconstruction: evaluate_reconstruction,
+}
+"""Configuration class -> function (model, configuration) -> results as a dict for JSON."""
+
+
+def run(config, load_model):
+    """Run the evaluation that `config`, of a class in EVALUATIONS, describes; returns its results.
+
+    load_model: a function of nothing that gives an `sdjax.StableDiffusion`; called only where the
+    evaluation needs one.
+    """
+    if type(config) not in EVALUATIONS:
+        known = ", ".join(c.__name__ for c in EVALUATIONS)
+        raise SdjaxError(f"expected one of {known}, got {type(config).__name__}")
+    needs_none = isinstance(config, Similarity) and config.folder is not None
+    return EVALUATIONS[type(config)](None if needs_none else load_model(), config)
+
+
+__all__ = [
+    "EVALUATIONS", "Generation", "NearestNeighbour", "Reconstruction", "ShapesAccuracy",
+    "Similarity", "evaluate_nearest", "evaluate_reconstruction", "evaluate_shapes",
+    "evaluate_similarity", "run", "sheet",
+]

@@ -1,8 +1,43 @@
 """How well an autoencoder gives pictures back."""
 
+from dataclasses import asdict, dataclass, field
+
 import numpy as np
 
+from sdjax.data import DataConfig
+from sdjax.data.oracle import score
 from sdjax.errors import SdjaxError
+from sdjax.parallel import map_over_devices
+
+from .known import known_pictures
+from .report import open_folder, percent, show, write_json
+from .sheets import sheet, to_uint8
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """A model's autoencoder on pictures of a source: peak signal-to-noise ratio, and for shapes
+    whether the oracle still reads them.
+
+    Writes reconstruction.json, and reconstruction.png with each picture above its reconstruction.
+    """
+
+    images: int = 256
+    """Pictures, at most."""
+    picture_seed: int = 0
+    """Chooses the pictures."""
+    sheet: int = 16
+    """Pairs on the sheet."""
+    batch_size: int = 32
+    """Pictures at once."""
+    data: DataConfig = field(default_factory=DataConfig)
+    out: str = "evaluation"
+    """Folder of the results."""
+
+    def __post_init__(self):
+        if min(self.images, self.batch_size) < 1 or self.sheet < 0:
+            raise SdjaxError("images ≥ 1, batch_size ≥ 1 and sheet ≥ 0 expected, got "
+                             f"{self.images}, {self.batch_size}, {self.sheet}")
 
 
 def psnr(images, others):
@@ -20,3 +55,43 @@ def psnr(images, others):
     error = error.reshape(len(images), -1).mean(1)
     with np.errstate(divide="ignore"):
         return 10 * np.log10(peak**2 / error)
+
+
+def reconstruct(vae, params, images, batch_size=32):
+    """Pictures uint8 [N, H, W, 3] through the autoencoder and its posterior's mode, uint8."""
+    def run(params, x):
+        return vae.decode(params, vae.encode(params, x))
+
+    program, made = map_over_devices(run, items=1), []
+    for start in range(0, len(images), batch_size):
+        rows = np.minimum(np.arange(start, start + min(batch_size, len(images))), len(images) - 1)
+        x = images[rows].astype(np.float32) / 127.5 - 1
+        made.append(to_uint8(program(params, x))[:len(images) - start])
+    return np.concatenate(made)
+
+
+def evaluate_reconstruction(model, config: Reconstruction = Reconstruction()):
+    """Run it: {"psnr": mean dB, "psnr_least": dB, "images": N, "oracle": {"before": share, "after":
+    share} for shapes, else None, "settings"}."""
+    out = open_folder(config.out)
+    images, captions = known_pictures(config.data, config.images, config.picture_seed)
+    made = reconstruct(model.vae, model.params["vae"], images, config.batch_size)
+    decibels = np.minimum(psnr(images, made), 100)
+    oracle = None
+    if config.data.source == "shapes":
+        oracle = {name: float(score(x, captions)["all"].mean())
+                  for name, x in (("before", images), ("after", made))}
+    results = {"psnr": float(decibels.mean()), "psnr_least": float(decibels.min()),
+               "images": len(images), "oracle": oracle,
+               "settings": asdict(config)}
+    write_json(out / "reconstruction.json", results)
+    if config.sheet:
+        pairs = np.concatenate([images[:config.sheet], made[:config.sheet]], 1)
+        sheet(pairs, captions[:config.sheet], columns=8, scale=2).save(out / "reconstruction.png")
+    rows = [("pictures", len(images)), ("mean PSNR", f"{results['psnr']:.2f} dB"),
+            ("least PSNR", f"{results['psnr_least']:.2f} dB")]
+    if oracle:
+        rows += [("oracle right, pictures", percent(oracle["before"])),
+                 ("oracle right, reconstructions", percent(oracle["after"]))]
+    show("Reconstructions of the autoencoder", [""], rows, out)
+    return results

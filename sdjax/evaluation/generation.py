@@ -1,0 +1,54 @@
+"""Pictures of captions by a model, in batches of one size."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from rich.progress import track
+
+from sdjax.errors import SdjaxError
+
+from .sheets import to_uint8
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How a model is asked for pictures. What is None is the model's own default."""
+
+    steps: int | None = None
+    guidance_scale: float | None = None
+    sampler: str | None = None
+    seed: int = 0
+    """Of the first picture; the others take the numbers that follow."""
+    batch_size: int = 32
+    """Pictures made at once."""
+
+    def __post_init__(self):
+        if self.batch_size < 1:
+            raise SdjaxError(f"batch_size must be at least 1, got {self.batch_size}")
+
+
+class TextToImage(Protocol):
+    """What is asked of a model: `sdjax.StableDiffusion` has it."""
+
+    def generate(self, prompt: list[str], *, seed: list[int], output: str, **options) -> np.ndarray:
+        """float32 [N, H, W, 3] in [-1, 1] for N prompts and seeds, with output="numpy"."""
+
+
+def generate(model: TextToImage, captions, config: Generation = Generation()):
+    """uint8 [N, H, W, 3] for captions; picture i depends on its caption and on seed + i only."""
+    captions = list(captions)
+    if not captions:
+        raise SdjaxError("there are no captions to make pictures of")
+    options = {name: value for name, value in (
+        ("steps", config.steps), ("guidance_scale", config.guidance_scale),
+        ("sampler", config.sampler)) if value is not None}
+    size = min(config.batch_size, len(captions))
+    made = []
+    for start in track(range(0, len(captions), size), description="Generating", transient=True):
+        # The last batch is filled up, so that all run the program of one shape.
+        rows = np.minimum(np.arange(start, start + size), len(captions) - 1)
+        images = model.generate([captions[i] for i in rows], output="numpy",
+                                seed=[config.seed + int(i) for i in rows], **options)
+        made.append(to_uint8(images)[:len(captions) - start])
+    return np.concatenate(made)
