@@ -93,9 +93,14 @@ def open_tfds(name, split="train", data_dir=None, image_key="image", caption_key
     try:
         builder = tfds.builder(name, data_dir=data_dir, file_format="array_record")
     except tfds.core.DatasetNotFoundError as error:
-        near = difflib.get_close_matches(name, tfds.list_builders(), n=3)
+        # The list of community data sets is on a server, and its client needs TensorFlow.
+        names = tfds.list_builders(with_community_datasets=False)
+        near = difflib.get_close_matches(name, names, n=3)
         hint = f"did you mean {' or '.join(near)}?" if near else "see tensorflow.org/datasets"
         raise SdjaxError(f"tensorflow-datasets knows no data set {name!r}; {hint}") from error
+    except (ValueError, AssertionError) as error:  # an unknown version or configuration
+        first = str(error).strip().splitlines()[0]
+        raise SdjaxError(f"tensorflow-datasets cannot open {name!r}: {first}") from error
     return TfdsSource(builder, split, image_key, caption_key)
 
 
