@@ -1,0 +1,87 @@
+"""One captioned object: "a large red circle on a yellow background".
+
+    python main.py train --config configs/shapes.py --workdir runs/shapes
+
+A fifth of the captions is kept out of training. An autoencoder (8x8x16 latents), then a
+text-to-image U-Net with its own text encoder.
+"""
+
+from sdjax.data import DataConfig
+from sdjax.models import TextEncoderConfig, UNetConfig, VAEConfig
+from sdjax.training import (
+    AutoencoderRun,
+    DenoisingConfig,
+    LatentRun,
+    OptimizerConfig,
+    Recipe,
+    ScheduleConfig,
+    SheetConfig,
+)
+
+config = Recipe(
+    data=DataConfig(source="shapes", objects="one", image_size=64),
+    examples=8_000,
+    autoencoder=AutoencoderRun(
+        steps=1_600,
+        batch_size=32,
+        steps_per_call=4,
+        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=100),
+        sheet_every=400,
+        checkpoint_every=400,
+        vae=VAEConfig(
+            latent_channels=16,
+            block_out_channels=(16, 32, 64, 64),
+            down_block_types=("DownEncoderBlock2D",) * 4,
+            up_block_types=("UpDecoderBlock2D",) * 4,
+            layers_per_block=1,
+            norm_num_groups=8,
+            sample_size=64,
+            mid_block_add_attention=False,
+        ),
+    ),
+    diffusion=LatentRun(
+        steps=3_200,
+        batch_size=128,
+        steps_per_call=8,
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=200),
+        sheet_every=400,
+        checkpoint_every=400,
+        unet=UNetConfig(
+            sample_size=8,
+            in_channels=16,
+            out_channels=16,
+            block_out_channels=(96, 192),
+            down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+            layers_per_block=1,
+            cross_attention_dim=128,
+            attention_head_dim=4,
+            use_linear_projection=True,
+        ),
+        text_encoder=TextEncoderConfig(
+            hidden_size=128,
+            intermediate_size=256,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            max_position_embeddings=24,
+            projection_dim=128,
+        ),
+        denoising=DenoisingConfig(
+            schedule=ScheduleConfig("scaled_linear", 0.00085, 0.012),
+            prediction="v_prediction",
+        ),
+        vocab_size=1024,
+        sheet=SheetConfig(
+            prompts=(
+                "a large red circle on a yellow background",
+                "a small blue square on a white background",
+                "a medium green triangle on a black background",
+                "a large pink star on a cyan background",
+                "a small black heart on a pink background",
+                "a medium white circle on a blue background",
+                "a large yellow square on a green background",
+                "a small cyan star on a red background",
+            ),
+        ),
+    ),
+)

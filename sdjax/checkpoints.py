@@ -1,0 +1,108 @@
+"""Training checkpoints by Orbax: asynchronous, whole or absent, kept by number and by interval.
+
+One step of a checkpoint folder holds `arrays` (a tree of NumPy arrays) and `notes` (JSON: data
+position, configuration, whatever else the run wants back). Orbax writes a step beside its final
+name and renames it when it is complete, so that a killed program leaves no half checkpoint.
+"""
+
+import logging
+from pathlib import Path
+
+import jax
+import orbax.checkpoint as ocp
+
+from .errors import SdjaxError
+from .parallel import to_host
+
+
+class Checkpoints:
+    """The checkpoints of one run, in `folder`.
+
+    keep: newest ones kept. keep_every: also keep for good each step that this divides (0: none).
+    """
+
+    def __init__(self, folder, keep=2, keep_every=0):
+        self.folder = Path(folder).absolute()
+        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every phase of a save
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SdjaxError(f"cannot write checkpoints to {self.folder}: {error}") from error
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                max_to_keep=keep,
+                keep_period=keep_every or None,
+                enable_async_checkpointing=True,
+                cleanup_tmp_directories=True,
+            ),
+        )
+
+    def latest(self):
+        """Step of the newest whole checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step, state, notes):
+        """Begin to save a tree of arrays and a JSON dict as `step`; the writing goes on behind.
+
+        The arrays are copied before this returns, so they may be donated at once. A step that is
+        already there is left as it is.
+        """
+        if step == self.latest():
+            return
+        arrays = to_host(state)
+        notes = {**notes, "arrays": _shapes(arrays)}
+        self._manager.save(
+            step,
+            args=ocp.args.Composite(
+                arrays=ocp.args.StandardSave(arrays), notes=ocp.args.JsonSave(notes)
+            ),
+        )
+
+    def notes(self, step):
+        """The JSON dict saved with `step`."""
+        args = ocp.args.Composite(notes=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=args)["notes"]
+
+    def restore(self, step, like):
+        """(state, notes) of `step`; `like` is a tree of arrays or ShapeDtypeStructs of that shape.
+
+        Raises SdjaxError, naming the first difference, where the checkpoint is of another
+        architecture or optimizer; nothing is read or changed then.
+        """
+        notes = self.notes(step)
+        self._check(step, notes.pop("arrays"), _shapes(like))
+        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
+        args = ocp.args.Composite(arrays=ocp.args.StandardRestore(like))
+        return self._manager.restore(step, args=args)["arrays"], notes
+
+    def wait(self):
+        """Return when everything begun is on disk; errors of the background writing come here."""
+        self._manager.wait_until_finished()
+
+    def close(self):
+        """Wait, and release Orbax's threads."""
+        self._manager.close()
+
+    def _check(self, step, saved, wanted):
+        where = f"the checkpoint of step {step} in {self.folder}"
+        remedy = "train into another folder, or use the configuration that made it"
+        for name in wanted:
+            if name not in saved:
+                raise SdjaxError(f"{where} has no {name}, which this configuration needs: {remedy}")
+        for name, shape in saved.items():
+            if name not in wanted:
+                raise SdjaxError(f"{where} has {name}, which this configuration lacks: {remedy}")
+            if shape != wanted[name]:
+                raise SdjaxError(
+                    f"{where} has {name} of {shape}, this configuration {wanted[name]}: {remedy}"
+                )
+
+
+def _shapes(tree):
+    """{path: "float32[3, 4]"} of a tree of arrays or ShapeDtypeStructs."""
+    leaves = jax.tree.leaves_with_path(tree)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{x.dtype}{list(x.shape)}"
+        for path, x in leaves
+    }

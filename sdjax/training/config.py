@@ -1,0 +1,89 @@
+"""What a training run is made of: frozen values that a config file builds and the command line
+overrides.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import jax.numpy as jnp
+
+from sdjax.errors import SdjaxError
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """An Optax optimizer with its learning-rate schedule."""
+
+    name: Literal["adamw", "adafactor", "lion"] = "adamw"
+    learning_rate: float = 1e-3
+    """Peak learning rate."""
+    schedule: Literal["constant", "cosine", "linear"] = "cosine"
+    """What follows the warm-up, until the last step."""
+    warmup_steps: int = 200
+    final_fraction: float = 0.01
+    """Learning rate at the last step over the peak (cosine and linear)."""
+    beta_1: float = 0.9
+    beta_2: float = 0.99
+    epsilon: float = 1e-8
+    weight_decay: float = 0.01
+    """Applied to kernels and embeddings, not to biases and norm scales."""
+    clip_norm: float = 1.0
+    """Bound on the global norm of the gradient; 0 turns clipping off."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """What every training run has, whatever it learns."""
+
+    steps: int = 10_000
+    """Optimizer updates."""
+    batch_size: int = 128
+    """Images in one forward pass over all local devices."""
+    accumulation: int = 1
+    """Forward passes averaged into one update."""
+    steps_per_call: int = 1
+    """Updates made by one call of the compiled program. Small models gain from 8 or more."""
+    seed: int = 0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What the networks compute in; parameters and optimizer stay float32."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    ema_decay: float = 0.999
+    """Largest decay of the parameters' moving average, reached by min(d, (1 + n) / (10 + n))."""
+    log_every: int = 50
+    sheet_every: int = 1000
+    """Steps between sample sheets; 0 for none but the last."""
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 2
+    """Newest checkpoints kept."""
+    keep_every: int = 0
+    """Also keep for good each checkpoint whose step this divides; 0 for none."""
+    remat: bool = False
+    """Recompute activations in the backward pass, for memory."""
+    max_minutes: float = 0.0
+    """Save and stop after this wall-clock time, to be resumed; 0 for no limit."""
+
+    def __post_init__(self):
+        for name in ("steps", "batch_size", "accumulation", "steps_per_call", "log_every",
+                     "checkpoint_every", "keep_checkpoints"):
+            if getattr(self, name) < 1:
+                raise SdjaxError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("sheet_every", "keep_every", "max_minutes"):
+            if getattr(self, name) < 0:
+                raise SdjaxError(f"{name} must not be negative, got {getattr(self, name)}")
+        if self.steps % self.steps_per_call:
+            raise SdjaxError(
+                f"steps ({self.steps}) must be a multiple of steps_per_call "
+                f"({self.steps_per_call})"
+            )
+        if not 0 <= self.ema_decay < 1:
+            raise SdjaxError(f"ema_decay must be in [0, 1), got {self.ema_decay}")
+
+    @property
+    def images_per_step(self):
+        """Images that one update averages over."""
+        return self.batch_size * self.accumulation
+
+    @property
+    def dtype(self):
+        """The networks' dtype."""
+        return jnp.dtype(self.precision)

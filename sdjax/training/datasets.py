@@ -1,0 +1,90 @@
+"""Sets held in memory: pictures as bytes, and the posteriors of their latents."""
+
+import hashlib
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.progress import track
+
+from sdjax.data import DataConfig
+from sdjax.data.source import stack
+from sdjax.errors import SdjaxError
+from sdjax.models.vae import VAE
+from sdjax.parallel import map_over_devices
+
+from .autoencoder import as_float
+
+CHUNK = 256  # pictures encoded at once
+
+
+def read_all(source, examples=0):
+    """The first `examples` items (0: all) of a source, whole: dict of "image" uint8 [N, H, W, 3],
+    "caption" str [N], and "label" int [N] where there are labels. Broken items are left out.
+    """
+    count = min(examples or len(source), len(source))
+    items = (source[i] for i in track(range(count), "reading pictures", transient=True))
+    items = [item for item in items if item is not None]
+    if not items:
+        raise SdjaxError("the data has no usable picture")
+    return stack(items)
+
+
+def captions(source, count):
+    """The first `count` captions of a source."""
+    items = (source[i] for i in range(min(count, len(source))))
+    return [str(item["caption"]) for item in items if item is not None]
+
+
+def encode_all(vae: VAE, params, images):
+    """Posterior of each picture: (mean, standard deviation), float32 [N, h, w, C] each.
+
+    images: uint8 [N, H, W, 3].
+    """
+    def posterior(params, images):
+        mean, log_variance = vae.posterior(params, as_float(images))
+        return mean, jnp.exp(0.5 * log_variance)
+
+    program = map_over_devices(posterior, items=1)
+    size = min(CHUNK, len(images))
+    parts = []
+    for start in track(range(0, len(images), size), "encoding pictures", transient=True):
+        rows = np.minimum(np.arange(start, start + size), len(images) - 1)  # one shape, one program
+        parts.append(program(params, images[rows]))
+    return jax.tree.map(lambda *x: np.concatenate(x)[:len(images)], *parts)
+
+
+def latent_statistics(mean, std):
+    """Mean and standard deviation of the latents in each channel, float32 [C] each."""
+    axes = (0, 1, 2)
+    center = mean.mean(axes, dtype=np.float64)
+    variance = mean.var(axes, dtype=np.float64) + np.square(std).mean(axes, dtype=np.float64)
+    return center.astype(np.float32), np.sqrt(variance).astype(np.float32)
+
+
+def cached_latents(path, data: DataConfig, examples, weights, compute):
+    """The arrays of the file `path`, made by compute() and written there where they are missing.
+
+    They are made anew where the data's configuration or the autoencoder (`weights`, a list of its
+    files) is another than those of the file.
+    """
+    path = Path(path)
+    made_of = json.dumps({
+        "data": {k: v for k, v in asdict(data).items() if k not in ("batch_size", "threads")},
+        "examples": examples,
+        "autoencoder": [hashlib.sha256(Path(f).read_bytes()).hexdigest() for f in weights],
+    }, sort_keys=True)
+    if path.exists():
+        with np.load(path) as saved:
+            if str(saved["made_of"]) == made_of:
+                return {name: saved[name] for name in saved.files if name != "made_of"}
+    arrays = compute()
+    unfinished = path.with_suffix(".part")
+    with unfinished.open("wb") as file:
+        np.savez(file, made_of=made_of, **arrays)
+    os.replace(unfinished, path)
+    return arrays

@@ -1,0 +1,140 @@
+"""What pixel and latent diffusion share: drawing t and noise, and the loss of a prediction."""
+
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from sdjax import diffusion
+from sdjax.diffusion.predictions import signal_and_noise
+from sdjax.errors import SdjaxError
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """A noise schedule by name."""
+
+    name: Literal["linear", "scaled_linear", "cosine"] = "scaled_linear"
+    beta_start: float = 0.00085
+    """First beta, not of the cosine."""
+    beta_end: float = 0.012
+    """Last beta, not of the cosine."""
+    num_timesteps: int = 1000
+    zero_terminal_snr: bool = False
+    """Rescale so that the last timestep is pure noise (arXiv 2305.08891)."""
+
+    def build(self) -> diffusion.Schedule:
+        """The schedule's tables."""
+        if self.name == "cosine":
+            schedule = diffusion.cosine_schedule(self.num_timesteps)
+        else:
+            make = {"linear": diffusion.linear_schedule,
+                    "scaled_linear": diffusion.scaled_linear_schedule}[self.name]
+            schedule = make(self.beta_start, self.beta_end, self.num_timesteps)
+        return diffusion.zero_terminal_snr(schedule) if self.zero_terminal_snr else schedule
+
+
+@dataclass(frozen=True)
+class DenoisingConfig:
+    """How the network is asked, and how its answers are weighed."""
+
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    prediction: Literal["epsilon", "v_prediction", "x_0"] = "v_prediction"
+    loss: Literal["mse", "l1", "huber"] = "mse"
+    weighting: Literal["uniform", "min_snr", "p2"] = "uniform"
+    weighting_gamma: float | None = None
+    """Gamma of min_snr (5 where None) or p2 (1 where None)."""
+    timesteps: Literal["uniform", "logit_normal", "power"] = "uniform"
+    """How t is drawn: evenly; sigmoid of a normal (arXiv 2403.03206); or u^(1 / timestep_power)."""
+    timestep_mean: float = 0.0
+    """Mean of the logit-normal; above 0 prefers high noise."""
+    timestep_std: float = 1.0
+    timestep_power: float = 1.0
+    """Above 1 prefers high noise."""
+    stratified: bool = True
+    """Spread the timesteps of a device's batch evenly (arXiv 2107.00630, appendix I.1)."""
+    noise_offset: float = 0.0
+    """Size of a further noise, one number a channel, that lets brightness be learned."""
+
+    def __post_init__(self):
+        if self.prediction == "epsilon" and self.schedule.zero_terminal_snr:
+            raise SdjaxError(
+                "epsilon cannot be learned with zero_terminal_snr, where the last input holds "
+                "nothing else: predict v_prediction or x_0"
+            )
+        if self.timestep_std <= 0 or self.timestep_power <= 0:
+            raise SdjaxError("timestep_std and timestep_power must be above 0")
+
+
+class Noised(NamedTuple):
+    """A batch on its way into the network: float32 [b, …], and t int32 [b]."""
+
+    x_0: jax.Array
+    noise: jax.Array
+    t: jax.Array
+    x_t: jax.Array
+
+
+def noised(config: DenoisingConfig, schedule, x_0, keys) -> Noised:
+    """Draw a timestep and noise for each image of x_0 [b, …] from its key, keys [b]."""
+    noise = _draw(keys, "noise", lambda key: jax.random.normal(key, x_0.shape[1:]))
+    if config.noise_offset:
+        shape = (1,) * (x_0.ndim - 2) + x_0.shape[-1:]
+        offset = _draw(keys, "offset", lambda key: jax.random.normal(key, shape))
+        noise = noise + config.noise_offset * offset
+    t = draw_timesteps(config, keys)
+    return Noised(x_0, noise, t, diffusion.add_noise(schedule, x_0, noise, t))
+
+
+def losses(config: DenoisingConfig, schedule, given: Noised, prediction):
+    """Weighted loss of each image, float32 [b], for the network's prediction [b, …]."""
+    signal, sigma = signal_and_noise(schedule, given.t, given.x_0)
+    target = {
+        "x_0": given.x_0,
+        "epsilon": given.noise,
+        "v_prediction": signal * given.noise - sigma * given.x_0,
+    }[config.prediction]
+    weight = diffusion.loss_weight(
+        schedule, given.t, config.prediction, config.weighting, config.weighting_gamma
+    )
+    return weight * diffusion.training_loss(prediction, target, config.loss)
+
+
+def draw_timesteps(config: DenoisingConfig, keys):
+    """int32 [b] in 0 … T − 1 for keys [b]."""
+    u = _draw(keys, "timestep", jax.random.uniform)
+    if config.stratified:
+        u = (u[0] + jnp.arange(len(u)) / len(u)) % 1
+    if config.timesteps == "logit_normal":
+        # Away from 0 and 1, whose normal quantiles are infinite.
+        normal = jax.scipy.special.ndtri(jnp.clip(u, 1e-6, 1 - 1e-6))
+        u = jax.nn.sigmoid(config.timestep_mean + config.timestep_std * normal)
+    elif config.timesteps == "power":
+        u = u ** (1 / config.timestep_power)
+    last = config.schedule.num_timesteps - 1
+    return jnp.minimum((u * (last + 1)).astype(jnp.int32), last)
+
+
+def dropped(keys, rate):
+    """bool [b]: which images lose their condition, each with probability `rate`."""
+    return _draw(keys, "dropout", jax.random.uniform) < rate
+
+
+_PURPOSES = ("posterior", "timestep", "noise", "offset", "dropout", "network")
+
+
+def _draw(keys, purpose, function):
+    """function(key) for each image, with a key of its own for each purpose."""
+    number = _PURPOSES.index(purpose)
+    return jax.vmap(lambda key: function(jax.random.fold_in(key, number)))(keys)
+
+
+def network_key(keys):
+    """One key for the network's dropout, of keys [b]."""
+    return jax.random.fold_in(keys[0], _PURPOSES.index("network"))
+
+
+def sampled_posterior(keys, mean, std):
+    """Latents [b, …] drawn from the posterior of mean and standard deviation [b, …]."""
+    return mean + std * _draw(keys, "posterior", lambda key: jax.random.normal(key, mean.shape[1:]))

@@ -1,0 +1,74 @@
+"""Trained parameters to diffusers folders."""
+
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+from sdjax.weights import UNet
+from sdjax.weights.folder import write_json
+
+from .denoising import DenoisingConfig
+
+BETA_SCHEDULES = {
+    "linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2",
+}
+
+
+def scheduler_config(denoising: DenoisingConfig, clip_sample: bool) -> dict:
+    """diffusers' scheduler_config.json of a DDIM sampler for a network trained so."""
+    schedule = denoising.schedule
+    return {
+        "_class_name": "DDIMScheduler",
+        "num_train_timesteps": schedule.num_timesteps,
+        "beta_schedule": BETA_SCHEDULES[schedule.name],
+        "beta_start": schedule.beta_start,
+        "beta_end": schedule.beta_end,
+        "prediction_type": "sample" if denoising.prediction == "x_0" else denoising.prediction,
+        "timestep_spacing": "trailing",
+        "rescale_betas_zero_snr": schedule.zero_terminal_snr,
+        "clip_sample": clip_sample,
+        "set_alpha_to_one": True,
+        "steps_offset": 0,
+    }
+
+
+@contextmanager
+def replacing(folder):
+    """Yields a fresh folder that takes the place of `folder` when all went well."""
+    folder = Path(folder)
+    unfinished = folder.with_name(folder.name + ".part")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    yield unfinished
+    shutil.rmtree(folder, ignore_errors=True)
+    unfinished.rename(folder)
+
+
+def export_pixel(folder, config, params, dtype):
+    """Writes a U-Net [of a PixelRun] with its scheduler, as diffusers' DDIMPipeline has them."""
+    with replacing(folder) as part:
+        UNet(config.unet).save_pretrained(params["unet"], part / "unet", dtype)
+        write_json(part / "scheduler" / "scheduler_config.json",
+                   scheduler_config(config.denoising, clip_sample=True))
+        write_json(part / "model_index.json", {
+            "_class_name": "DDIMPipeline",
+            "scheduler": ["diffusers", "DDIMScheduler"],
+            "unet": ["diffusers", config.unet.class_name],
+        })
+
+
+def export_latent(folder, config, vae, text_encoder, tokenizer, params, dtype):
+    """Writes a text-to-image model as diffusers' StableDiffusionPipeline has it.
+
+    config: its LatentRun. vae: sdjax.weights.VAE. text_encoder: the TextEncoderConfig with the
+    tokenizer's vocabulary. params: {"unet", "vae", "text_encoder"}.
+    """
+    from sdjax.pipeline import StableDiffusion
+    from sdjax.weights import TextEncoder
+
+    model = StableDiffusion(
+        UNet(config.unet), vae, TextEncoder(text_encoder), tokenizer,
+        scheduler_config(config.denoising, clip_sample=False), params,
+    )
+    with replacing(folder) as part:
+        model.save_pretrained(part, dtype)

@@ -1,0 +1,107 @@
+"""Batches on their way to the devices: drawn, stacked and put there ahead of the step."""
+
+import queue
+import threading
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from sdjax.errors import SdjaxError
+from sdjax.parallel import AXIS, shard_batch
+
+
+class ArrayBatches:
+    """Endless batches gathered from a set held in memory, the order of a shuffled epoch each time.
+
+    arrays: dict of NumPy arrays [N, …]; a batch is a dict of [batch_size, …]. Epoch e has the
+    order drawn from (seed, e), so the position is a single number. A batch may run over the end of
+    an epoch into the next.
+    """
+
+    def __init__(self, arrays, batch_size, seed):
+        sizes = {name: len(array) for name, array in arrays.items()}
+        if len(set(sizes.values())) != 1 or not min(sizes.values()):
+            raise SdjaxError(f"arrays of one length, not empty, are expected, got {sizes}")
+        self._arrays, self._size = arrays, min(sizes.values())
+        self._batch_size, self._seed = batch_size, seed
+        self._position = 0
+        self._epoch, self._order = None, None
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        parts, wanted = [], self._batch_size
+        while wanted:
+            epoch, offset = divmod(self._position, self._size)
+            if epoch != self._epoch:
+                self._order = np.random.default_rng((self._seed, epoch)).permutation(self._size)
+                self._epoch = epoch
+            parts.append(self._order[offset:offset + wanted])
+            wanted -= len(parts[-1])
+            self._position += len(parts[-1])
+        index = np.concatenate(parts)
+        return {name: array[index] for name, array in self._arrays.items()}
+
+    def get_state(self):
+        """The position, as JSON: items drawn so far."""
+        return {"drawn": self._position}
+
+    def set_state(self, state):
+        """Go to a position that get_state gave."""
+        self._position = state["drawn"]
+
+
+class Feed:
+    """Iterates (device batch, position) over `batches`, some calls ahead in a thread of its own.
+
+    batches: an iterator of trees of arrays [batch, …], with get_state and set_state.
+    leading: (steps_per_call, accumulation); that many batches are stacked for one call.
+    position: what batches.get_state gave right after the call's last batch was drawn, so that a
+      checkpoint says where the *used* data ends, not where the thread has got to.
+    """
+
+    def __init__(self, batches, leading, ahead=2):
+        self._batches, self._leading = batches, leading
+        self._sharding = NamedSharding(
+            Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS)
+        )
+        self._queue = queue.Queue(ahead)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._draw, name="sdjax-feed", daemon=True)
+        self._thread.start()
+
+    def _draw(self):
+        try:
+            while not self._stopped.is_set():
+                self._put((self._next(), self._batches.get_state()))
+        except BaseException as error:  # handed to the consumer, who raises it
+            self._put(error)
+
+    def _next(self):
+        count = int(np.prod(self._leading, dtype=int))
+        drawn = [next(self._batches) for _ in range(count)]
+        whole = drawn[0] if count == 1 else jax.tree.map(lambda *x: np.concatenate(x), *drawn)
+        return jax.device_put(shard_batch(whole, self._leading), self._sharding)
+
+    def _put(self, item):
+        while not self._stopped.is_set():
+            try:
+                return self._queue.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        item = self._queue.get()
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def close(self):
+        """Stop the thread."""
+        self._stopped.set()
+        self._thread.join()

@@ -1,0 +1,218 @@
+"""The one training loop."""
+
+import dataclasses
+import signal
+import threading
+import time
+from collections import deque
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from sdjax.checkpoints import Checkpoints
+from sdjax.errors import SdjaxError
+from sdjax.parallel import replicate, to_host
+
+from .config import RunConfig
+from .feed import Feed
+from .optimizers import make_optimizer
+from .report import Report
+from .state import TrainState
+from .step import make_step
+
+LAG = 2  # calls between sending a step and reading its metrics, so that the host never waits
+
+
+class Outcome(NamedTuple):
+    """What `fit` returns: EMA and step as NumPy, whether all steps are done, seconds spent."""
+
+    ema: Any
+    step: int
+    finished: bool
+    seconds: float
+
+
+def fit(objective, frozen, batches, config: RunConfig, folder, *, name="train", sheet=None):
+    """Train, or go on training, in `folder`.
+
+    objective: has init(key) -> parameters and loss(params, frozen, batch, keys), see `make_step`.
+    frozen: tree of arrays passed to the loss; it is replicated over the devices here.
+    batches: iterator of trees of arrays [config.batch_size, …] with get_state and set_state.
+    sheet: ema (on devices) -> (images, captions or None) for the sample sheet, or None.
+
+    Returns an Outcome; `finished` is False after SIGTERM, SIGINT or config.max_minutes, when
+    everything is saved to go on later. Raises SdjaxError when the loss stops being finite (the
+    last good checkpoint stays), or when the checkpoint is of another architecture.
+    """
+    begun = time.monotonic()
+    optimizer = make_optimizer(config.optimizer, config.steps)
+
+    def init():
+        return TrainState.create(objective.init(jax.random.key(config.seed)), optimizer)
+
+    checkpoints = Checkpoints(
+        Path(folder) / "checkpoints", config.keep_checkpoints, config.keep_every
+    )
+    try:
+        state, step, before = _start(checkpoints, init, batches, config)
+        if step == config.steps:
+            return Outcome(to_host(state.ema), step, True, before)
+        report = Report(folder, name, step, config.steps)
+        try:
+            if step:
+                report.say(f"{name}: going on after step {step} in {folder}")
+            run = _Run(objective, optimizer, config, checkpoints, report, sheet)
+            run.clock = begun - before
+            return run.go(state, step, replicate(frozen), batches)
+        finally:
+            report.close()
+    finally:
+        checkpoints.close()
+
+
+def _start(checkpoints, init, batches, config):
+    """(state, step, seconds spent before): from the newest checkpoint, or new."""
+    step = checkpoints.latest()
+    if step is None:
+        return jax.jit(init)(), 0, 0.0
+    if step > config.steps:
+        raise SdjaxError(
+            f"{checkpoints.folder} is already at step {step}, beyond the {config.steps} asked for: "
+            "ask for more steps or train into another folder"
+        )
+    state, notes = checkpoints.restore(step, jax.eval_shape(init))
+    batches.set_state(_unpacked(notes["data"]))
+    return state, step, notes["seconds"]
+
+
+class _Run:
+    def __init__(self, objective, optimizer, config, checkpoints, report, sheet):
+        self.config, self.checkpoints, self.report = config, checkpoints, report
+        self.make_sheet = sheet
+        self.update = make_step(objective.loss, optimizer, config)
+        self.clock = time.monotonic()
+        self.sent = deque()
+        self.window = []
+
+    def go(self, state, step, frozen, batches):
+        config, state = self.config, replicate(state)
+        leading = (config.steps_per_call, config.accumulation)
+        feed = Feed(batches, leading)
+        position = None
+        deadline = time.monotonic() + 60 * config.max_minutes if config.max_minutes else None
+        self.since, self.images = time.monotonic(), 0
+        try:
+            with _Signals() as signals:
+                while step < config.steps:
+                    batch, position = next(feed)
+                    state, metrics = self.update(state, frozen, batch)
+                    before, step = step, step + config.steps_per_call
+                    self.sent.append((before, metrics))
+                    self._read(keep=LAG)
+                    late = deadline is not None and time.monotonic() > deadline
+                    stop = signals.received or late
+                    if stop or _passed(before, step, config.checkpoint_every):
+                        self._save(state, step, position)
+                    if _passed(before, step, config.sheet_every) or step == config.steps:
+                        self._sheet(state, step)
+                    if stop and step < config.steps:
+                        why = signals.received or f"{config.max_minutes:g} minutes are over"
+                        self.report.say(f"{why}: saved step {step} of {config.steps}; "
+                                        "the same command goes on from there")
+                        break
+                self._save(state, step, position)
+                self.checkpoints.wait()
+        finally:
+            feed.close()
+        return Outcome(to_host(state.ema), step, step == config.steps, self._seconds())
+
+    def _seconds(self):
+        return time.monotonic() - self.clock
+
+    def _read(self, keep=0):
+        """Take in the metrics of all but the newest `keep` calls."""
+        while len(self.sent) > keep:
+            before, metrics = self.sent.popleft()
+            metrics = {name: np.asarray(value) for name, value in metrics.items()}
+            bad = ~(np.isfinite(metrics["loss"]) & np.isfinite(metrics["grad_norm"]))
+            if bad.any():
+                self._fail(before + int(bad.argmax()) + 1)
+            step = before + self.config.steps_per_call
+            self.window.append(metrics)
+            self.images += self.config.images_per_step * self.config.steps_per_call
+            self.report.advance(step)
+            if _passed(before, step, self.config.log_every) or step == self.config.steps:
+                means = {name: float(np.mean([m[name] for m in self.window])) for name in metrics}
+                now = time.monotonic()
+                rate = self.images / max(now - self.since, 1e-9)
+                left = (self.config.steps - step) * self.config.images_per_step / rate
+                self.report.metrics(step, means, rate, self._seconds(), left)
+                self.window, self.images, self.since = [], 0, now
+
+    def _fail(self, step):
+        self.checkpoints.wait()
+        good = self.checkpoints.latest()
+        kept = "no checkpoint was made yet" if good is None else (
+            f"the last good checkpoint, step {good}, is kept in {self.checkpoints.folder}"
+        )
+        raise SdjaxError(
+            f"loss or gradient is not finite at step {step}: {kept}; "
+            "lower the learning rate, clip more, or look for broken data"
+        )
+
+    def _save(self, state, step, position):
+        self._read()  # a state whose loss was not finite must not become a checkpoint
+        paused = time.monotonic()
+        notes = {"data": _packed(position), "seconds": self._seconds(),
+                 "config": dataclasses.asdict(self.config)}
+        self.checkpoints.save(step, state, notes)
+        self.since += time.monotonic() - paused
+
+    def _sheet(self, state, step):
+        if self.make_sheet is None:
+            return
+        self._read()
+        paused = time.monotonic()
+        images, captions = self.make_sheet(state.ema)
+        path = self.report.sheet(step, images, captions)
+        self.report.say(f"sheet of step {step}: {path}")
+        self.since += time.monotonic() - paused
+
+
+def _passed(before, step, every):
+    """Whether a multiple of `every` lies in (before, step]."""
+    return bool(every) and step // every > before // every
+
+
+def _packed(position):
+    """An iterator's position as JSON; some of grain's are bytes."""
+    return {"text": position.decode()} if isinstance(position, bytes) else {"json": position}
+
+
+def _unpacked(notes):
+    return notes["text"].encode() if "text" in notes else notes["json"]
+
+
+class _Signals:
+    """Remembers the first SIGTERM or SIGINT instead of dying of it; a second one is obeyed."""
+
+    def __init__(self):
+        self.received = None
+
+    def __enter__(self):
+        self._old = {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._old[number] = signal.signal(number, self._receive)
+        return self
+
+    def _receive(self, number, _):
+        self.received = signal.Signals(number).name
+        for n, handler in self._old.items():
+            signal.signal(n, handler)
+
+    def __exit__(self, *_):
+        for number, handler in self._old.items():
+            signal.signal(number, handler)

@@ -1,0 +1,90 @@
+"""Recipes: what a config file holds, and how the command line changes it."""
+
+import runpy
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from sdjax.data import DataConfig
+from sdjax.errors import SdjaxError
+
+from .autoencoder import AutoencoderRun
+from .latent import LatentRun
+from .pixel import PixelRun
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One command's worth of training: an autoencoder where one is wanted, then the diffusion."""
+
+    data: DataConfig = field(default_factory=DataConfig)
+    diffusion: LatentRun | PixelRun = field(default_factory=PixelRun)
+    autoencoder: AutoencoderRun | None = None
+    """Trained first; None where `pretrained` brings one, or for pixels."""
+    pretrained: str | None = None
+    """A diffusers folder whose autoencoder, tokenizer and, where frozen, text encoder are used."""
+    examples: int = 0
+    """Pictures used, the source's first; 0 for all. What is kept in memory has this size."""
+    export_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    """Of the weights in WORKDIR/model."""
+
+    def __post_init__(self):
+        if isinstance(self.diffusion, PixelRun):
+            self._check_pixels()
+        else:
+            self._check_latents()
+
+    def _check_pixels(self):
+        if self.autoencoder is not None or self.pretrained is not None:
+            raise SdjaxError("a pixel model takes neither autoencoder nor pretrained")
+        _same_size(self.diffusion.unet.sample_size, self.data.image_size, "data.image_size")
+
+    def _check_latents(self):
+        unet = self.diffusion.unet
+        if (self.autoencoder is None) == (self.pretrained is None):
+            raise SdjaxError("a latent model takes either an autoencoder run or a pretrained folder")
+        if not self.diffusion.train_text_encoder and self.pretrained is None:
+            raise SdjaxError("a frozen text encoder needs a pretrained folder to take it from")
+        if self.autoencoder is None:
+            return
+        vae = self.autoencoder.vae
+        _same_size(unet.sample_size, self.data.image_size // vae.downsampling,
+                   f"data.image_size / {vae.downsampling}")
+        if not unet.in_channels == unet.out_channels == vae.latent_channels:
+            raise SdjaxError(
+                f"unet.in_channels and out_channels must be the autoencoder's latent_channels "
+                f"{vae.latent_channels}, got {unet.in_channels} and {unet.out_channels}"
+            )
+
+
+def _same_size(size, wanted, name):
+    if size not in (wanted, (wanted, wanted)):
+        raise SdjaxError(f"unet.sample_size must be {name} = {wanted}, got {size}")
+
+
+def load_config(path) -> Recipe:
+    """The `config` of a Python file; SdjaxError where there is no such file or no Recipe in it."""
+    path = Path(path)
+    if not path.is_file():
+        near = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
+        raise SdjaxError(f"no config file {path}: found {', '.join(near) or 'none beside it'}")
+    config = runpy.run_path(str(path)).get("config")
+    if not isinstance(config, Recipe):
+        raise SdjaxError(
+            f"{path} must set `config` to a sdjax.training.Recipe, got {type(config).__name__}"
+        )
+    return config
+
+
+def with_overrides(recipe: Recipe, arguments: Sequence[str], prog: str | None = None) -> Recipe:
+    """`recipe` changed by command-line arguments such as ["--diffusion.steps", "2000"].
+
+    An unknown option ends the program with tyro's suggestion; --help lists all with their types.
+    """
+    return tyro.cli(
+        Recipe, prog=prog, args=list(arguments), default=recipe,
+        config=(tyro.conf.AvoidSubcommands,),
+    )

@@ -1,0 +1,91 @@
+"""What a run shows and keeps of itself: progress bar, metrics.jsonl, TensorBoard, sample sheets."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
+
+from sdjax.evaluation.sheets import sheet as make_sheet
+
+
+class Report:
+    """The report of one run in `folder`, from `start` (the step it resumes after) to `steps`.
+
+    Lines of metrics.jsonl beyond `start`, left by a run that was killed after its last
+    checkpoint, are dropped, and so are TensorBoard's.
+    """
+
+    def __init__(self, folder, name, start, steps):
+        self._folder, self._name, self._steps = Path(folder), name, steps
+        self._console = Console()
+        self._path = self._folder / "metrics.jsonl"
+        _drop_lines_after(self._path, start)
+        self._file = self._path.open("a", encoding="utf-8")
+        self._board = SummaryWriter(
+            str(self._folder / "tensorboard"), purge_step=start + 1, flush_secs=30
+        )
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}  {task.fields[rate]} images/s, left"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._bar.start()
+        self._task = self._bar.add_task(name, total=steps, completed=start, loss="…", rate="…")
+
+    def say(self, line):
+        """One line above the bar."""
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def advance(self, step):
+        """Move the bar."""
+        self._bar.update(self._task, completed=step)
+
+    def metrics(self, step, values, images_per_second, seconds, seconds_left):
+        """Record a dict of floats for the updates that end with `step`."""
+        line = {"step": step, "seconds": round(seconds, 2),
+                "images_per_second": round(images_per_second, 1), **values}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(name, value, step)
+        self._board.add_scalar("images_per_second", images_per_second, step)
+        loss, rate = f"{values['loss']:.4f}", f"{images_per_second:.0f}"
+        if self._console.is_terminal:
+            self._bar.update(self._task, loss=loss, rate=rate)
+        else:
+            self.say(f"{self._name} {step}/{self._steps}  loss {loss}  {rate} images/s, "
+                     f"{seconds_left / 60:.1f} min left")
+
+    def sheet(self, step, images, captions=None):
+        """Write a sample sheet (images as `sdjax.evaluation` takes them) as PNG and to TensorBoard.
+
+        Returns the path of the PNG.
+        """
+        picture = make_sheet(images, captions)
+        path = self._folder / "sheets" / f"{step:07d}.png"
+        path.parent.mkdir(exist_ok=True)
+        picture.save(path)
+        self._board.add_image("samples", np.asarray(picture), step, dataformats="HWC")
+        return path
+
+    def close(self):
+        """Stop the bar and close the files."""
+        self._bar.stop()
+        self._file.close()
+        self._board.close()
+
+
+def _drop_lines_after(path, step):
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] <= step]
+    if len(kept) < len(lines):
+        path.write_text("".join(kept), encoding="utf-8")

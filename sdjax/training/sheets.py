@@ -1,0 +1,32 @@
+"""Sample sheets: what is drawn at an interval, with fixed prompts and seeds."""
+
+from dataclasses import dataclass
+
+from sdjax import diffusion
+
+from .denoising import DenoisingConfig
+
+
+@dataclass(frozen=True)
+class SheetConfig:
+    """Sampling of the sheet."""
+
+    prompts: tuple[str, ...] = ()
+    """Prompts of text-to-image; where empty, the first captions of the data."""
+    images: int = 16
+    """Images of the sheet, where prompts do not give the number."""
+    sampler: str = "ddim"
+    steps: int = 30
+    guidance_scale: float = 3.0
+    seed: int = 0
+
+    def table(self, denoising: DenoisingConfig, clip=None) -> diffusion.Table:
+        """The sampler's table for a network trained so; clip bounds x_0 (1 for pixels)."""
+        return diffusion.sampler(
+            self.sampler,
+            denoising.schedule.build(),
+            self.steps,
+            prediction_type=denoising.prediction,
+            spacing="trailing",
+            clip=clip,
+        )

@@ -1,0 +1,243 @@
+"""A recipe carried out: autoencoder, tokenizer, latents, diffusion, export; each resumable."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from sdjax.data import loader, open_source
+from sdjax.errors import SdjaxError
+from sdjax.models.clip import TextEncoderConfig
+from sdjax.text import Tokenizer, train_tokenizer
+from sdjax.text.tokenizer import BEGIN, END
+from sdjax.weights import VAE, TextEncoder
+
+from . import export
+from .autoencoder import AutoencoderObjective, feature_function, normalized
+from .datasets import (
+    CHUNK,
+    cached_latents,
+    captions,
+    encode_all,
+    latent_statistics,
+    read_all,
+)
+from .feed import ArrayBatches
+from .latent import LatentObjective
+from .loop import fit
+from .pixel import PixelObjective, PixelRun
+from .recipe import Recipe
+
+TOKENIZER_CAPTIONS = 20_000  # captions that a vocabulary is learned from, at most
+
+
+def train(recipe: Recipe, workdir) -> bool:
+    """Carry out `recipe` in `workdir`, or go on with it; True when it is finished.
+
+    False means that a signal or a time limit stopped it, with everything saved: the same call goes
+    on. The result is the diffusers folder workdir/model. Raises SdjaxError for data, settings or
+    checkpoints that do not fit.
+    """
+    workdir = Path(workdir)
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "recipe.json").write_text(
+            json.dumps(dataclasses.asdict(recipe), indent=2) + "\n", encoding="utf-8"
+        )
+    except OSError as error:
+        raise SdjaxError(f"cannot write to the work folder {workdir}: {error}") from error
+    stage = _Stages(recipe, workdir)
+    if isinstance(recipe.diffusion, PixelRun):
+        return stage.pixel()
+    return stage.autoencoder() and stage.latent()
+
+
+class _Stages:
+    def __init__(self, recipe, workdir):
+        self.recipe, self.workdir = recipe, workdir
+        self.source = open_source(recipe.data)
+        self._pictures = None
+
+    def pictures(self):
+        """All pictures in memory, read once."""
+        if self._pictures is None:
+            self._pictures = read_all(self.source, self.recipe.examples)
+        return self._pictures
+
+    def batches(self, run, arrays, tokenize=None):
+        """Batches from memory, or from the loader where arrays is None."""
+        if arrays is not None:
+            return ArrayBatches(arrays, run.batch_size, run.seed)
+        data = dataclasses.replace(self.recipe.data, batch_size=run.batch_size, seed=run.seed)
+        source = self.source
+        if self.recipe.examples:
+            source = _First(source, self.recipe.examples)
+        return _Arrays(loader(source, data, tokenize))
+
+    def pixel(self):
+        config = self.recipe.diffusion
+        objective = PixelObjective(config)
+        arrays = None
+        if config.cache_images:
+            pictures = self.pictures()
+            arrays = {"image": pictures["image"]}
+            if config.classes:
+                arrays["label"] = _labels(pictures, config.classes)
+        outcome = fit(
+            objective, {}, self.batches(config, arrays), config, self.workdir / "diffusion",
+            name="diffusion", sheet=_captioned(objective.sheet(), None),
+        )
+        if outcome.finished:
+            export.export_pixel(
+                self.workdir / "model", config, outcome.ema, self.recipe.export_dtype
+            )
+        return outcome.finished
+
+    def autoencoder(self):
+        """Trains the autoencoder, where the recipe has one, into workdir/autoencoder/model."""
+        run, folder = self.recipe.autoencoder, self.workdir / "autoencoder"
+        if run is None or (folder / "model").exists():
+            return True
+        features = feature_function(run.perceptual) if run.perceptual else None
+        objective = AutoencoderObjective(run, features)
+        images = self.pictures()["image"]
+        shown = images[:run.sheet_images]
+        outcome = fit(
+            objective, {}, self.batches(run, {"image": images}), run, folder, name="autoencoder",
+            sheet=objective.sheet(shown),
+        )
+        if outcome.finished:
+            config, params = _with_normal_latents(run, outcome.ema, images)
+            with export.replacing(folder / "model") as part:
+                VAE(config).save_pretrained(params, part)
+        return outcome.finished
+
+    def latent(self):
+        recipe, config = self.recipe, self.recipe.diffusion
+        given = Path(recipe.pretrained or self.workdir / "autoencoder" / "model")
+        vae, vae_params = VAE.from_pretrained(given)
+        tokenizer = self.tokenizer()
+        config = dataclasses.replace(
+            config, text_encoder=_for_tokenizer(config.text_encoder, tokenizer)
+        )
+        frozen = {"empty_ids": tokenizer.encode([""])[0]}
+        if not config.train_text_encoder:
+            encoder, frozen["text_encoder"] = TextEncoder.from_pretrained(given)
+            if encoder.config != config.text_encoder:
+                raise SdjaxError(f"text_encoder must be that of {given} where it is frozen: "
+                                 f"{encoder.config}, got {config.text_encoder}")
+        objective = LatentObjective(config, vae.config)
+        prompts = list(config.sheet.prompts) or captions(self.source, config.sheet.images)
+        sheet = objective.sheet({**frozen, "vae": vae_params}, tokenizer.encode(prompts))
+        arrays = self.latents(given, vae, vae_params, tokenizer) if config.cache_latents else None
+        if arrays is None:
+            frozen["vae"] = vae_params
+        outcome = fit(
+            objective, frozen, self.batches(config, arrays, tokenizer.encode), config,
+            self.workdir / "diffusion", name="diffusion", sheet=_captioned(sheet, prompts),
+        )
+        if outcome.finished:
+            params = {"text_encoder": frozen.get("text_encoder"), **outcome.ema, "vae": vae_params}
+            export.export_latent(
+                self.workdir / "model", config, vae, config.text_encoder, tokenizer, params,
+                recipe.export_dtype,
+            )
+        return outcome.finished
+
+    def tokenizer(self):
+        """The recipe's tokenizer: of `pretrained`, or learned once from the captions."""
+        if self.recipe.pretrained is not None:
+            return Tokenizer.from_pretrained(self.recipe.pretrained)
+        folder, config = self.workdir / "tokenizer", self.recipe.diffusion
+        if not folder.exists():
+            count = min(self.recipe.examples or TOKENIZER_CAPTIONS, TOKENIZER_CAPTIONS)
+            with export.replacing(folder) as part:
+                train_tokenizer(
+                    captions(self.source, count), part, config.vocab_size,
+                    config.text_encoder.max_position_embeddings,
+                )
+        return Tokenizer.from_pretrained(folder)
+
+    def latents(self, given, vae, params, tokenizer):
+        """{"mean", "std", "ids"} of all pictures, from workdir/latents.npz where it is there."""
+        def compute():
+            pictures = self.pictures()
+            mean, std = encode_all(vae, params, pictures["image"])
+            ids = np.concatenate([
+                tokenizer.encode(pictures["caption"][i:i + 1024].tolist())
+                for i in range(0, len(mean), 1024)
+            ])
+            return {"mean": mean, "std": std, "ids": ids}
+
+        weights = sorted(given.rglob("*.safetensors")) + sorted(
+            (self.workdir / "tokenizer").glob("*.json")
+        )
+        return cached_latents(
+            self.workdir / "latents.npz", self.recipe.data, self.recipe.examples, weights, compute
+        )
+
+
+def _with_normal_latents(run, params, images):
+    vae = VAE(run.vae)
+    mean, std = latent_statistics(*encode_all(vae, params, images[:16 * CHUNK]))
+    if run.normalize == "channels":
+        return normalized(run.vae, jax.tree.map(np.asarray, params), mean, std)
+    deviation = float(np.sqrt(np.mean(np.square(std) + np.square(mean)) - np.mean(mean) ** 2))
+    return dataclasses.replace(run.vae, scaling_factor=1 / deviation), params
+
+
+def _for_tokenizer(config: TextEncoderConfig, tokenizer):
+    if config.max_position_embeddings != tokenizer.max_length:
+        raise SdjaxError(
+            f"text_encoder.max_position_embeddings must be the tokenizer's length "
+            f"{tokenizer.max_length}, got {config.max_position_embeddings}"
+        )
+    return dataclasses.replace(
+        config,
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.vocabulary[BEGIN],
+        eos_token_id=tokenizer.vocabulary[END],
+        pad_token_id=tokenizer.pad_id,
+    )
+
+
+def _labels(pictures, classes):
+    if "label" not in pictures:
+        raise SdjaxError("a model of classes needs data with labels, this source has none")
+    labels = pictures["label"].astype(np.int32)
+    if labels.min() < 0 or labels.max() >= classes:
+        raise SdjaxError(
+            f"labels must be in 0 … {classes - 1}, found {labels.min()} … {labels.max()}: "
+            "set unet.num_class_embeds to their number, one more with class_dropout"
+        )
+    return labels
+
+
+def _captioned(sheet, prompts):
+    return lambda ema: (sheet(ema), prompts)
+
+
+class _First:
+    """The first items of a source."""
+
+    def __init__(self, source, count):
+        self._source, self._count = source, min(count, len(source))
+
+    def __len__(self):
+        return self._count
+
+    def __getitem__(self, index):
+        return self._source[index]
+
+
+class _Arrays:
+    """A loader's batches without what is no number, such as captions."""
+
+    def __init__(self, batches):
+        self._batches = batches
+        self.get_state, self.set_state = batches.get_state, batches.set_state
+
+    def __next__(self):
+        return {k: v for k, v in next(self._batches).items() if v.dtype.kind in "iufb"}

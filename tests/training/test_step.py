@@ -1,0 +1,137 @@
+"""The step: devices, accumulation, several steps a call, EMA."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from sdjax.errors import SdjaxError
+from sdjax.parallel import map_over_devices, replicate, shard_batch
+from sdjax.training import TrainState, make_optimizer, make_step
+from sdjax.training.state import ema_update
+from sdjax.training.step import image_keys
+
+
+def run(toy, config, calls):
+    objective, frozen, make_batches = toy
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    state = replicate(TrainState.create(objective.init(jax.random.key(0)), optimizer))
+    step = make_step(objective.loss, optimizer, config)
+    batches = make_batches(config)
+    metrics = []
+    for _ in range(calls):
+        drawn = [next(batches) for _ in range(config.steps_per_call * config.accumulation)]
+        batch = jax.tree.map(lambda *x: np.concatenate(x), *drawn)
+        batch = shard_batch(batch, (config.steps_per_call, config.accumulation))
+        state, values = step(state, replicate(frozen), batch)
+        metrics.append(jax.tree.map(np.asarray, values))
+    return jax.tree.map(np.asarray, state), metrics
+
+
+def reference(toy, config, updates):
+    """The same training in a few lines on whole batches, without pmap."""
+    objective, frozen, make_batches = toy
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    state = TrainState.create(objective.init(jax.random.key(0)), optimizer)
+    params, opt_state, ema, batches = state.params, state.opt_state, state.ema, make_batches(config)
+    for step in range(updates):
+        keys = image_keys(config.seed, step, 0, config.batch_size)
+        gradient = jax.grad(lambda p: objective.loss(p, frozen, next(batches), keys)[0])(params)
+        change, opt_state = optimizer.update(gradient, opt_state, params)
+        params = optax.apply_updates(params, change)
+        ema = ema_update(ema, params, jnp.int32(step), config.ema_decay)
+    return params, ema
+
+
+def assert_close(got, wanted):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), got, wanted)
+
+
+def test_two_devices_train_as_one_batch(toy, toy_config):
+    config = toy_config()
+    assert jax.local_device_count() == 2
+    state, metrics = run(toy, config, 6)
+    params, ema = reference(toy, config, 6)
+    assert_close(state.params, params)
+    assert_close(state.ema, ema)
+    assert state.step == 6
+    assert set(metrics[0]) == {"loss", "grad_norm", "noise"}
+    assert metrics[0]["loss"].shape == (1,)
+
+
+def test_steps_in_one_call_are_the_same_steps(toy, toy_config):
+    apart, _ = run(toy, toy_config(), 6)
+    together, metrics = run(toy, toy_config(steps_per_call=3), 2)
+    assert_close(together, apart)
+    assert metrics[0]["loss"].shape == (3,)
+
+
+def test_accumulation_is_a_larger_batch(toy, toy_config):
+    whole, _ = run(toy, toy_config(batch_size=8), 4)
+    parts, _ = run(toy, toy_config(batch_size=4, accumulation=2), 4)
+    assert_close(parts, whole)
+
+
+def test_keys_belong_to_images_not_to_the_split():
+    whole = jax.random.key_data(image_keys(3, 5, 0, 8))
+    half = jax.random.key_data(image_keys(3, 5, 4, 4))
+    np.testing.assert_array_equal(whole[4:], half)
+    assert len(np.unique(whole, axis=0)) == 8
+    assert not np.array_equal(whole, jax.random.key_data(image_keys(3, 6, 0, 8)))
+    assert not np.array_equal(whole, jax.random.key_data(image_keys(4, 5, 0, 8)))
+
+
+def test_ema_starts_quickly_and_ends_at_its_decay():
+    ema, params = {"w": jnp.zeros(())}, {"w": jnp.ones(())}
+    assert ema_update(ema, params, jnp.int32(0), 0.99)["w"] == pytest.approx(0.9)
+    assert ema_update(ema, params, jnp.int32(89), 0.99)["w"] == pytest.approx(1 - 90 / 99)
+    assert ema_update(ema, params, jnp.int32(10**6), 0.99)["w"] == pytest.approx(0.01, rel=1e-4)
+
+
+def test_state_is_donated(toy, toy_config):
+    objective, frozen, make_batches = toy
+    config = toy_config()
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    state = replicate(TrainState.create(objective.init(jax.random.key(0)), optimizer))
+    step = make_step(objective.loss, optimizer, config)
+    step(state, replicate(frozen), shard_batch(next(make_batches(config)), (1, 1)))
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+
+
+def test_a_replicated_tree_shares_no_memory():
+    host = np.zeros(4, np.float32)
+    placed = replicate({"a": host, "b": host})
+    host[:] = 1
+    assert not np.asarray(placed["a"]).any()
+    jax.jit(lambda t: jax.tree.map(lambda x: x + 1, t), donate_argnums=0)(placed)
+
+
+def test_uneven_batches_are_refused():
+    with pytest.raises(SdjaxError, match="batch of 7 cannot be split over 2 devices"):
+        shard_batch({"x": np.zeros((7, 2))}, (1, 1))
+
+
+def test_batches_keep_their_order_on_the_way_to_the_devices():
+    x = np.arange(2 * 3 * 2 * 2)
+    sharded = shard_batch(x, (2, 3))
+    assert sharded.shape == (2, 2, 3, 2)
+    first_step_first_part = np.concatenate([sharded[0, 0, 0], sharded[1, 0, 0]])
+    np.testing.assert_array_equal(first_step_first_part, [0, 1, 2, 3])
+
+
+@pytest.mark.parametrize("count", [1, 4, 5])
+def test_items_are_mapped_over_devices(count):
+    program = map_over_devices(lambda shared, a, b: {"sum": shared + a + b}, items=2)
+    a = np.arange(count * 3, dtype=np.float32).reshape(count, 3)
+    out = program(np.float32(1), a, 2 * a)
+    np.testing.assert_array_equal(out["sum"], 1 + 3 * a)
+
+
+def test_optimizers_step_against_the_gradient(toy, toy_config):
+    for name in ("adamw", "adafactor", "lion"):
+        optimizer = dataclasses.replace(toy_config().optimizer, name=name)
+        _, metrics = run(toy, toy_config(steps=60, optimizer=optimizer, steps_per_call=30), 2)
+        assert metrics[-1]["loss"][-5:].mean() < 0.5 * metrics[0]["loss"][:5].mean(), name
