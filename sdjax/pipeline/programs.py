@@ -144,7 +144,7 @@ def split(tree):
     return jax.tree.map(one, tree)
 
 
-def joined(mapped, count: int) -> np.ndarray:
-    """An array [devices, n, …] as NumPy [count, …], the fill-up dropped."""
+def joined(mapped) -> np.ndarray:
+    """An array [devices, n, …] as NumPy [devices · n, …]."""
     mapped = np.asarray(mapped)
-    return mapped.reshape(-1, *mapped.shape[2:])[:count]
+    return mapped.reshape(-1, *mapped.shape[2:])

@@ -9,16 +9,14 @@ import jax
 import numpy as np
 from PIL import Image
 
-from sdjax import parallel
-from sdjax.diffusion.torch_noise import torch_normal
+from sdjax import diffusion, parallel
 from sdjax.errors import SdjaxError
-from sdjax.pipeline import programs
-from sdjax.pipeline.scheduling import sampler_table
+from sdjax.pipeline import programs, request
+from sdjax.pipeline.request import Prompt
+from sdjax.text.encode import Embedded
 from sdjax.text.tokenizer import Tokenizer
 from sdjax.weights.folder import read_json, read_model_index, write_json
 from sdjax.weights.parts import VAE, TextEncoder, UNet
-
-Prompt = str | Sequence[str]
 
 
 class StableDiffusion:
@@ -151,13 +149,15 @@ class StableDiffusion:
         latents: np.ndarray | None = None,
         noise: Literal["torch", "jax"] = "torch",
         clip_skip: int = 0,
+        batch_size: int | None = None,
         output: Literal["pil", "numpy", "latents"] = "pil",
         **sampler_options,
     ) -> list[Image.Image] | np.ndarray:
-        """Makes `count` images of each prompt, all in one batch over the local devices.
+        """Makes `count` images of each prompt, a batch at a time over the local devices.
 
         Only shapes, `clip_skip` and whether guidance is on choose the compiled program; steps (up
-        to the next power of two from 64 on), sampler, scale, prompts and seeds run the same one.
+        to 64, and from there to the next power of two), sampler, scale, prompts and seeds run the
+        same one.
 
         negative_prompt: one for all images, one a prompt, or None.
         guidance_scale: 1 turns guidance off and halves the work.
@@ -169,60 +169,68 @@ class StableDiffusion:
         latents: unit-variance noise [N, height / f, width / f, C] to start from.
         noise: where that noise comes from otherwise: "torch" draws it as PyTorch on a CPU does, so
             that a seed gives the picture it gives in diffusers, "jax" by JAX.
+        clip_skip: layers left out at the end of the text encoder.
+        batch_size: images made at once; None for all.
         output: "pil", "numpy" (float32[N, height, width, 3] in [-1, 1]), or "latents" (float32, in
             the U-Net's scale).
 
         Raises SdjaxError for arguments that do not fit, before anything is compiled.
         """
-        prompts = _listed(prompt, "prompt")
-        negatives = [None if negative_prompt is None else negative_prompt]
-        if negative_prompt is not None:
-            negatives = _listed(negative_prompt, "negative_prompt")
-        if len(negatives) not in (1, len(prompts)):
-            raise SdjaxError(
-                f"negative_prompt must be one or one a prompt: {len(prompts)} prompts, "
-                f"{len(negatives)} negative prompts"
-            )
-        if count < 1:
-            raise SdjaxError(f"count must be at least 1, got {count}")
+        prompts = request.listed(prompt)
+        negatives = request.negatives_of(negative_prompt, prompts)
+        for name, value in (("count", count), ("batch_size", batch_size)):
+            if value is not None and value < 1:
+                raise SdjaxError(f"{name} must be at least 1, got {value}")
         if output not in ("pil", "numpy", "latents"):
             raise SdjaxError(f"output must be pil, numpy or latents, got {output!r}")
         total = len(prompts) * count
-        size = self._size(height, width)
-        seeds = _seeds(seed, total)
-        table = sampler_table(self.scheduler_config, steps, sampler, **sampler_options)
-        latents = self._noise(seeds, size, noise) if latents is None else latents
-        latents = self._checked(latents, total, size)
-
-        negatives = negatives * (len(prompts) // len(negatives))
-        repeat = [p for p in prompts for _ in range(count)]
-        embedded = self._embedded(repeat, clip_skip)
-        negative = None
-        if guidance_scale != 1:
-            negative = self._embedded([p for p in negatives for _ in range(count)], clip_skip)
-        images = programs.Images(
-            latents=programs.split(latents),
-            keys=programs.split(_key_data(seeds)),
-            prompt=embedded,
-            negative=negative,
-            time_ids=self._time_ids(size, total),
+        seeds = request.seeds_of(seed, total)
+        config, unet = self.vae.config, self.unet.config
+        size = request.image_size(
+            height, width, unet.sample_size or 512 // config.downsampling, config.downsampling
         )
+        table = diffusion.sampler_from_config(
+            self.scheduler_config, steps, sampler, **sampler_options
+        )
+        shape = (*(side // config.downsampling for side in size), config.latent_channels)
+        if latents is None:
+            latents = request.initial_noise(seeds, shape, noise)
+        latents = self._checked(np.asarray(latents, np.float32), (total, *shape))
+
         settings = programs.Settings(
             table, np.float32(guidance_scale), np.float32(guidance_rescale)
         )
-        run = programs.compiled(
-            programs.noise_to_latents, self.networks, in_axes=(None, None, 0)
-        )
-        result = run(self.params["unet"], settings, images)
-        if output == "latents":
-            return programs.joined(result, total)
-        decode = programs.compiled(programs.latents_to_pixels, self.networks, in_axes=(None, 0))
-        pixels = programs.joined(decode(self.params["vae"], result), total)
-        if output == "numpy":
-            return pixels
-        return [Image.fromarray(np.uint8(np.round((image + 1) * 127.5))) for image in pixels]
+        rows = np.arange(total) // count
+        made = []
+        for first in range(0, total, batch_size or total):
+            # The last batch is filled up, so that all run the program of one shape.
+            batch = np.minimum(first + np.arange(min(batch_size or total, total)), total - 1)
+            images = programs.Images(
+                latents=programs.split(latents[batch]),
+                keys=programs.split(request.key_data(seeds[batch])),
+                prompt=self._embedded([prompts[i] for i in rows[batch]], clip_skip),
+                negative=self._embedded([negatives[i] for i in rows[batch]], clip_skip)
+                if guidance_scale != 1
+                else None,
+                time_ids=self._time_ids(size, len(batch)),
+            )
+            made.append(self._run(settings, images, decoded=output != "latents"))
+        whole = [programs.joined(part)[: batch_size or total] for part in made]
+        result = np.concatenate(whole)[:total]
+        if output != "pil":
+            return result
+        return [Image.fromarray(np.uint8(np.round((image + 1) * 127.5))) for image in result]
 
-    def _embedded(self, prompts: Sequence[str | None], skip: int):
+    def _run(self, settings: programs.Settings, images: programs.Images, decoded: bool):
+        """Latents, or pixels where `decoded`, split over the devices."""
+        run = programs.compiled(programs.noise_to_latents, self.networks, in_axes=(None, None, 0))
+        latents = run(self.params["unet"], settings, images)
+        if not decoded:
+            return latents
+        decode = programs.compiled(programs.latents_to_pixels, self.networks, in_axes=(None, 0))
+        return decode(self.params["vae"], latents)
+
+    def _embedded(self, prompts: Sequence[str | None], skip: int) -> Embedded:
         """Embeddings of one prompt an image, split over the devices; None is no prompt."""
         ids = tuple(t.encode([p or "" for p in prompts]) for t in self.tokenizers)
         keep = [0.0 if p is None and self.zero_negative else 1.0 for p in prompts]
@@ -232,43 +240,7 @@ class StableDiffusion:
         params = tuple(self.params[part] for part in self._encoder_parts())
         return run(params, programs.split(programs.Prompts(ids, np.float32(keep))))
 
-    def _size(self, height: int | None, width: int | None) -> tuple[int, int]:
-        """Height and width in pixels, checked."""
-        factor = self.vae.config.downsampling
-        trained = self.unet.config.sample_size or 512 // factor
-        default = trained if isinstance(trained, tuple) else (trained, trained)
-        size = tuple(
-            side * factor if given is None else given
-            for given, side in zip((height, width), default, strict=True)
-        )
-        for name, side in zip(("height", "width"), size, strict=True):
-            if side < factor or side % factor:
-                nearest = max(1, round(side / factor)) * factor
-                raise SdjaxError(
-                    f"{name} must be a multiple of {factor}, got {side}; the nearest is {nearest}"
-                )
-        return size
-
-    def _latent_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
-        config = self.vae.config
-        height, width = (side // config.downsampling for side in size)
-        return height, width, config.latent_channels
-
-    def _noise(self, seeds: np.ndarray, size: tuple[int, int], source: str) -> np.ndarray:
-        """Unit-variance noise, float32[N, h, w, C], each image's from its own seed."""
-        height, width, channels = self._latent_shape(size)
-        if source == "torch":
-            drawn = [torch_normal(seed, (channels, height, width)) for seed in seeds]
-            return np.stack(drawn).transpose(0, 2, 3, 1)
-        if source != "jax":
-            raise SdjaxError(f"noise must be torch or jax, got {source!r}")
-        return np.stack(
-            [jax.random.normal(key, (height, width, channels)) for key in _first_keys(seeds)]
-        )
-
-    def _checked(self, latents, total: int, size: tuple[int, int]) -> np.ndarray:
-        latents = np.asarray(latents, np.float32)
-        expected = (total, *self._latent_shape(size))
+    def _checked(self, latents: np.ndarray, expected: tuple[int, ...]) -> np.ndarray:
         if latents.shape != expected:
             raise SdjaxError(f"latents must have shape {expected}, got {latents.shape}")
         wanted = self.unet.config.in_channels
@@ -285,36 +257,3 @@ class StableDiffusion:
         height, width = size
         row = np.float32([height, width, 0, 0, height, width])
         return programs.split(np.tile(row, (total, 1)))
-
-
-def _listed(prompt: Prompt, name: str) -> list[str]:
-    """A list of prompts, checked."""
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    if not prompts:
-        raise SdjaxError(f"{name} is an empty list: give at least one prompt")
-    for one in prompts:
-        if not isinstance(one, str):
-            raise SdjaxError(f"{name} must be text, got {one!r}")
-    return prompts
-
-
-def _seeds(seed: int | Sequence[int], total: int) -> np.ndarray:
-    """One seed an image, uint64[total]."""
-    seeds = list(seed) if np.ndim(seed) else [seed + i for i in range(total)]
-    if len(seeds) != total:
-        raise SdjaxError(f"seed must be one number or {total}, one an image, got {len(seeds)}")
-    for one in seeds:
-        if not 0 <= int(one) < 2**64:
-            raise SdjaxError(f"a seed must lie in 0 … 2^64 - 1, got {one}")
-    return np.array([int(one) for one in seeds], np.uint64)
-
-
-def _key_data(seeds: np.ndarray) -> np.ndarray:
-    """The data of `jax.random.key(seed)` for each seed, uint32[N, 2]."""
-    return np.stack([seeds >> np.uint64(32), seeds & np.uint64(0xFFFFFFFF)], 1).astype(np.uint32)
-
-
-def _first_keys(seeds: np.ndarray):
-    """Keys of the initial noise, apart from those of any sampler row."""
-    keys = jax.random.wrap_key_data(_key_data(seeds))
-    return jax.vmap(jax.random.fold_in, (0, None))(keys, np.uint32(0xFFFFFFFF))

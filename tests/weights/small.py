@@ -1,4 +1,10 @@
-"""Small configurations of each kind of model, as diffusers' and transformers' config dicts."""
+"""Small models of each kind: diffusers' and transformers' config dicts, and a whole pipeline."""
+
+import jax
+import numpy as np
+
+import sdjax
+from sdjax.weights import parts
 
 UNET_SD1 = {
     "sample_size": 8,
@@ -43,3 +49,25 @@ SCHEDULER = {
     "set_alpha_to_one": False,
     "steps_offset": 1,
 }
+
+
+def random_params(shapes, seed=0):
+    """Random parameters of the given shapes."""
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: 0.1 * rng.standard_normal(leaf.shape, np.float32), shapes)
+
+
+def random_pipeline() -> sdjax.StableDiffusion:
+    """A Stable Diffusion of the first kind that draws 16x16 noise."""
+    tokenizer = sdjax.train_tokenizer(["red apple", "rocket"] * 2, vocab_size=530, max_length=16)
+    text = sdjax.TextEncoderConfig.from_dict({**TEXT_SD1, "vocab_size": len(tokenizer)})
+    unet, vae = sdjax.UNetConfig.from_dict(UNET_SD1), sdjax.VAEConfig.from_dict(VAE_SD1)
+    params = {
+        "unet": random_params(parts.unet_shapes(unet)),
+        "vae": random_params(parts.vae_shapes(vae)),
+        "text_encoder": random_params(parts.text_shapes(text)),
+    }
+    scheduler = {"_class_name": "DDIMScheduler", **SCHEDULER}
+    return sdjax.StableDiffusion(
+        sdjax.UNet(unet), sdjax.VAE(vae), sdjax.TextEncoder(text), tokenizer, scheduler, params
+    )

@@ -1,0 +1,215 @@
+"""Diffusion in JAX, from the command line: `python main.py --help`."""
+
+import difflib
+import sys
+from pathlib import Path
+from typing import Literal, Union
+
+import tyro
+
+from sdjax.errors import SdjaxError
+
+SHIPPED = Path(__file__).parent / "sdjax" / "assets" / "emoji"
+
+
+def prepare_devices() -> None:
+    """One XLA device a core where the CPU computes, and compiled programs kept between runs."""
+    from sdjax import parallel
+
+    parallel.use_cpu_devices()
+    parallel.use_compile_cache()
+
+
+def sample(
+    prompt: tuple[str, ...],
+    model: str = str(SHIPPED),
+    negative_prompt: str | None = None,
+    steps: int = 30,
+    guidance_scale: float = 5.0,
+    guidance_rescale: float = 0.0,
+    sampler: str | None = None,
+    spacing: Literal["leading", "trailing", "linspace"] | None = None,
+    sigmas: str | None = None,
+    eta: float | None = None,
+    seed: int = 0,
+    count: int = 1,
+    height: int | None = None,
+    width: int | None = None,
+    clip_skip: int = 0,
+    batch_size: int = 8,
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    noise: Literal["torch", "jax"] = "torch",
+    out: Path = Path("images"),
+) -> None:
+    """Turn prompts into pictures, each a numbered PNG, and one captioned sheet of them all.
+
+    python main.py sample --prompt "a smiling cat"
+
+    python main.py sample --prompt "red heart" "rocket" --count 4 --seed 7 --out pictures
+
+    python main.py sample --prompt "rocket" --model runs/mine/model --sampler dpmpp_2m --steps 20
+
+    Args:
+        prompt: One or more prompts, each in quotes.
+        model: A diffusers folder; where not given, the emoji model that comes with the project.
+        negative_prompt: What to steer away from.
+        steps: Sampling steps.
+        guidance_scale: How much the prompt counts; 1 turns guidance off and halves the time.
+        guidance_rescale: Share of the contrast added by guidance that is taken back, 0 to 1.
+        sampler: ddim, euler, euler_a, dpmpp_2m, unipc, …; the model's own where not given.
+        spacing: How the timesteps are laid out; the sampler's own way where not given.
+        sigmas: Noise levels: karras, exponential, beta, …; the sampler's own where not given.
+        eta: Noise of a stochastic sampler, 0 to 1.
+        seed: Of the first picture; the others take seed + 1, seed + 2, …
+        count: Pictures of each prompt.
+        height: In pixels; the size the model was trained at where not given.
+        width: In pixels; the size the model was trained at where not given.
+        clip_skip: Layers of the text encoder left out at its end.
+        batch_size: Pictures made at once.
+        dtype: What the networks compute in.
+        noise: Who draws the first noise: with torch a seed gives the picture it gives in PyTorch.
+        out: Folder of the pictures; numbers go on after those that are there.
+    """
+    from sdjax.pipeline import StableDiffusion
+    from sdjax.pipeline.pictures import save_pictures, writable_folder
+    from sdjax.pipeline.request import listed
+
+    prepare_devices()
+    prompts = listed(prompt)
+    writable_folder(out)
+    options = {"spacing": spacing, "sigmas": sigmas, "eta": eta}
+    chosen = {
+        "negative_prompt": negative_prompt,
+        "steps": steps,
+        "guidance_scale": guidance_scale,
+        "guidance_rescale": guidance_rescale,
+        "sampler": sampler,
+        "height": height,
+        "width": width,
+        "clip_skip": clip_skip,
+        "noise": noise,
+        **{name: value for name, value in options.items() if value is not None},
+    }
+    pipeline = StableDiffusion.from_pretrained(model, dtype=dtype)
+    images = pipeline.generate(prompts, seed=seed, count=count, batch_size=batch_size, **chosen)
+    captions = [text for text in prompts for _ in range(count)]
+    settings = {name: value for name, value in chosen.items() if value is not None}
+    notes = [{**settings, "model": model, "seed": seed + i} for i in range(len(images))]
+    *_, overview = save_pictures(out, images, captions, notes)
+    print(f"{len(images)} pictures and {overview}")
+
+
+def train(config: Path, workdir: Path) -> tuple[Path, Path]:
+    """Train a model by a recipe. The same command goes on where an earlier one was stopped.
+
+    python main.py train --config configs/shapes.py --workdir runs/shapes
+
+    python main.py train --config configs/shapes.py --workdir runs/short --diffusion.steps 800
+
+    Every value of the recipe is an option; with --config and --help they are all listed.
+
+    Args:
+        config: A recipe: a Python file that sets `config`.
+        workdir: Folder for checkpoints, metrics, sample sheets and, at the end, the model.
+    """
+    return config, workdir
+
+
+def run_train(arguments: list[str]) -> int:
+    """Reads the recipe's own options once its file is known, then trains; 3 where stopped early."""
+    wants_help = {"-h", "--help"} & set(arguments)
+    has_config = any(text.split("=")[0] == "--config" for text in arguments)
+    if wants_help and has_config:
+        arguments = [*(a for a in arguments if a not in wants_help), "--workdir", "."]
+    (config, workdir), rest = tyro.cli(
+        train, prog="main.py train", args=arguments, return_unknown_args=True
+    )
+    from sdjax.training.recipe import load_config, with_overrides
+    from sdjax.training.train import train as carry_out
+
+    rest = ["--help"] if wants_help else rest
+    prepare_devices()
+    recipe = with_overrides(load_config(config), rest, prog=f"main.py train --config {config}")
+    return 0 if carry_out(recipe, workdir) else 3
+
+
+def run_evaluate(arguments: list[str]) -> int:
+    """Reads which evaluation is meant, and does it."""
+    from sdjax import evaluation
+    from sdjax.pipeline import StableDiffusion
+
+    kinds = Union[tuple(evaluation.EVALUATIONS)]
+
+    def evaluate(measure: kinds, model: str = str(SHIPPED)) -> None:
+        """Measure a model; results go to a JSON file and a table, pictures to a sheet.
+
+        python main.py evaluate shapes-accuracy --model runs/shapes/model
+
+        python main.py evaluate nearest-neighbour --captions 40 --out runs/emoji/evaluation
+
+        Args:
+            measure: What is measured.
+            model: A diffusers folder; where not given, the model that comes with the project.
+        """
+        prepare_devices()
+        evaluation.run(measure, lambda: StableDiffusion.from_pretrained(model))
+
+    tyro.cli(
+        evaluate,
+        prog="main.py evaluate",
+        args=arguments,
+        config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitSubcommandPrefixes,
+                tyro.conf.OmitArgPrefixes),
+    )
+    return 0
+
+
+def run_sample(arguments: list[str]) -> int:
+    tyro.cli(sample, prog="main.py sample", args=arguments)
+    return 0
+
+
+COMMANDS = {
+    "sample": (run_sample, "turn prompts into pictures"),
+    "train": (run_train, "train a model by a recipe of configs/"),
+    "evaluate": (run_evaluate, "measure a model"),
+}
+
+
+def usage() -> str:
+    """What `python main.py --help` prints."""
+    lines = [f"  {name:<10}{text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "Diffusion in JAX.\n",
+            *lines,
+            '\n  python main.py sample --prompt "a smiling cat"',
+            "  python main.py train --config configs/shapes.py --workdir runs/shapes",
+            "  python main.py evaluate shapes-accuracy --model runs/shapes/model",
+            "\nEvery command explains itself: python main.py sample --help",
+        ]
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Runs a command; gives the exit status: 0 done, 2 wrong input, 3 training stopped early."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}."
+        print(f"error: no command {name!r}; {hint}", file=sys.stderr)
+        return 2
+    if {"-h", "--help"} & set(rest):
+        return COMMANDS[name][0](rest)
+    try:
+        return COMMANDS[name][0](rest)
+    except SdjaxError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,96 @@
+"""The command line in this process: what it writes, and how it refuses."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import main
+from tests.weights.small import random_pipeline
+
+FAST = ["--steps", "2"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    random_pipeline().save_pretrained(folder)
+    return str(folder)
+
+
+def refusal(capsys, *arguments):
+    """The one line that a refused command prints."""
+    assert main.main(list(arguments)) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1
+    return printed.err
+
+
+def test_sample_writes_numbered_pictures_and_a_sheet(model, tmp_path, capsys):
+    command = ["sample", "--prompt", "red apple", "rocket", "--model", model, *FAST]
+    command += ["--out", str(tmp_path / "pictures")]
+    assert main.main(command) == 0
+    names = [f"0000{i}.png" for i in range(4)]
+    assert main.main([*command, "--seed", "5"]) == 0
+    found = sorted(path.name for path in (tmp_path / "pictures").iterdir())
+    assert found == sorted([*names, "00000-sheet.png", "00002-sheet.png"])
+    assert "00002-sheet.png" in capsys.readouterr().out
+    pictures = [Image.open(tmp_path / "pictures" / name) for name in names]
+    assert all(picture.size == (16, 16) for picture in pictures)
+    assert pictures[3].text["prompt"] == "rocket" and pictures[3].text["seed"] == "6"
+    assert np.any(np.asarray(pictures[0]) != np.asarray(pictures[2]))
+
+
+def test_batch_size_changes_nothing_but_the_batches(model, tmp_path):
+    command = ["sample", "--prompt", "rocket", "--count", "3", "--model", model, *FAST]
+    assert main.main([*command, "--out", str(tmp_path / "one")]) == 0
+    assert main.main([*command, "--batch-size", "2", "--out", str(tmp_path / "two")]) == 0
+    for i in range(3):
+        one, two = (
+            np.asarray(Image.open(tmp_path / folder / f"0000{i}.png"), np.int16)
+            for folder in ("one", "two")
+        )
+        assert np.abs(one - two).max() <= 1
+
+
+def test_sample_refuses_in_one_line(model, tmp_path, capsys):
+    out = ["--out", str(tmp_path / "out")]
+    assert "no such model folder" in refusal(
+        capsys, "sample", "--prompt", "a", "--model", str(tmp_path / "absent"), *out
+    )
+    start = ["sample", "--prompt", "a", "--model", model]
+    assert "multiple of 2" in refusal(capsys, *start, "--height", "15", *out)
+    assert "batch_size" in refusal(capsys, *start, "--batch-size", "0", *out)
+    assert "sampler" in refusal(capsys, *start, "--sampler", "eulr", *out)
+    assert "empty list" in refusal(capsys, "sample", "--model", model, *out, "--prompt")
+    (tmp_path / "file").touch()
+    assert "cannot write" in refusal(capsys, *start, "--out", str(tmp_path / "file"))
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_unknown_commands_and_options_suggest_the_near_one(capsys):
+    assert "did you mean sample?" in refusal(capsys, "smaple")
+    with pytest.raises(SystemExit) as stop:
+        main.main(["sample", "--prompt", "a", "--stepz", "3"])
+    assert stop.value.code == 2 and "--steps" in capsys.readouterr().err
+
+
+def test_train_names_the_missing_config(tmp_path, capsys):
+    line = refusal(
+        capsys, "train", "--config", str(tmp_path / "none.py"), "--workdir", str(tmp_path)
+    )
+    assert "no config file" in line
+
+
+@pytest.mark.parametrize("command", [[], ["--help"]])
+def test_usage(command, capsys):
+    assert main.main(command) == 0
+    printed = capsys.readouterr().out
+    assert all(f"  {name} " in printed for name in main.COMMANDS)
+
+
+@pytest.mark.parametrize("command", ["sample", "train", "evaluate"])
+def test_help_has_examples(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main.main([command, "--help"])
+    assert stop.value.code == 0
+    assert f"python main.py {command} " in capsys.readouterr().out
