@@ -21,8 +21,8 @@ def find_font() -> str:
         if found:
             return str(found[0])
     raise SdjaxError(
-        "found no NotoColorEmoji.ttf; install it with 'apt install fonts-noto-color-emoji' (Fedora: "
-        "'dnf install google-noto-color-emoji-fonts'), or give the path of the font"
+        "found no NotoColorEmoji.ttf; install it with 'apt install fonts-noto-color-emoji' or your "
+        "system's like package, or give the path of the font"
     )
 
 

@@ -71,10 +71,10 @@ def read_emoji_test(path) -> list[Emoji]:
 
 
 def emoji_subset(subset: str = "all") -> Callable[[dict], bool]:
-    """A test of whether an emoji, given as {"group": …, "subgroup": …, …}, belongs to a subset.
+    """A test of whether an emoji, {"group": …, "subgroup": …, …}, belongs to a subset.
 
     subset: "all"; "core" (see CORE); or names of groups and subgroups of Unicode, separated by
-      commas, e.g. "Food & Drink, heart, animal-mammal".
+        commas, e.g. "Food & Drink, heart, animal-mammal".
     """
     if subset == "all":
         return lambda emoji: True

@@ -29,9 +29,9 @@ def loader(
     the source has labels. b is config.batch_size / process_count.
 
     The order depends on `config.seed` alone, and is another in every epoch. `get_state()` gives the
-    position as a dictionary that JSON can hold, and `set_state(state)` goes there: the next batch is
-    the one that would have come. With n processes, batch k of all together holds the items of
-    batch k of one.
+    position as a dictionary that JSON can hold, and `set_state(state)` goes there: the next batch
+    is the one that would have come. With n processes, batch k of all together holds the items of
+    batch k of one, as long as nothing is broken.
 
     Args:
       source: items by index, None for those to be skipped (`sdjax.data.open_source`).
@@ -39,8 +39,7 @@ def loader(
       repeat: False ends after one epoch, with a smaller last batch where the items do not fill it.
 
     Raises:
-      SdjaxError: where the batch cannot be shared out among the processes, or the source is
-        smaller than a batch and does not repeat over the processes.
+      SdjaxError: where the batch cannot be shared out among the processes, or the source is empty.
     """
     if config.batch_size % process_count:
         raise SdjaxError(

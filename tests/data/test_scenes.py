@@ -60,4 +60,5 @@ def test_training_still_sees_every_attribute_in_every_combination_of_two():
 
 def _pairs(scene):
     thing = scene.things[0]
-    return itertools.combinations((thing.size, thing.colour, thing.shape, scene.background + "!"), 2)
+    parts = thing.size, thing.colour, thing.shape, scene.background + " background"
+    return itertools.combinations(parts, 2)

@@ -88,7 +88,7 @@ def test_only_some_items(data_dir):
     ({"source": "tfds:sdjax_tinny"}, "did you mean sdjax_tiny"),
     ({"source": "tfds:sdjax_tiny:9.9.9"}, "cannot open 'sdjax_tiny:9.9.9'"),
     ({"source": "tfds:sdjax_tiny/blue"}, "cannot open 'sdjax_tiny/blue'"),
-    ({"split": "valid"}, "no split 'valid'; it has test, train|no split 'valid'; it has train, test"),
+    ({"split": "valid"}, "no split 'valid'; it has (test, train|train, test)"),
     ({"image_key": "picture"}, "no such feature 'picture'; set image_key to one of image"),
     ({"caption_key": "words"}, "no such feature 'words'; set caption_key"),
     ({"source": "tfds:sdjax_defect"}, "sdjax_defect could not be prepared.*the server is gone"),
