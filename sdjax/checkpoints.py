@@ -68,23 +68,19 @@ class Checkpoints:
         """(state, notes) of `step`; `like` is a tree of arrays or ShapeDtypeStructs of that shape.
 
         Raises SdjaxError, naming the first difference, where the checkpoint is of another
-        architecture or optimizer; nothing is read or changed then.
+        architecture or optimizer; no array is read then.
         """
-        notes = self.notes(step)
-        self._check(step, notes.pop("arrays"), _shapes(like))
+        self.check(step, like)
         like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
         args = ocp.args.Composite(arrays=ocp.args.StandardRestore(like))
-        return self._manager.restore(step, args=args)["arrays"], notes
+        return self._manager.restore(step, args=args)["arrays"], self.notes(step)
 
-    def wait(self):
-        """Return when everything begun is on disk; errors of the background writing come here."""
-        self._manager.wait_until_finished()
+    def check(self, step, like):
+        """SdjaxError, naming the first difference, where `step` holds another tree than `like`.
 
-    def close(self):
-        """Wait, and release Orbax's threads."""
-        self._manager.close()
-
-    def _check(self, step, saved, wanted):
+        Only the notes are read.
+        """
+        saved, wanted = self.notes(step)["arrays"], _shapes(like)
         where = f"the checkpoint of step {step} in {self.folder}"
         remedy = "train into another folder, or use the configuration that made it"
         for name in wanted:
@@ -97,6 +93,14 @@ class Checkpoints:
                 raise SdjaxError(
                     f"{where} has {name} of {shape}, this configuration {wanted[name]}: {remedy}"
                 )
+
+    def wait(self):
+        """Return when everything begun is on disk; errors of the background writing come here."""
+        self._manager.wait_until_finished()
+
+    def close(self):
+        """Wait, and release Orbax's threads."""
+        self._manager.close()
 
 
 def _shapes(tree):

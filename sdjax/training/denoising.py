@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from sdjax import diffusion
 from sdjax.diffusion.predictions import signal_and_noise
+from sdjax.diffusion.variational import hybrid_loss
 from sdjax.errors import SdjaxError
 
 
@@ -87,14 +88,23 @@ def noised(config: DenoisingConfig, schedule, x_0, keys) -> Noised:
     return Noised(x_0, noise, t, diffusion.add_noise(schedule, x_0, noise, t))
 
 
-def losses(config: DenoisingConfig, schedule, given: Noised, prediction):
-    """Weighted loss of each image, float32 [b], for the network's prediction [b, …]."""
+def losses(config: DenoisingConfig, schedule, given: Noised, prediction, fraction=None):
+    """Weighted loss of each image, float32 [b], for the network's prediction [b, …].
+
+    fraction: [b, …] where the network learns the variance too; the loss is then the unweighted
+    hybrid one of arXiv 2102.09672.
+    """
     signal, sigma = signal_and_noise(schedule, given.t, given.x_0)
     target = {
         "x_0": given.x_0,
         "epsilon": given.noise,
         "v_prediction": signal * given.noise - sigma * given.x_0,
     }[config.prediction]
+    if fraction is not None:
+        return hybrid_loss(
+            schedule, prediction, fraction, target, given.x_0, given.x_t, given.t,
+            config.prediction, kind=config.loss,
+        )
     weight = diffusion.loss_weight(
         schedule, given.t, config.prediction, config.weighting, config.weighting_gamma
     )

@@ -1,6 +1,7 @@
 """The one training loop."""
 
 import dataclasses
+import json
 import signal
 import threading
 import time
@@ -34,36 +35,41 @@ class Outcome(NamedTuple):
     seconds: float
 
 
-def fit(objective, frozen, batches, config: RunConfig, folder, *, name="train", sheet=None):
+def fit(
+    objective, frozen, batches, config: RunConfig, folder, *, name="train", sheet=None, about=None
+):
     """Train, or go on training, in `folder`.
 
     objective: has init(key) -> parameters and loss(params, frozen, batch, keys), see `make_step`.
     frozen: tree of arrays passed to the loss; it is replicated over the devices here.
     batches: iterator of trees of arrays [config.batch_size, …] with get_state and set_state.
     sheet: ema (on devices) -> (images, captions or None) for the sample sheet, or None.
+    about: JSON dict kept with every checkpoint, by default the config; what differs from it when
+      training goes on is told.
 
     Returns an Outcome; `finished` is False after SIGTERM, SIGINT or config.max_minutes, when
     everything is saved to go on later. Raises SdjaxError when the loss stops being finite (the
     last good checkpoint stays), or when the checkpoint is of another architecture.
     """
     begun = time.monotonic()
+    about = json.loads(json.dumps(about or dataclasses.asdict(config)))
     optimizer = make_optimizer(config.optimizer, config.steps)
-
-    def init():
-        return TrainState.create(objective.init(jax.random.key(config.seed)), optimizer)
-
-    checkpoints = Checkpoints(
-        Path(folder) / "checkpoints", config.keep_checkpoints, config.keep_every
-    )
+    checkpoints = _checkpoints(folder, config)
     try:
-        state, step, before = _start(checkpoints, init, batches, config)
+        step, init = checkpoints.latest(), _initial(objective, optimizer, config)
+        if step is None:
+            state, step, before, changes = jax.jit(init)(), 0, 0.0, []
+        else:
+            state, notes = checkpoints.restore(step, _checked(checkpoints, init, config))
+            batches.set_state(_unpacked(notes["data"]))
+            before, changes = notes["seconds"], _changes(notes["about"], about)
         if step == config.steps:
             return Outcome(to_host(state.ema), step, True, before)
         report = Report(folder, name, step, config.steps)
         try:
-            if step:
-                report.say(f"{name}: going on after step {step} in {folder}")
-            run = _Run(objective, optimizer, config, checkpoints, report, sheet)
+            for line in [f"{name}: going on after step {step} in {folder}", *changes][:step]:
+                report.say(line)
+            run = _Run(objective, optimizer, config, checkpoints, report, sheet, about)
             run.clock = begun - before
             return run.go(state, step, replicate(frozen), batches)
         finally:
@@ -72,23 +78,56 @@ def fit(objective, frozen, batches, config: RunConfig, folder, *, name="train", 
         checkpoints.close()
 
 
-def _start(checkpoints, init, batches, config):
-    """(state, step, seconds spent before): from the newest checkpoint, or new."""
-    step = checkpoints.latest()
-    if step is None:
-        return jax.jit(init)(), 0, 0.0
+def check(objective, config: RunConfig, folder):
+    """SdjaxError where `folder` holds a checkpoint that `fit` could not go on from.
+
+    Nothing is compiled, read or written, so that this can come before all other preparations.
+    """
+    if not (Path(folder) / "checkpoints").is_dir():
+        return
+    checkpoints = _checkpoints(folder, config)
+    try:
+        if checkpoints.latest() is not None:
+            init = _initial(objective, make_optimizer(config.optimizer, config.steps), config)
+            _checked(checkpoints, init, config)
+    finally:
+        checkpoints.close()
+
+
+def _checkpoints(folder, config):
+    return Checkpoints(Path(folder) / "checkpoints", config.keep_checkpoints, config.keep_every)
+
+
+def _initial(objective, optimizer, config):
+    return lambda: TrainState.create(objective.init(jax.random.key(config.seed)), optimizer)
+
+
+def _checked(checkpoints, init, config):
+    """Shapes of the state, once the newest checkpoint has turned out to have the same."""
+    step, shapes = checkpoints.latest(), jax.eval_shape(init)
+    checkpoints.check(step, shapes)
     if step > config.steps:
         raise SdjaxError(
             f"{checkpoints.folder} is already at step {step}, beyond the {config.steps} asked for: "
             "ask for more steps or train into another folder"
         )
-    state, notes = checkpoints.restore(step, jax.eval_shape(init))
-    batches.set_state(_unpacked(notes["data"]))
-    return state, step, notes["seconds"]
+    return shapes
+
+
+def _changes(before, now, path=""):
+    """Lines that name the values of a nested dict which are no longer what they were."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [
+            line
+            for name in dict.fromkeys([*before, *now])
+            for line in _changes(before.get(name), now.get(name), f"{path}.{name}" if path else name)
+        ]
+    return [] if before == now else [f"changed since: {path} {before!r} -> {now!r}"]
 
 
 class _Run:
-    def __init__(self, objective, optimizer, config, checkpoints, report, sheet):
+    def __init__(self, objective, optimizer, config, checkpoints, report, sheet, about):
+        self.about = about
         self.config, self.checkpoints, self.report = config, checkpoints, report
         self.make_sheet = sheet
         self.update = make_step(objective.loss, optimizer, config)
@@ -97,35 +136,35 @@ class _Run:
         self.window = []
 
     def go(self, state, step, frozen, batches):
-        config, state = self.config, replicate(state)
-        leading = (config.steps_per_call, config.accumulation)
-        feed = Feed(batches, leading)
-        position = None
-        deadline = time.monotonic() + 60 * config.max_minutes if config.max_minutes else None
+        with _Signals() as signals:
+            feed = Feed(batches, (self.config.steps_per_call, self.config.accumulation))
+            try:
+                return self._updates(replicate(state), step, frozen, feed, signals)
+            finally:
+                feed.close()
+
+    def _updates(self, state, step, frozen, feed, signals):
+        config = self.config
         self.since, self.images = time.monotonic(), 0
-        try:
-            with _Signals() as signals:
-                while step < config.steps:
-                    batch, position = next(feed)
-                    state, metrics = self.update(state, frozen, batch)
-                    before, step = step, step + config.steps_per_call
-                    self.sent.append((before, metrics))
-                    self._read(keep=LAG)
-                    late = deadline is not None and time.monotonic() > deadline
-                    stop = signals.received or late
-                    if stop or _passed(before, step, config.checkpoint_every):
-                        self._save(state, step, position)
-                    if _passed(before, step, config.sheet_every) or step == config.steps:
-                        self._sheet(state, step)
-                    if stop and step < config.steps:
-                        why = signals.received or f"{config.max_minutes:g} minutes are over"
-                        self.report.say(f"{why}: saved step {step} of {config.steps}; "
-                                        "the same command goes on from there")
-                        break
+        deadline = self.since + 60 * config.max_minutes if config.max_minutes else float("inf")
+        while step < config.steps:
+            batch, position = next(feed)
+            state, metrics = self.update(state, frozen, batch)
+            before, step = step, step + config.steps_per_call
+            self.sent.append((before, metrics))
+            self._read(keep=LAG)
+            stop = signals.received
+            if not stop and time.monotonic() > deadline:
+                stop = f"{config.max_minutes:g} minutes are over"
+            if stop or step == config.steps or _passed(before, step, config.checkpoint_every):
                 self._save(state, step, position)
-                self.checkpoints.wait()
-        finally:
-            feed.close()
+            if step == config.steps or _passed(before, step, config.sheet_every):
+                self._sheet(state, step)
+            if stop and step < config.steps:
+                self.report.say(f"{stop}: saved step {step} of {config.steps}; "
+                                "the same command goes on from there")
+                break
+        self.checkpoints.wait()
         return Outcome(to_host(state.ema), step, step == config.steps, self._seconds())
 
     def _seconds(self):
@@ -165,8 +204,7 @@ class _Run:
     def _save(self, state, step, position):
         self._read()  # a state whose loss was not finite must not become a checkpoint
         paused = time.monotonic()
-        notes = {"data": _packed(position), "seconds": self._seconds(),
-                 "config": dataclasses.asdict(self.config)}
+        notes = {"data": _packed(position), "seconds": self._seconds(), "about": self.about}
         self.checkpoints.save(step, state, notes)
         self.since += time.monotonic() - paused
 

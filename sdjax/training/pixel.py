@@ -33,6 +33,9 @@ class PixelRun(RunConfig):
         ScheduleConfig("linear", 1e-4, 0.02), prediction="epsilon"
     ))
     class_dropout: float = 0.0
+    learned_variance: bool = False
+    """Learn the reverse variance by the hybrid loss (arXiv 2102.09672); the U-Net then has twice
+    as many out_channels as in_channels."""
     cache_images: bool = True
     """Keep the whole set in memory; for sets that fit there."""
     sheet: SheetConfig = field(default_factory=lambda: SheetConfig(steps=50, guidance_scale=1.0))
@@ -41,6 +44,12 @@ class PixelRun(RunConfig):
         super().__post_init__()
         if not 0 <= self.class_dropout < 1:
             raise SdjaxError(f"class_dropout must be in [0, 1), got {self.class_dropout}")
+        wanted = self.unet.in_channels * (1 + self.learned_variance)
+        if self.unet.out_channels != wanted:
+            raise SdjaxError(f"unet.out_channels must be {wanted}, got {self.unet.out_channels}")
+        even = self.denoising.weighting == self.denoising.timesteps == "uniform"
+        if self.learned_variance and not even:
+            raise SdjaxError("learned_variance needs uniform weighting and timesteps")
         if self.class_dropout and not self.unet.num_class_embeds:
             raise SdjaxError("class_dropout needs a U-Net with num_class_embeds")
         if self.unet.cross_attention_dim is not None:
@@ -84,11 +93,16 @@ class PixelObjective:
             if config.class_dropout:
                 labels = jnp.where(dropped(keys, config.class_dropout), config.classes, labels)
         rngs = {"dropout": network_key(keys)} if config.unet.dropout else None
-        prediction = self._unet.apply(
-            {"params": params["unet"]}, given.x_t, given.t.astype(jnp.float32),
-            class_labels=labels, rngs=rngs,
-        )
-        return losses(config.denoising, schedule, given, prediction).mean(), {}
+        output = self._predict(params, given.x_t, given.t.astype(jnp.float32), labels, rngs)
+        return losses(config.denoising, schedule, given, *output).mean(), {}
+
+    def _predict(self, params, x, t, labels, rngs=None):
+        """(prediction,), or (prediction, variance fraction in 0 … 1)."""
+        out = self._unet.apply({"params": params["unet"]}, x, t, class_labels=labels, rngs=rngs)
+        if not self.config.learned_variance:
+            return (out,)
+        prediction, variance = jnp.split(out, 2, axis=-1)
+        return prediction, (variance + 1) / 2
 
     def sheet(self):
         """A function ema -> images float32 [n, H, W, C], of the classes in turn where there are.
@@ -96,21 +110,21 @@ class PixelObjective:
         Image i starts from the noise of sheet.seed and i.
         """
         config = self.config.sheet
-        table = config.table(self.config.denoising, clip=1.0)
+        table = config.table(self.config.denoising, 1.0, self.config.learned_variance)
         shape, classes = self._image_shape(), self.config.classes
 
         def generate(params, labels, seeds):
             keys = jax.vmap(jax.random.key)(seeds)
 
-            def predict(x, t, labels):
-                return self._unet.apply({"params": params["unet"]}, x, t, class_labels=labels)
-
             def denoise(x, t):
                 if config.guidance_scale == 1:
-                    return predict(x, t, labels if classes else None)
-                twice = jnp.concatenate([x, x])
-                out = predict(twice, t, jnp.concatenate([labels, jnp.full_like(labels, classes)]))
-                return diffusion.classifier_free_guidance(*jnp.split(out, 2), config.guidance_scale)
+                    output = self._predict(params, x, t, labels if classes else None)
+                    return output if self.config.learned_variance else output[0]
+                both = jnp.concatenate([labels, jnp.full_like(labels, classes)])
+                output = self._predict(params, jnp.concatenate([x, x]), t, both)
+                pairs = [jnp.split(array, 2) for array in output]
+                guided = diffusion.classifier_free_guidance(*pairs[0], config.guidance_scale)
+                return (guided, pairs[1][0]) if self.config.learned_variance else guided
 
             noise = jax.vmap(lambda k: jax.random.normal(jax.random.fold_in(k, 0), shape))(keys)
             return diffusion.sample(

@@ -20,8 +20,12 @@ class SheetConfig:
     guidance_scale: float = 3.0
     seed: int = 0
 
-    def table(self, denoising: DenoisingConfig, clip=None) -> diffusion.Table:
-        """The sampler's table for a network trained so; clip bounds x_0 (1 for pixels)."""
+    def table(self, denoising: DenoisingConfig, clip=None, learned_variance=False):
+        """The sampler's `Table` for a network trained so; clip bounds x_0 (1 for pixels).
+
+        A learned variance is used by "ddpm"; other samplers have no place for it.
+        """
+        options = {"variance": "learned_range"} if learned_variance and self.sampler == "ddpm" else {}
         return diffusion.sampler(
             self.sampler,
             denoising.schedule.build(),
@@ -29,4 +33,5 @@ class SheetConfig:
             prediction_type=denoising.prediction,
             spacing="trailing",
             clip=clip,
+            **options,
         )

@@ -1,7 +1,6 @@
 """A recipe carried out: autoencoder, tokenizer, latents, diffusion, export; each resumable."""
 
 import dataclasses
-import json
 from pathlib import Path
 
 import jax
@@ -26,7 +25,7 @@ from .datasets import (
 )
 from .feed import ArrayBatches
 from .latent import LatentObjective
-from .loop import fit
+from .loop import check, fit
 from .pixel import PixelObjective, PixelRun
 from .recipe import Recipe
 
@@ -43,9 +42,6 @@ def train(recipe: Recipe, workdir) -> bool:
     workdir = Path(workdir)
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / "recipe.json").write_text(
-            json.dumps(dataclasses.asdict(recipe), indent=2) + "\n", encoding="utf-8"
-        )
     except OSError as error:
         raise SdjaxError(f"cannot write to the work folder {workdir}: {error}") from error
     stage = _Stages(recipe, workdir)
@@ -66,6 +62,12 @@ class _Stages:
             self._pictures = read_all(self.source, self.recipe.examples)
         return self._pictures
 
+    def fit(self, objective, frozen, batches, run, name, sheet):
+        """`fit` in the run's own folder of the work folder."""
+        about = dataclasses.asdict(self.recipe)
+        folder = self.workdir / name
+        return fit(objective, frozen, batches, run, folder, name=name, sheet=sheet, about=about)
+
     def batches(self, run, arrays, tokenize=None):
         """Batches from memory, or from the loader where arrays is None."""
         if arrays is not None:
@@ -79,15 +81,16 @@ class _Stages:
     def pixel(self):
         config = self.recipe.diffusion
         objective = PixelObjective(config)
+        check(objective, config, self.workdir / "diffusion")
         arrays = None
         if config.cache_images:
             pictures = self.pictures()
             arrays = {"image": pictures["image"]}
             if config.classes:
                 arrays["label"] = _labels(pictures, config.classes)
-        outcome = fit(
-            objective, {}, self.batches(config, arrays), config, self.workdir / "diffusion",
-            name="diffusion", sheet=_captioned(objective.sheet(), None),
+        outcome = self.fit(
+            objective, {}, self.batches(config, arrays), config, "diffusion",
+            _captioned(objective.sheet(), None),
         )
         if outcome.finished:
             export.export_pixel(
@@ -98,15 +101,19 @@ class _Stages:
     def autoencoder(self):
         """Trains the autoencoder, where the recipe has one, into workdir/autoencoder/model."""
         run, folder = self.recipe.autoencoder, self.workdir / "autoencoder"
-        if run is None or (folder / "model").exists():
+        if run is None:
+            return True
+        if (folder / "model").exists():
+            _check_finished(folder / "model", run.vae)
             return True
         features = feature_function(run.perceptual) if run.perceptual else None
         objective = AutoencoderObjective(run, features)
+        check(objective, run, folder)
         images = self.pictures()["image"]
         shown = images[:run.sheet_images]
-        outcome = fit(
-            objective, {}, self.batches(run, {"image": images}), run, folder, name="autoencoder",
-            sheet=objective.sheet(shown),
+        outcome = self.fit(
+            objective, {}, self.batches(run, {"image": images}), run, "autoencoder",
+            objective.sheet(shown),
         )
         if outcome.finished:
             config, params = _with_normal_latents(run, outcome.ema, images)
@@ -129,14 +136,15 @@ class _Stages:
                 raise SdjaxError(f"text_encoder must be that of {given} where it is frozen: "
                                  f"{encoder.config}, got {config.text_encoder}")
         objective = LatentObjective(config, vae.config)
+        check(objective, config, self.workdir / "diffusion")
         prompts = list(config.sheet.prompts) or captions(self.source, config.sheet.images)
         sheet = objective.sheet({**frozen, "vae": vae_params}, tokenizer.encode(prompts))
         arrays = self.latents(given, vae, vae_params, tokenizer) if config.cache_latents else None
         if arrays is None:
             frozen["vae"] = vae_params
-        outcome = fit(
-            objective, frozen, self.batches(config, arrays, tokenizer.encode), config,
-            self.workdir / "diffusion", name="diffusion", sheet=_captioned(sheet, prompts),
+        outcome = self.fit(
+            objective, frozen, self.batches(config, arrays, tokenizer.encode), config, "diffusion",
+            _captioned(sheet, prompts),
         )
         if outcome.finished:
             params = {"text_encoder": frozen.get("text_encoder"), **outcome.ema, "vae": vae_params}
@@ -186,6 +194,15 @@ def _with_normal_latents(run, params, images):
         return normalized(run.vae, jax.tree.map(np.asarray, params), mean, std)
     deviation = float(np.sqrt(np.mean(np.square(std) + np.square(mean)) - np.mean(mean) ** 2))
     return dataclasses.replace(run.vae, scaling_factor=1 / deviation), params
+
+
+def _check_finished(folder, wanted):
+    config = VAE.from_pretrained(folder)[0].config
+    if dataclasses.replace(config, scaling_factor=wanted.scaling_factor) != wanted:
+        raise SdjaxError(
+            f"the autoencoder in {folder} is finished and of another architecture than the "
+            "configuration's: train into another folder, or use the configuration that made it"
+        )
 
 
 def _for_tokenizer(config: TextEncoderConfig, tokenizer):

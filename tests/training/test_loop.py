@@ -1,0 +1,247 @@
+"""The loop: what it writes, and that stopping changes nothing."""
+
+import json
+import os
+import signal
+import threading
+import time
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboardX.proto.event_pb2 import Event
+
+from sdjax.checkpoints import Checkpoints
+from sdjax.errors import SdjaxError
+from sdjax.training import OptimizerConfig, fit
+from sdjax.training.feed import ArrayBatches, Feed
+from sdjax.training.loop import check
+
+
+def assert_same(got, wanted):
+    jax.tree.map(np.testing.assert_array_equal, got, wanted)
+    assert jax.tree.structure(got) == jax.tree.structure(wanted)
+
+
+def train(toy, config, folder, **options):
+    objective, frozen, make_batches = toy
+    return fit(objective, frozen, make_batches(config), config, folder, **options)
+
+
+def metrics(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"steps_per_call": 2}, {"accumulation": 2, "batch_size": 4},
+    {"optimizer": OptimizerConfig(name="adafactor", warmup_steps=2)},
+])
+def test_a_resumed_run_is_bit_for_bit_an_uninterrupted_one(toy, toy_config, tmp_path, changes):
+    config = toy_config(**changes)
+    whole = train(toy, config, tmp_path / "whole")
+    # A schedule depends on the number of steps, so the stop comes from outside, not from `steps`.
+    stop_after(toy, config, tmp_path / "parts", 6)
+    parts = train(toy, config, tmp_path / "parts")
+    assert whole.finished and parts.finished
+    assert_same(parts.ema, whole.ema)
+    states = [saved_state(tmp_path / name, config, toy) for name in ("whole", "parts")]
+    assert_same(*states)
+    assert [m["step"] for m in metrics(tmp_path / "parts")] == [4, 8, 12]
+
+
+def stop_after(toy, config, folder, step):
+    """Train until a SIGTERM that comes when the batch of `step` is read ahead."""
+    objective, frozen, make_batches = toy
+    outcome = fit(objective, frozen, SignalAt(make_batches(config), config, step), config, folder)
+    assert not outcome.finished and 0 < outcome.step <= step
+
+
+class SignalAt:
+    """Batches that send this process a SIGTERM when those of a step are drawn."""
+
+    def __init__(self, batches, config, step):
+        self.batches, self.left = batches, step * config.accumulation
+        self.get_state, self.set_state = batches.get_state, batches.set_state
+
+    def __next__(self):
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return next(self.batches)
+
+
+def saved_state(folder, config, toy):
+    from sdjax.training import TrainState, make_optimizer
+
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    like = jax.eval_shape(lambda: TrainState.create(toy[0].init(jax.random.key(0)), optimizer))
+    checkpoints = Checkpoints(folder / "checkpoints")
+    state, notes = checkpoints.restore(checkpoints.latest(), like)
+    assert {"about", "data", "seconds"} <= set(notes)
+    checkpoints.close()
+    return state
+
+
+def test_a_loader_of_grain_resumes_at_its_exact_batch(toy, toy_config, tmp_path):
+    import grain
+
+    items = [{"x": np.float32([i, i % 3, 1]), "y": np.float32([i % 2, i % 5])} for i in range(20)]
+
+    def make_batches(config):
+        data = grain.MapDataset.source(items).seed(1).shuffle().repeat()
+        return iter(data.to_iter_dataset().batch(config.batch_size))
+
+    toy, config = (*toy[:2], make_batches), toy_config()
+    whole = train(toy, config, tmp_path / "whole")
+    stop_after(toy, config, tmp_path / "parts", 6)
+    assert_same(train(toy, config, tmp_path / "parts").ema, whole.ema)
+
+
+def test_a_finished_run_is_left_as_it_is(toy, toy_config, tmp_path):
+    first = train(toy, toy_config(), tmp_path)
+    again = train(toy, toy_config(), tmp_path)
+    assert again.finished and again.step == 12
+    assert_same(again.ema, first.ema)
+    assert len(metrics(tmp_path)) == 3
+
+
+def test_reports(toy, toy_config, tmp_path, capsys):
+    pictures = np.zeros((2, 8, 8, 3), np.float32)
+    train(toy, toy_config(sheet_every=6), tmp_path, name="toy", sheet=lambda ema: (pictures, ["a", "b"]))
+    lines = metrics(tmp_path)
+    assert [line["step"] for line in lines] == [4, 8, 12]
+    assert set(lines[0]) == {"step", "seconds", "images_per_second", "loss", "grad_norm", "noise"}
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    sheets = sorted(path.name for path in (tmp_path / "sheets").iterdir())
+    assert sheets == ["0000006.png", "0000012.png"]
+    assert Image.open(tmp_path / "sheets" / sheets[0]).mode == "RGB"
+    tags = [v.tag for event in events(tmp_path / "tensorboard") for v in event.summary.value]
+    assert tags.count("loss") == 3 and tags.count("samples") == 2
+    printed = capsys.readouterr().out
+    assert "toy 12/12  loss" in printed and "images/s" in printed and "min left" in printed
+
+
+def events(folder):
+    """Events of a TensorBoard folder: records of length, checksum, bytes, checksum."""
+    for path in folder.iterdir():
+        data, place = path.read_bytes(), 0
+        while place < len(data):
+            length = int.from_bytes(data[place:place + 8], "little")
+            yield Event.FromString(data[place + 12:place + 12 + length])
+            place += 16 + length
+
+
+def test_metrics_after_the_last_checkpoint_are_dropped(toy, toy_config, tmp_path):
+    stop_after(toy, toy_config(log_every=1), tmp_path, 6)
+    path = tmp_path / "metrics.jsonl"
+    with path.open("a") as file:
+        file.write(json.dumps({"step": 11, "loss": 0.0}) + '\n{"step": 12, "lo')
+    train(toy, toy_config(log_every=1), tmp_path)
+    assert [m["step"] for m in metrics(tmp_path)] == list(range(1, 13))
+    assert all(m["loss"] > 0 for m in metrics(tmp_path))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(toy, toy_config, tmp_path):
+    objective, frozen, make_batches = toy
+    config = toy_config(checkpoint_every=2, log_every=1)
+    with pytest.raises(SdjaxError, match="not finite at step 7: the last good checkpoint, step 6"):
+        fit(objective, frozen, Poisoned(make_batches(config), 7), config, tmp_path)
+    assert Checkpoints(tmp_path / "checkpoints").latest() == 6
+    resumed = train(toy, config, tmp_path)
+    assert resumed.finished
+
+
+class Poisoned:
+    """Batches of which number `at` holds NaN."""
+
+    def __init__(self, batches, at):
+        self.batches, self.at, self.drawn = batches, at, 0
+        self.get_state, self.set_state = batches.get_state, batches.set_state
+
+    def __next__(self):
+        self.drawn += 1
+        batch = next(self.batches)
+        return {**batch, "x": batch["x"] * np.nan} if self.drawn == self.at else batch
+
+
+def test_a_time_limit_saves_and_stops(toy, toy_config, tmp_path, capsys):
+    config = toy_config(max_minutes=1e-9)
+    outcome = train(toy, config, tmp_path)
+    assert not outcome.finished and outcome.step == 1
+    assert "saved step 1 of 12; the same command goes on" in capsys.readouterr().out
+
+
+def test_checkpoints_are_kept_by_number_and_by_interval(toy, toy_config, tmp_path):
+    train(toy, toy_config(checkpoint_every=1, keep_checkpoints=2, keep_every=5), tmp_path)
+    kept = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir())
+    assert kept == [5, 10, 11, 12]
+
+
+def test_another_architecture_is_refused(toy, toy_config, tmp_path):
+    objective, frozen, make_batches = toy
+    train(toy, toy_config(), tmp_path)
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+
+    class Wider(type(objective)):
+        def init(self, key):
+            layer = super().init(key)["layer.0"]
+            return {"layer.0": {**layer, "kernel": jax.numpy.zeros((3, 5))}}
+
+    config = toy_config(steps=20)
+    for attempt in (lambda: check(Wider(), config, tmp_path),
+                    lambda: fit(Wider(), frozen, make_batches(config), config, tmp_path)):
+        with pytest.raises(SdjaxError, match=r"params/layer.0/kernel of float32\[3, 2\], this"):
+            attempt()
+    with pytest.raises(SdjaxError, match="has opt_state.*nu.*which this configuration lacks"):
+        lion = OptimizerConfig(name="lion", warmup_steps=2)
+        check(objective, toy_config(steps=20, optimizer=lion), tmp_path)
+    with pytest.raises(SdjaxError, match="already at step 12, beyond the 6"):
+        check(objective, toy_config(steps=6), tmp_path)
+    assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+    check(Wider(), config, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_changed_settings_are_told(toy, toy_config, tmp_path, capsys):
+    stop_after(toy, toy_config(), tmp_path, 6)
+    faster = OptimizerConfig(warmup_steps=2, learning_rate=0.1)
+    train(toy, toy_config(optimizer=faster), tmp_path)
+    assert "changed since: optimizer.learning_rate 0.05 -> 0.1" in capsys.readouterr().out
+
+
+def test_an_unwritable_folder_is_one_clear_line(toy, toy_config, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SdjaxError, match="cannot write checkpoints to"):
+        train(toy, toy_config(), tmp_path / "file")
+
+
+def test_every_epoch_visits_each_item_once():
+    batches = ArrayBatches({"i": np.arange(10)}, 4, seed=3)
+    seen = np.concatenate([next(batches)["i"] for _ in range(5)])
+    assert sorted(seen[:10]) == sorted(seen[10:]) == list(range(10))
+    assert list(seen[:10]) != list(seen[10:])
+    again = ArrayBatches({"i": np.arange(10)}, 4, seed=3)
+    again.set_state({"drawn": 8})
+    np.testing.assert_array_equal(next(again)["i"], seen[8:12])
+
+
+def test_positions_do_not_run_ahead_of_the_batches():
+    feed = Feed(ArrayBatches({"i": np.arange(10)}, 4, seed=0), (1, 1), ahead=4)
+    for k in range(1, 4):
+        _, position = next(feed)
+        time.sleep(0.01)
+        assert position == {"drawn": 4 * k}
+    feed.close()
+    assert "sdjax-feed" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_an_error_of_the_data_reaches_the_training(toy, toy_config, tmp_path):
+    class Broken:
+        get_state = staticmethod(dict)
+
+        def __next__(self):
+            raise SdjaxError("picture 7 is broken")
+
+    with pytest.raises(SdjaxError, match="picture 7 is broken"):
+        fit(toy[0], toy[1], Broken(), toy_config(), tmp_path)
