@@ -78,7 +78,9 @@ class Emoji(tfds.core.GeneratorBasedBuilder):
             )
 
 
-def open_emoji(subset: str = "all", data_dir: str | None = None, config="noto") -> TfdsSource:
+def open_emoji(
+    subset: str = "all", data_dir: str | None = None, config="noto", split: str = "train"
+) -> TfdsSource:
     """The emoji of a subset (see `emoji_subset`), drawn and stored in data_dir on first use.
 
     config: "noto", or an EmojiConfig with a name of its own for another font or list.
@@ -92,7 +94,7 @@ def open_emoji(subset: str = "all", data_dir: str | None = None, config="noto") 
         groups.update((texts["group"], texts["subgroup"]))
         return only(texts)
 
-    source = TfdsSource(builder, only=kept)
+    source = TfdsSource(builder, split, only=kept)
     check_subset(subset, groups)
     if not len(source):
         raise SdjaxError(f"no emoji belongs to the subset {subset!r}")

@@ -32,6 +32,8 @@ class ImageFolder:
         if not root.is_dir():
             raise SdjaxError(f"expected a folder of pictures, found none at {root}")
         self.root = root / split if (root / split).is_dir() else root
+        if self.root == root and split != "train":
+            raise SdjaxError(f"{root} has no subfolder for the split {split!r}")
         self.keys = (caption_key,) if caption_key else CAPTION_KEYS
         self.skipped: list[tuple[str, str]] = []
         pictures = sorted(

@@ -26,7 +26,7 @@ def open_source(config: DataConfig) -> "Source":
     elif kind == "emoji" and not name:
         from sdjax.data.emoji import open_emoji  # tensorflow-datasets takes seconds to import
 
-        raw = open_emoji(config.subset, config.data_dir)
+        raw = open_emoji(config.subset, config.data_dir, split=config.split)
     elif kind == "folder" and name:
         raw = ImageFolder(name, config.split, config.caption_key)
     elif kind == "tfds" and name:

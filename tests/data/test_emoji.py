@@ -93,6 +93,8 @@ def test_subsets(config, data_dir):
     assert captions("heart, Symbols") == ["red heart", "copyright"]
     with pytest.raises(SdjaxError, match="'hearts'; did you mean 'heart'"):
         captions("face-smiling,hearts")
+    with pytest.raises(SdjaxError, match="no split 'heldout'; it has train"):
+        open_emoji("all", data_dir, config, split="heldout")
     with pytest.raises(SdjaxError, match="subset is empty"):
         emoji_subset(" , ")
 

@@ -101,6 +101,8 @@ def test_captions_may_be_waived(tmp_path):
 def test_missing_and_empty_folders(tmp_path):
     with pytest.raises(SdjaxError, match="expected a folder of pictures"):
         ImageFolder(tmp_path / "nowhere")
+    with pytest.raises(SdjaxError, match="no subfolder for the split 'test'"):
+        ImageFolder(tmp_path, "test")
     with pytest.raises(SdjaxError, match="found no pictures"):
         ImageFolder(tmp_path)
 
