@@ -76,7 +76,7 @@ CLASSES = {
     "TCDScheduler": SchedulerClass("tcd", (read.distilled,), _LATENT),
     "UnCLIPScheduler": SchedulerClass(
         "ddpm",
-        (read.spacing, read.bounds, read.variance),
+        (read.unclip, read.bounds, read.variance),
         {
             "clip_sample": True,
             "beta_schedule": "squaredcos_cap_v2",

@@ -68,6 +68,10 @@ def variance(get):
     return {"variance": kind}
 
 
+def unclip(get):
+    return {"spacing": "linspace", "schedule_betas": True}
+
+
 def runge_kutta(get):
     return {"runge_kutta": not get("skip_prk_steps", False)}
 

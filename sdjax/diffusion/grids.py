@@ -34,6 +34,7 @@ class Grid:
     exploding: bool = False  # x is kept as x_0 + (σ/α)·ε
     noisiest: float = 1.0  # σ/α where training starts
     signal: np.ndarray | None = None  # [T], ᾱ of the training timesteps
+    betas: np.ndarray | None = None  # [T]
     stride: int = 0  # training timesteps a step, where the list is not what counts
     final_signal: float = 1.0  # ᾱ below timestep 0
     continuous: bool = False  # the network is told ¼·log(σ/α)
@@ -239,8 +240,9 @@ def interpolated_grid(
     last = {"zero": 0.0, "sigma_min": table[0]}[_known_final(final)]
     if log_linear:
         levels = exponential_sigmas(len(timesteps) + 1, table[0], table[-1])
+    if log_linear and sigmas is None:
         levels, last = levels[:-1], levels[-1]
-    if isinstance(sigmas, str):
+    elif isinstance(sigmas, str):
         low = levels[-1] if sigma_min is None else sigma_min
         high = levels[0] if sigma_max is None else sigma_max
         levels = named_sigmas(sigmas, len(timesteps), low, high, table, rho)
@@ -431,7 +433,8 @@ def crash_grid(signal, steps):
 
 
 def _chained(timesteps, sigmas, **fields):
-    alpha, sigma = _levels(sigmas)
+    # Rounded as in the reference implementations, where equal levels have to stay equal.
+    alpha, sigma = _levels(np.asarray(sigmas, np.float32).astype(np.float64))
     return _grid(timesteps, (alpha[:-1], sigma[:-1]), (alpha[1:], sigma[1:]), **fields)
 
 

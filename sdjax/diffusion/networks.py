@@ -26,9 +26,9 @@ class Network:
         size = np.hypot(alpha, sigma)
         alpha, sigma = alpha / size, sigma / size
         if self.prediction in ("epsilon", "score"):
-            alpha = max(alpha, SMALLEST)
+            alpha = alpha or SMALLEST
         if self.prediction == "x_0":
-            sigma = max(sigma, SMALLEST)
+            sigma = sigma or SMALLEST
         p, q, e, f = prediction_coefficients(self.prediction, alpha, sigma)
         return 1 / size, p / size, q, e / size, f
 

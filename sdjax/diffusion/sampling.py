@@ -4,16 +4,17 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import io_callback
 
 from sdjax.diffusion.noise import image_keys, independent_noise
-from sdjax.diffusion.tables import HISTORY
+from sdjax.diffusion.tables import HISTORY, SKIP
 from sdjax.errors import SdjaxError
 
 
-def sample(denoise, table, x, key, *, noise=None):
+def sample(denoise, table, x, key, *, noise=None, state=None, callback=None, trajectory=False):
     """Run a sampler table from noise to a sample.
 
-    Works under jit, vmap, grad, pmap and scan. Everything but shapes, dtypes and `denoise` may be
+    Works under jit, vmap, grad, pmap and scan. Everything but shapes, dtypes and functions may be
     traced: under one `jax.jit` another sampler, step count or seed runs the same program.
 
     Args:
@@ -25,35 +26,47 @@ def sample(denoise, table, x, key, *, noise=None):
         part of the way.
       key: one random key, from which image i takes `fold_in(key, i)`, or [batch] keys, one an
         image. An image depends on its own key only, not on the batch around it.
-      noise: None for normal noise folded from key and row; a function (keys, row, table_row, like)
-        that draws it; or an array [rows, batch, ...] that holds it.
+      noise: None for normal noise folded from key and row; a function (keys, row number, row,
+        like) that draws it, such as `brownian_noise`; or an array [rows, batch, ...] that holds
+        it, read where `table.noise_rows` says.
+      state: where given, `denoise(x, t, state)` returns (its result, the next state), so that
+        guidance can keep a running average, for one.
+      callback: function of (number of the evaluation's row, t, x_0 [batch, ...]) called on the
+        host after each evaluation, for progress and previews. Where it returns True the loop
+        stops, and the result is that x_0.
+      trajectory: also return x after every row of the table, [rows, batch, ...].
 
     Returns:
-      The sample after the last row, [batch, ...], float32 (float64 where x is).
+      The sample after the last row, [batch, ...], float32 (float64 where x is); with `trajectory`
+      a pair of it and the samples after each row.
     """
-    if jnp.ndim(x) < 1:
-        raise SdjaxError("sample needs x with a leading batch axis, got a scalar")
     x = jnp.asarray(x)
+    if x.ndim < 1:
+        raise SdjaxError("sample needs x with a leading batch axis, got a scalar")
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32)) * table.initial_scale
     keys = image_keys(key, x.shape[0])
     rows = table.rows.kind.shape[0]
-    if noise is None or callable(noise):
-        draw, given = noise or independent_noise, None
-    else:
-        draw, given = None, _padded(noise, rows, x)
+    noise = independent_noise if noise is None else noise
+    given = None if callable(noise) else _padded(noise, rows, x)
+    stateful = denoise if state is not None else lambda x, t, state: (denoise(x, t), state)
 
     def run_row(carry, inputs):
         index, row, ready = inputs
-        noise_of_row = (lambda: draw(keys, index, row, x)) if draw else (lambda: ready)
-        branches = (_skip, _perturb, partial(_evaluate, denoise, table))
+        x, stopped, _ = carry
+        noise_of_row = (lambda: noise(keys, index, row, x)) if given is None else (lambda: ready)
+        branches = (_skip, _perturb, partial(_evaluate, stateful, table, callback, index))
         carry = jax.lax.switch(
-            row.kind, [partial(branch, row, noise_of_row) for branch in branches], carry
+            jnp.where(stopped, SKIP, row.kind),
+            [partial(branch, row, noise_of_row) for branch in branches],
+            carry,
         )
-        return carry, None
+        return carry, carry[0] if trajectory else None
 
-    start = (x, jnp.zeros_like(x), (jnp.zeros_like(x),) * HISTORY)
-    carry, _ = jax.lax.scan(run_row, start, (jnp.arange(rows), table.rows, given))
-    return carry[0]
+    registers = (jnp.zeros_like(x), (jnp.zeros_like(x),) * HISTORY, state)
+    (x, _, _), steps = jax.lax.scan(
+        run_row, (x, jnp.zeros((), bool), registers), (jnp.arange(rows), table.rows, given)
+    )
+    return (x, steps) if trajectory else x
 
 
 def _skip(row, noise, carry):
@@ -61,13 +74,14 @@ def _skip(row, noise, carry):
 
 
 def _perturb(row, noise, carry):
-    x, y, history = carry
-    return x + row.noise * noise(), y, history
+    x, *rest = carry
+    return x + row.noise * noise(), *rest
 
 
-def _evaluate(denoise, table, row, noise, carry):
-    x, y, history = carry
-    output = denoise(row.input_scale * x, row.timestep)
+def _evaluate(denoise, table, callback, index, row, noise, carry):
+    """Carries a row out; the formulas are those of `tables`."""
+    x, stopped, (y, history, state) = carry
+    output, state = denoise(row.input_scale * x, row.timestep, state)
     prediction, fraction = output if isinstance(output, tuple) else (output, None)
     prediction = prediction.astype(x.dtype)
     outer, *inner = row.x_0
@@ -77,11 +91,14 @@ def _evaluate(denoise, table, row, noise, carry):
     scale = row.noise
     if fraction is not None:
         scale = scale * jnp.exp(0.5 * row.spread * fraction.astype(x.dtype))
-    remembered = tuple(
-        jnp.where(row.remember, new, old)
-        for new, old in zip((derivative, *history), history, strict=False)
-    )
-    return combined(row.update[0], terms) + scale * noise(), combined(row.update[1], terms), remembered
+    x = combined(row.update[0], terms) + scale * noise()
+    y = combined(row.update[1], terms)
+    remembered = zip((derivative, *history), history, strict=False)
+    history = tuple(jnp.where(row.remember, new, old) for new, old in remembered)
+    if callback is not None:
+        stopped = _told(callback, index, row.timestep, x_0)
+        x = jnp.where(stopped, x_0, x)
+    return x, stopped, (y, history, state)
 
 
 def combined(coefficients, arrays):
@@ -98,13 +115,22 @@ def bounded(x_0, clip, threshold):
       threshold: None, or [2]: the quantile of |x_0| that becomes the bound, at least 1 and at most
         the second number; x_0 is clipped to it and divided by it.
     """
-    if threshold is not None:
-        quantile, largest = threshold
-        size = jnp.abs(x_0).reshape(x_0.shape[0], -1)
-        bound = jnp.clip(jnp.quantile(size, quantile, axis=1), 1, largest)
-        bound = bound.reshape((-1,) + (1,) * (x_0.ndim - 1))
-        return jnp.clip(x_0, -bound, bound) / bound
-    return jnp.clip(x_0, -clip, clip)
+    if threshold is None:
+        return jnp.clip(x_0, -clip, clip)
+    quantile, largest = threshold
+    size = jnp.abs(x_0).reshape(x_0.shape[0], -1)
+    bound = jnp.clip(jnp.quantile(size, quantile, axis=1), 1, largest)
+    bound = bound.reshape((-1,) + (1,) * (x_0.ndim - 1))
+    return jnp.clip(x_0, -bound, bound) / bound
+
+
+def _told(callback, index, timestep, x_0):
+    """Whether the callback asks to stop, as a traced bool."""
+
+    def call(*arguments):
+        return jnp.asarray(bool(callback(*arguments)))
+
+    return io_callback(call, jax.ShapeDtypeStruct((), bool), index, timestep, x_0)
 
 
 def _padded(noise, rows, x):

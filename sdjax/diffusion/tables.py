@@ -92,6 +92,11 @@ class Table:
         """How often the network is evaluated."""
         return int((np.asarray(self.rows.kind) == EVALUATE).sum())
 
+    @property
+    def noise_rows(self):
+        """The numbers of the rows that add noise, as a NumPy vector."""
+        return np.flatnonzero(np.asarray(self.rows.noise))
+
     def noised(self, x_0, noise):
         """What to start from instead of noise where `x_0` [batch, ...] is to be kept in part."""
         return self.start[0] * x_0 + self.start[1] * noise

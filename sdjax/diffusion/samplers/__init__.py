@@ -119,6 +119,8 @@ def sampler(
     _check_options(name, entry, options)
     prediction = prediction_name(prediction_type)
     grid = entry.grid(signal, steps, **_chosen(options, entry.option_names[0]))
+    if schedule is not None:
+        grid = dataclasses.replace(grid, betas=np.asarray(schedule.betas, np.float64))
     if start is not None:
         grid = grid.starting(start)
     bounded = clip is not None or threshold is not None
@@ -137,8 +139,12 @@ def sampler(
 
 
 def _signal(schedule):
-    """ᾱ as the reference implementations compute it: products of the float32 α."""
-    return np.cumprod(np.asarray(schedule.alphas, np.float64))
+    """ᾱ with the roundings of the reference implementations: 1 − β and the products in float32.
+
+    Where a schedule ends in almost pure noise, the levels there depend on them.
+    """
+    alphas = 1 - np.asarray(schedule.betas, np.float32)
+    return np.cumprod(alphas, dtype=np.float64).astype(np.float32).astype(np.float64)
 
 
 def _chosen(options, names):

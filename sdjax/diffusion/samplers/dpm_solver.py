@@ -30,11 +30,12 @@ def _integrator(algorithm, start, end, eta):
         case "dpm":
             return alpha_next / alpha, sigma_next, h, 0.0
         case "sde_dpmpp":  # η = 1 solves the reverse SDE, η = 0 the ODE
-            noise = sigma_next * (-np.expm1(-2 * eta * h)) ** 0.5 if eta else 0.0
+            noise = sigma_next * max(-np.expm1(-2 * eta * h), 0) ** 0.5 if eta else 0.0
             decay = np.exp(-eta * h) if eta else 1.0
             return sigma_next / sigma * decay, alpha_next, -(1 + eta) * h, noise
         case "sde_dpm":
-            return alpha_next / alpha, 2 * sigma_next, h, sigma_next * np.expm1(2 * h) ** 0.5
+            noise = sigma_next * max(np.expm1(2 * h), 0) ** 0.5
+            return alpha_next / alpha, 2 * sigma_next, h, noise
     raise SdjaxError(
         f"unknown algorithm {algorithm!r}: expected one of {', '.join(ALGORITHMS)}"
     )

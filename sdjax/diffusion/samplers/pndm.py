@@ -43,10 +43,12 @@ def plms(grid, network, runge_kutta=False):
     if runge_kutta:
         if len(times) < 4:
             raise SdjaxError(f"plms with Runge–Kutta steps needs 4 steps or more, got {len(times)}")
-        rows = [row for t in times[:3] for row in _runge_kutta(t, stride, evaluate, transfer)]
+        rows = []
+        for t, t_next in zip(times[:3], times[1:4], strict=True):
+            rows += _runge_kutta(t, t_next, stride // 2, evaluate, transfer)
         known, times = 3, times[3:]
     else:
-        rows, known, times = [], 0, times
+        rows, known = [], 0
     for i, t in enumerate(times):
         of_x, of_d = transfer(t, t - stride)
         order = min(known, 3)
@@ -64,22 +66,21 @@ def plms(grid, network, runge_kutta=False):
     return rows
 
 
-def _runge_kutta(t, stride, evaluate, transfer):
+def _runge_kutta(t, t_next, half, evaluate, transfer):
     """One step of four evaluations; only the first is remembered (equation 13)."""
-    half, end = t - stride // 2, t - stride // 2 * 2
-    to_half, to_end = transfer(t, half), transfer(t, end)
-    (a, b), (a_end, b_end) = to_half, to_end
+    middle = t_next + half
+    first, (a, b), (a_end, b_end) = (transfer(t, goal) for goal in (t - half, middle, t_next))
     return [
-        Row(**evaluate(t), x=(a, 0, b), y=(1,)),
-        Row(**evaluate(half), x=(0, a, b), remember=False),
+        Row(**evaluate(t), x=(first[0], 0, first[1]), y=(1,)),
+        Row(**evaluate(middle), x=(0, a, b), remember=False),
         # x = a·y + b·D₂ gives D₂ back: y becomes the end without its last term.
         Row(
-            **evaluate(half),
+            **evaluate(middle),
             x=(0, a_end, b_end),
             y=(b_end / b / 3, a_end - b_end / b / 3 * a, b_end / 3, b_end / 6),
             remember=False,
         ),
-        Row(**evaluate(end), x=(0, 1, b_end / 6), remember=False),
+        Row(**evaluate(t_next), x=(0, 1, b_end / 6), remember=False),
     ]
 
 
@@ -94,7 +95,7 @@ def ipndm(grid, network, known=0):
     rows = []
     for i in range(len(grid)):
         t, alpha, sigma, alpha_next, sigma_next = grid[i]
-        of_x = alpha_next / max(alpha, 1e-8)
+        of_x = alpha_next / alpha if alpha > 0 else 0.0
         of_epsilon = sigma_next - of_x * sigma
         weights = ADAMS_BASHFORTH[min(i + known, 3)]
         rows.append(

@@ -6,7 +6,7 @@ from sdjax.diffusion.tables import Row
 from sdjax.errors import SdjaxError
 
 
-def ddpm(grid, network, variance="fixed_small"):
+def ddpm(grid, network, variance="fixed_small", schedule_betas=False):
     """Ancestral sampling: x' ~ q(x' | x, x_0) (Ho et al. 2020, equations 6, 7 and 11).
 
         mean = √ᾱ'·β/(1−ᾱ) · x_0 + √(1−β)·(1−ᾱ')/(1−ᾱ) · x,      1 − β = ᾱ/ᾱ'
@@ -14,6 +14,7 @@ def ddpm(grid, network, variance="fixed_small"):
     Args:
       variance: "fixed_small", β·(1−ᾱ')/(1−ᾱ); "fixed_large", β; or "learned_range", between the
         two in the logarithm by the network's variance fraction (arXiv 2102.09672, equation 15).
+      schedule_betas: take β from the schedule where a step goes one timestep down (UnCLIP).
     """
     if variance not in ("fixed_small", "fixed_large", "learned_range"):
         raise SdjaxError(
@@ -22,8 +23,14 @@ def ddpm(grid, network, variance="fixed_small"):
     rows = []
     for i in range(len(grid)):
         t, alpha, sigma, alpha_next, sigma_next = grid[i]
-        kept = (alpha / alpha_next) ** 2
+        # Near t = 0 little of 1 − ᾱ/ᾱ' is left in float32, and samples of the reference
+        # implementations show it: rounded as there.
+        kept = float(np.float32(alpha**2) / np.float32(alpha_next**2))
         beta = 1 - kept
+        t_next = grid.timesteps[i + 1] if i + 1 < len(grid) else -1
+        if schedule_betas and t_next == t - 1:
+            beta = grid.betas[int(t)]
+            kept = 1 - beta
         small = max(sigma_next**2 / sigma**2 * beta, 1e-20)
         rows.append(
             Row(
