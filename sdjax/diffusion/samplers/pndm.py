@@ -95,7 +95,8 @@ def ipndm(grid, network, known=0):
     rows = []
     for i in range(len(grid)):
         t, alpha, sigma, alpha_next, sigma_next = grid[i]
-        of_x = alpha_next / alpha if alpha > 0 else 0.0
+        # From pure noise x is ε: nothing is left for x_0, unless older predictions say otherwise.
+        of_x = alpha_next / max(alpha, 1e-8) if alpha > 0 or known else 0.0
         of_epsilon = sigma_next - of_x * sigma
         weights = ADAMS_BASHFORTH[min(i + known, 3)]
         rows.append(
