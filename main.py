@@ -51,7 +51,8 @@ def sample(
 
     Args:
         prompt: One or more prompts, each in quotes.
-        model: A diffusers folder; where not given, the emoji model that comes with the project.
+        model: A diffusers folder, a .safetensors or .ckpt file, or a hub id; the emoji model that
+            comes with the project where not given.
         negative_prompt: What to steer away from.
         steps: Sampling steps.
         guidance_scale: How much the prompt counts; 1 turns guidance off and halves the time.
@@ -164,6 +165,42 @@ def run_evaluate(arguments: list[str]) -> int:
     return 0
 
 
+def convert(
+    source: tyro.conf.Positional[str],
+    out: tyro.conf.Positional[Path],
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None,
+    variant: str | None = None,
+    config: Path | None = None,
+    prediction_type: Literal["epsilon", "v_prediction"] | None = None,
+) -> None:
+    """Turn a checkpoint into another layout: a diffusers folder or a single .safetensors file.
+
+    python main.py convert model.ckpt folder
+
+    python main.py convert folder model.safetensors --dtype float16
+
+    Args:
+        source: A diffusers folder, a .safetensors or .ckpt file, a part of a model, or a hub id.
+        out: Where to write: a name that ends in .safetensors, else a folder. It must not exist.
+        dtype: Of the weights; as they are where not given.
+        variant: Which weights of a folder are read, such as fp16.
+        config: A diffusers folder whose configurations a single file has, if not the published.
+        prediction_type: Of a single file; what its metadata or its kind say where not given.
+    """
+    from sdjax.pipeline.files import read_model, write_model
+
+    if out.exists():
+        raise SdjaxError(f"{out} exists already: remove it or choose another name")
+    model = read_model(source, variant, config=config, prediction_type=prediction_type)
+    write_model(model, out, dtype)
+    print(out)
+
+
+def run_convert(arguments: list[str]) -> int:
+    tyro.cli(convert, prog="main.py convert", args=arguments)
+    return 0
+
+
 def run_sample(arguments: list[str]) -> int:
     tyro.cli(sample, prog="main.py sample", args=arguments)
     return 0
@@ -173,6 +210,7 @@ COMMANDS = {
     "sample": (run_sample, "turn prompts into pictures"),
     "train": (run_train, "train a model by a recipe of configs/"),
     "evaluate": (run_evaluate, "measure a model"),
+    "convert": (run_convert, "turn a checkpoint into another layout"),
 }
 
 

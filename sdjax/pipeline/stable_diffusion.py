@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -11,12 +10,25 @@ from PIL import Image
 
 from sdjax import diffusion, parallel
 from sdjax.errors import SdjaxError
+from sdjax.models import TextEncoderConfig, UNetConfig, VAEConfig
 from sdjax.pipeline import programs, request
+from sdjax.pipeline.files import Model, read_model, write_model
 from sdjax.pipeline.request import Prompt
 from sdjax.text.encode import Embedded
 from sdjax.text.tokenizer import Tokenizer
-from sdjax.weights.folder import read_json, read_model_index, write_json
-from sdjax.weights.parts import VAE, TextEncoder, UNet
+from sdjax.weights.checkpoint import Checkpoint, Part
+from sdjax.weights.names import state_from_params
+from sdjax.weights.parts import (
+    VAE,
+    TextEncoder,
+    UNet,
+    load,
+    text_shapes,
+    unet_shapes,
+    vae_shapes,
+)
+from sdjax.weights.single_file import family_of
+from sdjax.weights.tensors import dtype_of
 
 
 class StableDiffusion:
@@ -77,61 +89,93 @@ class StableDiffusion:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | os.PathLike, *, dtype: str = "float32", variant: str | None = None
+        cls,
+        source: str | os.PathLike,
+        *,
+        dtype: str = "float32",
+        variant: str | None = None,
+        revision: str | None = None,
     ) -> "StableDiffusion":
-        """Reads a diffusers folder; networks compute in `dtype` and hold their parameters so."""
-        folder = Path(folder)
-        index = read_model_index(folder)
-        scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
-        options = {"dtype": dtype, "variant": variant}
-        unet, unet_params = UNet.from_pretrained(folder / "unet", **options)
-        vae, vae_params = VAE.from_pretrained(folder / "vae", **options)
-        params = {"unet": unet_params, "vae": vae_params}
-        encoders, tokenizers = [], []
-        for suffix in ("", "_2") if index.get("text_encoder_2") else ("",):
-            part = f"text_encoder{suffix}"
-            encoder, params[part] = TextEncoder.from_pretrained(folder / part, **options)
-            encoders.append(encoder)
-            tokenizers.append(Tokenizer.from_pretrained(folder / f"tokenizer{suffix}"))
-        second = {}
+        """Reads a diffusers folder, an original single file, or a hub id such as "owner/name".
+
+        dtype: what the networks compute in and hold their parameters in. variant: "fp16" reads
+        those weights. revision: a branch, tag or commit of the hub.
+        """
+        return cls._from_model(read_model(source, variant, revision), dtype, source)
+
+    @classmethod
+    def from_single_file(
+        cls,
+        path: str | os.PathLike,
+        *,
+        dtype: str = "float32",
+        config: str | os.PathLike | None = None,
+        prediction_type: str | None = None,
+    ) -> "StableDiffusion":
+        """Reads an original .safetensors or .ckpt file of SD1, SD2 or SDXL.
+
+        config: a diffusers folder whose configurations and tokenizers are used, where the file is
+        of another size than the published models. prediction_type: "epsilon" or "v_prediction";
+        by default the file's metadata or the published model's.
+        """
+        model = read_model(path, config=config, prediction_type=prediction_type)
+        return cls._from_model(model, dtype, path)
+
+    @classmethod
+    def _from_model(cls, model: Model, dtype: str, source) -> "StableDiffusion":
+        parts = model.checkpoint.parts
+        if not model.is_whole or "text_encoder" not in parts:
+            raise SdjaxError(
+                f"{source} holds {', '.join(parts)}: expected a U-Net, an autoencoder and a text "
+                "encoder to make images from prompts"
+            )
+        kind = dtype_of(dtype)
+        unet, unet_params = load(parts["unet"], UNetConfig, unet_shapes, dtype, source)
+        vae, vae_params = load(parts["vae"], VAEConfig, vae_shapes, dtype, source)
+        params, encoders, second = {"unet": unet_params, "vae": vae_params}, [], {}
+        for name in model.tokenizers:
+            config, params[name] = load(
+                parts[name], TextEncoderConfig, text_shapes, dtype, source
+            )
+            encoders.append(TextEncoder(config, kind))
         if len(encoders) == 2:
-            second = {"text_encoder_2": encoders[1], "tokenizer_2": tokenizers[1]}
-        zero = bool(index.get("force_zeros_for_empty_prompt"))
+            second = {
+                "text_encoder_2": encoders[1],
+                "tokenizer_2": model.tokenizers["text_encoder_2"],
+            }
         return cls(
-            unet, vae, encoders[0], tokenizers[0], scheduler, params, zero_negative=zero, **second
+            UNet(unet, kind),
+            VAE(vae, kind),
+            encoders[0],
+            model.tokenizers["text_encoder"],
+            model.checkpoint.scheduler,
+            params,
+            zero_negative=model.zero_negative,
+            **second,
         )
 
     def save_pretrained(
         self, folder: str | os.PathLike, dtype: str = "float32", variant: str | None = None
     ) -> None:
         """Writes a diffusers folder that PyTorch diffusers loads, parameters in `dtype`."""
-        folder = Path(folder)
-        self.unet.save_pretrained(self.params["unet"], folder / "unet", dtype, variant)
-        self.vae.save_pretrained(self.params["vae"], folder / "vae", dtype, variant)
-        double = len(self.networks.text_encoders) == 2
-        index = {
-            "_class_name": "StableDiffusionXLPipeline" if double else "StableDiffusionPipeline",
-            "unet": ["diffusers", self.unet.config.class_name],
-            "vae": ["diffusers", "AutoencoderKL"],
-            "scheduler": ["diffusers", self.scheduler_config.get("_class_name", "DDIMScheduler")],
-            "feature_extractor": [None, None],
-            "image_encoder": [None, None],
+        write_model(self._model(), folder, dtype, variant)
+
+    def save_single_file(self, path: str | os.PathLike, dtype: str = "float32") -> None:
+        """Writes an original single .safetensors file, as other interfaces read it."""
+        write_model(self._model(), path, dtype)
+
+    def _model(self) -> Model:
+        names = self._encoder_parts()
+        networks = dict(zip(names, self.networks.text_encoders, strict=True))
+        networks |= {"unet": self.unet, "vae": self.vae}
+        parts = {
+            name: Part(networks[name].config.to_dict(), state_from_params(self.params[name]))
+            for name in ("unet", "vae", *names)
         }
-        index |= (
-            {"force_zeros_for_empty_prompt": self.zero_negative}
-            if double
-            else {"safety_checker": [None, None], "requires_safety_checker": False}
+        checkpoint = Checkpoint(parts, family_of(parts), self.scheduler_config)
+        return Model(
+            checkpoint, dict(zip(names, self.tokenizers, strict=True)), self.zero_negative
         )
-        for part, encoder, tokenizer in zip(
-            self._encoder_parts(), self.networks.text_encoders, self.tokenizers, strict=True
-        ):
-            encoder.save_pretrained(self.params[part], folder / part, dtype, variant)
-            index[part] = ["transformers", encoder.config.architectures[0]]
-            name = part.replace("text_encoder", "tokenizer")
-            tokenizer.save_pretrained(folder / name)
-            index[name] = ["transformers", "CLIPTokenizer"]
-        write_json(folder / "scheduler" / "scheduler_config.json", self.scheduler_config)
-        write_json(folder / "model_index.json", index)
 
     def generate(
         self,

@@ -1,17 +1,21 @@
-"""A small vocabulary of CLIP's format, learned from captions by byte-pair encoding.
+"""Vocabularies of CLIP's format: the published one, and small ones learned from captions.
 
-Sennrich et al. 2016, arXiv:1508.07909, on bytes as in GPT-2. Equal counts are settled by the
-pair's spelling, so the same captions always give the same vocabulary.
+Byte-pair encoding is Sennrich et al. 2016, arXiv:1508.07909, on bytes as in GPT-2. Equal counts
+are settled by the pair's spelling, so the same captions always give the same vocabulary.
 """
 
+import functools
+import gzip
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from pathlib import Path
 
 from sdjax.errors import SdjaxError
 from sdjax.text.tokenizer import BEGIN, END, Tokenizer
 
 END_OF_WORD = "</w>"
+PUBLISHED_MERGES = Path(__file__).parent.parent / "assets" / "clip" / "merges.txt.gz"
 # Every byte alone and at the end of a word, then the two special tokens.
 SMALLEST_VOCABULARY = 2 * 256 + 2
 
@@ -33,6 +37,14 @@ def clip_vocabulary(merges: Iterable[tuple[str, str]]) -> dict[str, int]:
     ends = [symbol + END_OF_WORD for symbol in symbols]
     tokens = [*symbols, *ends, *map("".join, merges), BEGIN, END]
     return {token: i for i, token in enumerate(tokens)}
+
+
+@functools.cache
+def clip_tokenizer(pad_token: str = END) -> Tokenizer:
+    """CLIP's own tokenizer of 77 tokens; SD2 and SDXL's second encoder pad with "!"."""
+    with gzip.open(PUBLISHED_MERGES, "rt", encoding="utf-8") as file:
+        merges = [tuple(line.split()) for line in file]
+    return Tokenizer(clip_vocabulary(merges), merges, pad_token=pad_token)
 
 
 def train_tokenizer(

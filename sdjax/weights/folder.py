@@ -7,14 +7,24 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sdjax.errors import SdjaxError
-from sdjax.weights.tensors import State, dtype_of, read_safetensors, write_safetensors
+from sdjax.weights import openclip, original, single_file
+from sdjax.weights.checkpoint import PARTS, Checkpoint, Part
+from sdjax.weights.pickles import read_pickle
+from sdjax.weights.tensors import (
+    LazyTensor,
+    State,
+    read_safetensors,
+    write_safetensors,
+)
 
 # The file name of a part's weights, without variant and ending.
 STEMS = ("diffusion_pytorch_model", "model")
-_STEM = f"(?:{'|'.join(STEMS)})"
+_STEM = "(?:diffusion_pytorch_model|pytorch_model|model)"
+# In the order in which they are preferred; the group is the variant.
 _PATTERNS = (
     re.compile(rf"{_STEM}(?:\.(\w+))?\.safetensors"),
     re.compile(rf"{_STEM}(?:\.(\w+))?\.safetensors\.index(?:\.(\w+))?\.json"),
+    re.compile(rf"{_STEM}(?:\.(\w+))?\.bin"),
 )
 
 
@@ -78,16 +88,22 @@ def read_weights(folder: str | os.PathLike, variant: str | None = None) -> State
     elif (variant or "") in found:
         path = found[variant or ""]
     else:
-        kind = f"{variant} variant of the weights" if variant else "weights (.safetensors)"
+        kind = f"{variant} variant of the weights" if variant else "weights (.safetensors, .bin)"
         raise SdjaxError(f"no {kind} in {folder}: found {_listing(folder)}")
-    return _read_shards(path) if path.suffix == ".json" else read_safetensors(path)[0]
+    if path.suffix == ".json":
+        return _read_shards(path)
+    if path.suffix == ".bin":
+        content = read_pickle(path)
+        return {str(k): t for k, t in content.items() if isinstance(t, LazyTensor)}
+    return read_safetensors(path)[0]
 
 
 def weight_files(folder: Path) -> dict[str, Path]:
     """The weight file, or shard index, of each variant in a part's folder ("" is the plain one)."""
     found = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        for pattern in _PATTERNS:
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    for pattern in _PATTERNS:
+        for path in paths:
             match = pattern.fullmatch(path.name)
             if match:
                 found.setdefault(next(filter(None, match.groups()), ""), path)
@@ -110,6 +126,36 @@ def _read_shards(index: Path) -> State:
     return state
 
 
+def read_part(folder: str | os.PathLike, part: str, variant: str | None = None) -> Part:
+    """One part of a pipeline folder, or the folder that is the part itself.
+
+    Names of older versions are brought to today's, so that what is read has the manifest's keys.
+    """
+    folder = part_folder(folder, part)
+    config = read_json(folder / "config.json")
+    state = read_weights(folder, variant)
+    if part == "vae":
+        state = original.diffusers_vae(state)
+    elif part.startswith("text_encoder"):
+        projected = "CLIPTextModelWithProjection" in (config.get("architectures") or ())
+        state = openclip.with_prefix(state) if projected else openclip.without_prefix(state)
+    return Part(config, state)
+
+
+def read_folder(folder: str | os.PathLike, variant: str | None = None) -> Checkpoint:
+    """The parts and the scheduler of a pipeline folder; SdjaxError where it is not one."""
+    folder = Path(folder)
+    index = read_model_index(folder)
+    names = [name for name in PARTS if (index.get(name) or [None])[0] is not None]
+    if "unet" not in names:
+        raise SdjaxError(
+            f"{folder} holds a {index.get('_class_name')}: expected a Stable Diffusion with a U-Net"
+        )
+    parts = {name: read_part(folder / name, name, variant) for name in names}
+    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
+    return Checkpoint(parts, single_file.family_of(parts), scheduler)
+
+
 def write_part(
     folder: str | os.PathLike,
     config: Mapping,
@@ -120,7 +166,6 @@ def write_part(
 ) -> None:
     """Writes config.json and one safetensors file, making the folder."""
     folder = Path(folder)
-    dtype_of(dtype)
     write_json(folder / "config.json", config)
     suffix = f".{variant}" if variant else ""
     write_safetensors(folder / f"{stem}{suffix}.safetensors", state, dtype)

@@ -1,18 +1,24 @@
-"""The networks with files: `UNet`, `VAE` and `TextEncoder` that read and write diffusers folders.
+"""The networks with files: `UNet`, `VAE` and `TextEncoder` that read and write checkpoints.
 
 `from_pretrained` gives (network, params). The network computes in `dtype` and its parameters are
-held in `dtype`; a folder is a pipeline's or the part's own.
+held in `dtype`. It reads a diffusers folder (a pipeline's or the part's own), a single file or a
+hub id.
 """
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from sdjax.errors import SdjaxError
 from sdjax.models import clip, unet, vae
-from sdjax.weights.folder import STEMS, part_folder, read_json, read_weights, write_part
+from sdjax.weights.checkpoint import Part
+from sdjax.weights.folder import STEMS, read_part, write_part
+from sdjax.weights.hub import locate
 from sdjax.weights.names import params_from_state, state_from_params
+from sdjax.weights.single_file import read_single_file
 from sdjax.weights.tensors import dtype_of
 
 
@@ -54,14 +60,28 @@ def text_shapes(config: clip.TextEncoderConfig) -> dict:
     return jax.eval_shape(network.init, jax.random.key(0), ids)["params"]
 
 
-def _read(folder, part, config_class, shapes, dtype, variant):
-    folder = part_folder(folder, part)
-    config = config_class.from_dict(read_json(folder / "config.json"))
-    state = read_weights(folder, variant)
+def load(
+    part: Part, config_class, shapes: Callable, dtype: str, source: str | os.PathLike
+) -> tuple[Any, dict]:
+    """(configuration, params) of a part; SdjaxError where the weights are another network's."""
     try:
-        return config, params_from_state(state, dtype, shapes(config))
+        config = config_class.from_dict(part.config)
+        return config, params_from_state(part.state, dtype, shapes(config))
     except SdjaxError as error:
-        raise SdjaxError(f"{folder}: {error}") from error
+        raise SdjaxError(f"{source}: {error}") from error
+
+
+def read(
+    source: str | os.PathLike, name: str, variant: str | None, revision: str | None
+) -> Part:
+    """A part of a diffusers folder, of a single file, or of a hub repository."""
+    path = locate(source, variant, revision)
+    if path.is_dir():
+        return read_part(path, name, variant)
+    found = read_single_file(path).parts
+    if name not in found:
+        raise SdjaxError(f"{path} holds {', '.join(found)}, but no {name}")
+    return found[name]
 
 
 class UNet(unet.UNet):
@@ -70,14 +90,16 @@ class UNet(unet.UNet):
     @classmethod
     def from_pretrained(
         cls,
-        folder: str | os.PathLike,
+        source: str | os.PathLike,
         *,
         dtype: str = "float32",
         variant: str | None = None,
+        revision: str | None = None,
         remat: bool = False,
     ) -> tuple["UNet", dict]:
-        """(network, params) of a diffusers folder; SdjaxError where it holds something else."""
-        config, params = _read(folder, "unet", unet.UNetConfig, unet_shapes, dtype, variant)
+        """(network, params) of a folder, file or hub id; SdjaxError where it holds none."""
+        part = read(source, "unet", variant, revision)
+        config, params = load(part, unet.UNetConfig, unet_shapes, dtype, source)
         return cls(config, dtype_of(dtype), remat), params
 
     def save_pretrained(self, params, folder, dtype="float32", variant: str | None = None) -> None:
@@ -92,14 +114,16 @@ class VAE(vae.VAE):
     @classmethod
     def from_pretrained(
         cls,
-        folder: str | os.PathLike,
+        source: str | os.PathLike,
         *,
         dtype: str = "float32",
         variant: str | None = None,
+        revision: str | None = None,
         remat: bool = False,
     ) -> tuple["VAE", dict]:
-        """(autoencoder, params) of a diffusers folder; SdjaxError where it holds something else."""
-        config, params = _read(folder, "vae", vae.VAEConfig, vae_shapes, dtype, variant)
+        """(autoencoder, params) of a folder, file or hub id; SdjaxError where it holds none."""
+        part = read(source, "vae", variant, revision)
+        config, params = load(part, vae.VAEConfig, vae_shapes, dtype, source)
         return cls(config, dtype_of(dtype), remat), params
 
     def save_pretrained(self, params, folder, dtype="float32", variant: str | None = None) -> None:
@@ -114,15 +138,17 @@ class TextEncoder(clip.TextEncoder):
     @classmethod
     def from_pretrained(
         cls,
-        folder: str | os.PathLike,
+        source: str | os.PathLike,
         *,
         part: str = "text_encoder",
         dtype: str = "float32",
         variant: str | None = None,
+        revision: str | None = None,
         remat: bool = False,
     ) -> tuple["TextEncoder", dict]:
-        """(network, params) of a diffusers folder; `part` "text_encoder_2" is SDXL's second one."""
-        config, params = _read(folder, part, clip.TextEncoderConfig, text_shapes, dtype, variant)
+        """(network, params) of a folder, file or hub id; `part` "text_encoder_2" is SDXL's second one."""
+        found = read(source, part, variant, revision)
+        config, params = load(found, clip.TextEncoderConfig, text_shapes, dtype, source)
         return cls(config, dtype_of(dtype), remat), params
 
     def save_pretrained(self, params, folder, dtype="float32", variant: str | None = None) -> None:

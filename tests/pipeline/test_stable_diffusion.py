@@ -1,42 +1,18 @@
 """The pipeline against PyTorch diffusers, and what it promises about batches and compilation."""
 
-import diffusers
 import jax
 import numpy as np
 import pytest
 import torch
-import transformers
 
 import sdjax
-from tests.weights.small import SCHEDULER, TEXT_SD1, UNET_SD1, VAE_SD1
-
-PROMPTS = ["a large red circle", "a blue square"]
-PEER = {"num_inference_steps": 20, "guidance_scale": 5.0, "output_type": "np"}
+from tests.pipeline import peers
+from tests.pipeline.peers import PROMPTS, assert_close, torch_latents
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A random Stable Diffusion of the first kind, saved by diffusers."""
-    folder = tmp_path_factory.mktemp("sd1")
-    sdjax.train_tokenizer(PROMPTS, folder / "tokenizer", vocab_size=600, max_length=16)
-    torch.manual_seed(0)
-    tokenizer = transformers.CLIPTokenizer.from_pretrained(folder / "tokenizer")
-    text = transformers.CLIPTextModel(
-        transformers.CLIPTextConfig(**{**TEXT_SD1, "vocab_size": len(tokenizer)})
-    )
-    text.config.eos_token_id = tokenizer.eos_token_id
-    pipeline = diffusers.StableDiffusionPipeline(
-        vae=diffusers.AutoencoderKL(**VAE_SD1),
-        text_encoder=text,
-        tokenizer=tokenizer,
-        unet=diffusers.UNet2DConditionModel(**UNET_SD1),
-        scheduler=diffusers.DDIMScheduler(**SCHEDULER),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.save_pretrained(folder)
-    return folder
+    return peers.make("sd1", tmp_path_factory.mktemp("sd1"))
 
 
 @pytest.fixture(scope="module")
@@ -45,15 +21,7 @@ def model(folder):
 
 
 def peer_images(folder, prompts, **options):
-    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(folder)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline(prompts, **{**PEER, **options}).images
-
-
-def assert_close(ours, theirs):
-    error = (ours + 1) / 2 - theirs
-    assert np.abs(error).max() < 1e-3
-    assert -10 * np.log10((error**2).mean()) > 60
+    return peers.images(peers.load("sd1", folder), prompts, **options)
 
 
 def test_guided_ddim_equals_diffusers(folder, model):
@@ -62,7 +30,7 @@ def test_guided_ddim_equals_diffusers(folder, model):
         folder,
         PROMPTS,
         negative_prompt=["", "red"],
-        latents=torch.from_numpy(noise.transpose(0, 3, 1, 2).copy()),
+        latents=torch_latents(noise),
     )
     ours = model.generate(
         PROMPTS, ["", "red"], steps=20, guidance_scale=5.0, latents=noise, output="numpy"
@@ -85,16 +53,6 @@ def test_unguided_equals_diffusers(folder, model):
     )
     ours = model.generate(PROMPTS[0], steps=20, guidance_scale=1, seed=3, output="numpy")
     assert_close(ours, theirs)
-
-
-def test_saved_folder_gives_the_same_image_in_diffusers(folder, model, tmp_path):
-    model.save_pretrained(tmp_path)
-    options = {"generator": torch.Generator().manual_seed(1)}
-    before = peer_images(folder, PROMPTS[0], **options)
-    options = {"generator": torch.Generator().manual_seed(1)}
-    np.testing.assert_array_equal(peer_images(tmp_path, PROMPTS[0], **options), before)
-    again = sdjax.StableDiffusion.from_pretrained(tmp_path)
-    jax.tree.map(np.testing.assert_array_equal, again.params, model.params)
 
 
 @pytest.mark.parametrize("noise", ["torch", "jax"])

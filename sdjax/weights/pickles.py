@@ -1,0 +1,297 @@
+"""PyTorch's pickled checkpoints (.ckpt, .bin, .pt), read without running anything in them.
+
+A pickle is a program for a small stack machine that may call any function. This reader carries
+out the machine itself and knows only data: containers, numbers, text and tensors. Nothing is
+imported or called; any other global may be mentioned but not used, or the file is refused by the
+name of that global.
+"""
+
+import io
+import math
+import os
+import pickletools
+import zipfile
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+
+from sdjax.errors import SdjaxError
+from sdjax.weights.tensors import LazyTensor
+
+_STORAGES = {
+    "FloatStorage": np.dtype(np.float32),
+    "HalfStorage": np.dtype(np.float16),
+    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "DoubleStorage": np.dtype(np.float64),
+    "LongStorage": np.dtype(np.int64),
+    "IntStorage": np.dtype(np.int32),
+    "ShortStorage": np.dtype(np.int16),
+    "CharStorage": np.dtype(np.int8),
+    "ByteStorage": np.dtype(np.uint8),
+    "BoolStorage": np.dtype(np.bool_),
+}
+_REBUILD = ("torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_tensor")
+_PARAMETER = "torch._utils _rebuild_parameter"
+_DICTS = ("collections OrderedDict", "torch.nn.modules.container ParameterDict")
+# Harmless values of training states: read over, kept as marks without content.
+_INERT = (
+    "numpy.core.multiarray scalar",
+    "numpy._core.multiarray scalar",
+    "numpy dtype",
+    "torch Size",
+    "torch device",
+    "__builtin__ set",
+    "builtins set",
+    "_codecs encode",
+)
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+
+
+class _Global:
+    """A name that the pickle mentions."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+
+class _Storage:
+    """A block of numbers that tensors are views of."""
+
+    def __init__(self, dtype: np.dtype, key: str, size: int):
+        self.dtype, self.key, self.size = dtype, key, size
+
+
+class _Mark:
+    """The beginning of a run of stack items."""
+
+
+def read_pickle(path: str | os.PathLike) -> dict:
+    """The dictionary in a PyTorch file, its tensors as `LazyTensor`.
+
+    Raises SdjaxError for a file that is neither of PyTorch's formats, is truncated, or would run
+    code when it is unpickled the usual way.
+    """
+    path = Path(path)
+    try:
+        if zipfile.is_zipfile(path):
+            return _checked(path, _read_zip(path))
+        with path.open("rb") as file:
+            return _checked(path, _read_legacy(path, file))
+    except OSError as error:
+        raise SdjaxError(f"cannot read {path}: {error.strerror or error}") from error
+    except (zipfile.BadZipFile, ValueError, IndexError, KeyError, TypeError, AttributeError,
+            OverflowError, EOFError, MemoryError, RecursionError, NotImplementedError) as error:
+        if isinstance(error, SdjaxError):
+            raise
+        raise SdjaxError(f"{path} is not a whole PyTorch checkpoint: {error}") from error
+
+
+def _checked(path: Path, value) -> dict:
+    if not isinstance(value, dict):
+        raise SdjaxError(f"{path} holds a {type(value).__name__}, expected a dictionary of tensors")
+    return value
+
+
+def _read_zip(path: Path):
+    with zipfile.ZipFile(path) as archive:
+        pickles = [name for name in archive.namelist() if name.endswith("data.pkl")]
+        if len(pickles) != 1:
+            raise SdjaxError(f"{path} is a zip file without a PyTorch data.pkl in it")
+        folder = pickles[0].removesuffix("data.pkl")
+        entries = {info.filename: info for info in archive.infolist()}
+        info = entries[pickles[0]]
+        if info.file_size > 2**28:
+            raise SdjaxError(f"{path}: its pickle of {info.file_size} bytes is too large")
+        program = archive.read(info)
+
+    def read(storage: _Storage) -> np.ndarray:
+        with zipfile.ZipFile(path) as archive:
+            raw = archive.read(entries[f"{folder}data/{storage.key}"])
+        return np.frombuffer(raw, storage.dtype, storage.size)
+
+    def check(storage: _Storage) -> None:
+        entry = entries.get(f"{folder}data/{storage.key}")
+        wanted = storage.size * storage.dtype.itemsize
+        if entry is None or entry.file_size != wanted:
+            raise SdjaxError(
+                f"{path} is truncated: storage {storage.key} should have {wanted} bytes, "
+                f"found {entry.file_size if entry else 'none'}"
+            )
+
+    return _Machine(path, read, check).run(io.BytesIO(program))
+
+
+def _read_legacy(path: Path, file):
+    """The format before PyTorch 1.6: five pickles, then the storages one after another."""
+    offsets: dict[str, int] = {}
+
+    def read(storage: _Storage) -> np.ndarray:
+        if storage.key not in offsets:
+            raise SdjaxError(f"{path} is truncated: storage {storage.key} is missing")
+        array = np.fromfile(path, storage.dtype, storage.size, offset=offsets[storage.key])
+        if array.size != storage.size:
+            raise SdjaxError(f"{path} is truncated: storage {storage.key} is cut short")
+        return array
+
+    machine = _Machine(path, read, lambda storage: None)
+    if file.read(1) != b"\x80":
+        raise SdjaxError(f"{path} is neither a safetensors nor a PyTorch file")
+    file.seek(0)
+    if machine.run(file) != _LEGACY_MAGIC:
+        raise SdjaxError(f"{path} is a pickle, but not one of PyTorch")
+    machine.run(file), machine.run(file)
+    value = machine.run(file)
+    keys = machine.run(file)
+    for key in keys if isinstance(keys, list) else ():
+        size = int.from_bytes(file.read(8), "little")
+        offsets[key] = file.tell()
+        storage = machine.storages.get(key)
+        if storage is None or storage.size != size:
+            raise SdjaxError(f"{path} is damaged: storage {key} has {size} elements")
+        file.seek(size * storage.dtype.itemsize, os.SEEK_CUR)
+    return value
+
+
+class _Machine:
+    """Carries out the opcodes of a pickle that only describe data."""
+
+    def __init__(self, path: Path, read, check):
+        self.path, self.read, self.check = path, read, check
+        self.storages: dict[str, _Storage] = {}
+
+    def run(self, file):
+        """The value of the next pickle in a file, which is left just behind it."""
+        self.stack: list = []
+        self.memo: dict = {}
+        for opcode, argument, _ in pickletools.genops(file):
+            if opcode.name == "STOP":
+                return self.stack.pop()
+            self._step(opcode.name, argument)
+        raise SdjaxError(f"{self.path} is truncated: its pickle has no end")
+
+    def _step(self, name: str, argument) -> None:
+        stack = self.stack
+        if name in _CONSTANTS:
+            stack.append(_CONSTANTS[name]())
+        elif name in _LITERALS:
+            stack.append(argument)
+        elif name in ("PROTO", "FRAME"):
+            pass
+        elif name == "MARK":
+            stack.append(_Mark)
+        elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
+            self.memo[int(argument)] = stack[-1]
+        elif name == "MEMOIZE":
+            self.memo[len(self.memo)] = stack[-1]
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(self.memo[int(argument)])
+        elif name == "POP":
+            stack.pop()
+        elif name == "POP_MARK":
+            self._marked()
+        elif name == "DUP":
+            stack.append(stack[-1])
+        elif name in ("TUPLE", "LIST", "DICT", "FROZENSET"):
+            items = self._marked()
+            pairs = zip(items[::2], items[1::2], strict=False)
+            stack.append({"TUPLE": tuple, "LIST": list, "FROZENSET": list}[name](items)
+                         if name != "DICT" else dict(pairs))
+        elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
+            count = int(name[-1])
+            items = tuple(stack[-count:])
+            del stack[-count:]
+            stack.append(items)
+        elif name in ("APPEND", "APPENDS"):
+            items = self._marked() if name == "APPENDS" else [stack.pop()]
+            if isinstance(stack[-1], list):
+                stack[-1].extend(items)
+        elif name in ("SETITEM", "SETITEMS"):
+            items = self._marked() if name == "SETITEMS" else [stack.pop(-2), stack.pop()]
+            if isinstance(stack[-1], dict):
+                stack[-1].update(zip(items[::2], items[1::2], strict=True))
+        elif name == "ADDITEMS":
+            self._marked()
+        elif name == "GLOBAL":
+            stack.append(_Global(argument))
+        elif name == "STACK_GLOBAL":
+            attribute, module = stack.pop(), stack.pop()
+            stack.append(_Global(f"{module} {attribute}"))
+        elif name in ("REDUCE", "NEWOBJ"):
+            arguments, function = stack.pop(), stack.pop()
+            stack.append(self._call(function, arguments))
+        elif name == "BINPERSID":
+            stack.append(self._storage(stack.pop()))
+        elif name == "BUILD":
+            self._build(stack.pop(), stack[-1])
+        else:
+            raise SdjaxError(f"{self.path} uses the pickle instruction {name}, which is refused")
+
+    def _marked(self) -> list:
+        """The items above the last mark, taken off with it."""
+        start = len(self.stack) - 1 - self.stack[::-1].index(_Mark)
+        items = self.stack[start + 1 :]
+        del self.stack[start:]
+        return items
+
+    def _call(self, function, arguments):
+        name = function.name if isinstance(function, _Global) else repr(type(function).__name__)
+        if name in _REBUILD:
+            return self._tensor(*arguments[:4])
+        if name == _PARAMETER:
+            return arguments[0]
+        if name in _DICTS:
+            return dict(arguments[0]) if arguments else {}
+        if name in _INERT:
+            return _Global(name)
+        raise SdjaxError(
+            f"{self.path} would call {name.replace(' ', '.')} when unpickled: refused; use a "
+            "safetensors version of this checkpoint"
+        )
+
+    def _build(self, state, target) -> None:
+        if isinstance(target, _Global) and target.name not in _INERT:
+            raise SdjaxError(
+                f"{self.path} would set the state of {target.name.replace(' ', '.')}: refused"
+            )
+
+    def _storage(self, reference) -> _Storage:
+        kind, storage_type, key, _, size = reference[:5]
+        name = storage_type.name.split()[-1]
+        if kind != "storage" or name not in _STORAGES or type(size) is not int or size < 0:
+            raise SdjaxError(f"{self.path} refers to something that is not a tensor storage")
+        if key not in self.storages:
+            storage = self.storages[key] = _Storage(_STORAGES[name], str(key), size)
+            self.check(storage)
+        return self.storages[key]
+
+    def _tensor(self, storage: _Storage, offset: int, shape, strides) -> LazyTensor:
+        numbers = (offset, *shape, *strides)
+        if any(type(n) is not int or n < 0 for n in numbers) or len(shape) != len(strides):
+            raise SdjaxError(f"{self.path} holds a tensor of impossible shape {shape}")
+        last = sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+        if math.prod(shape) > storage.size or (0 not in shape and offset + last >= storage.size):
+            raise SdjaxError(f"{self.path} holds a tensor that reaches beyond its storage")
+
+        def load() -> np.ndarray:
+            flat = self.read(storage)[offset:]
+            steps = [stride * storage.dtype.itemsize for stride in strides]
+            view = np.lib.stride_tricks.as_strided(flat, shape, steps, writeable=False)
+            return np.ascontiguousarray(view).reshape(shape)
+
+        return LazyTensor(tuple(shape), storage.dtype, load)
+
+
+_CONSTANTS = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_DICT": dict,
+    "EMPTY_LIST": list,
+    "EMPTY_TUPLE": tuple,
+    "EMPTY_SET": list,
+}
+_LITERALS = frozenset(
+    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING "
+    "UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8".split()
+)

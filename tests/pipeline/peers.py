@@ -1,0 +1,115 @@
+"""Small random pipelines of each published kind, made by PyTorch diffusers."""
+
+import diffusers
+import numpy as np
+import torch
+import transformers
+
+import sdjax
+from tests.weights.small import SCHEDULER, TEXT_SD1, UNET_SD1, VAE_SD1
+
+PROMPTS = ["a large red circle", "a blue square"]
+LENGTH = TEXT_SD1["max_position_embeddings"]
+CLASSES = {
+    "sd1": diffusers.StableDiffusionPipeline,
+    "sd2": diffusers.StableDiffusionPipeline,
+    "sdxl": diffusers.StableDiffusionXLPipeline,
+}
+LINEAR = {"use_linear_projection": True, "attention_head_dim": [2, 4]}
+UNETS = {
+    "sd1": UNET_SD1,
+    # diffusers splits open_clip's fused projections of SD2 at 1024, so its width is the real one.
+    "sd2": {**UNET_SD1, **LINEAR, "cross_attention_dim": 1024},
+    "sdxl": {
+        **UNET_SD1,
+        **LINEAR,
+        "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+        "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+        "transformer_layers_per_block": [1, 2],
+        "cross_attention_dim": 24 + 32,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 32 + 6 * 8,
+    },
+}
+SD2_TEXT = {
+    **TEXT_SD1,
+    "hidden_size": 1024,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 1,
+    "hidden_act": "gelu",
+}
+BIG_TEXT = {**TEXT_SD1, "hidden_size": 32, "projection_dim": 32, "hidden_act": "gelu"}
+
+
+def make(kind, folder):
+    """A random pipeline of a kind, saved to a folder."""
+    torch.manual_seed(0)
+    parts = {
+        "vae": diffusers.AutoencoderKL(**VAE_SD1),
+        "unet": diffusers.UNet2DConditionModel(**UNETS[kind]),
+        "tokenizer": _tokenizer(folder / "tokenizer", "!" if kind == "sd2" else None),
+    }
+    text = {"sd1": TEXT_SD1, "sd2": SD2_TEXT, "sdxl": TEXT_SD1}[kind]
+    parts["text_encoder"] = _text(transformers.CLIPTextModel, text, parts["tokenizer"])
+    prediction = "v_prediction" if kind == "sd2" else "epsilon"
+    scheduler = diffusers.DDIMScheduler(**SCHEDULER, prediction_type=prediction)
+    if kind == "sdxl":
+        tokenizer = parts["tokenizer_2"] = _tokenizer(folder / "tokenizer_2", "!")
+        model = transformers.CLIPTextModelWithProjection
+        parts["text_encoder_2"] = _text(model, BIG_TEXT, tokenizer)
+        pipeline = CLASSES[kind](**parts, scheduler=scheduler, add_watermarker=False)
+    else:
+        pipeline = CLASSES[kind](
+            **parts,
+            scheduler=scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def _tokenizer(folder, pad):
+    tokenizer = sdjax.train_tokenizer(PROMPTS, vocab_size=600, max_length=LENGTH)
+    tokenizer = sdjax.Tokenizer(
+        tokenizer.vocabulary, tokenizer.merges, LENGTH, **({"pad_token": pad} if pad else {})
+    )
+    tokenizer.save_pretrained(folder)
+    return transformers.CLIPTokenizer.from_pretrained(folder)
+
+
+def _text(model, config, tokenizer):
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = {**config, **ids, "vocab_size": len(tokenizer)}
+    return model(transformers.CLIPTextConfig(**config))
+
+
+def quiet(pipeline):
+    """The pipeline without its progress bars."""
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def load(kind, folder):
+    """The pipeline of a folder."""
+    return quiet(CLASSES[kind].from_pretrained(folder))
+
+
+def images(pipeline, prompts, **options):
+    """Images [N, H, W, 3] in 0 … 1 of 20 guided steps."""
+    options = {"num_inference_steps": 20, "guidance_scale": 5.0, **options}
+    return pipeline(prompts, output_type="np", **options).images
+
+
+def torch_latents(noise):
+    """NHWC noise as PyTorch has it."""
+    return torch.from_numpy(noise.transpose(0, 3, 1, 2).copy())
+
+
+def assert_close(ours, theirs):
+    """Our images in [-1, 1] against theirs in 0 … 1."""
+    error = (ours + 1) / 2 - theirs
+    assert np.abs(error).max() < 1e-3
+    assert -10 * np.log10((error**2).mean()) > 60

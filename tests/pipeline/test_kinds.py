@@ -1,0 +1,108 @@
+"""Each published kind of model: the picture of diffusers, and files that both sides read."""
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+import main
+import sdjax
+from sdjax.weights.tensors import read_safetensors
+from tests.pipeline import peers
+from tests.pipeline.peers import PROMPTS, assert_close, torch_latents
+
+NOISE = np.random.RandomState(0).randn(2, 8, 8, 4).astype(np.float32)
+
+
+@pytest.fixture(scope="module", params=["sd1", "sd2", "sdxl"])
+def kind(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def folder(kind, tmp_path_factory):
+    return peers.make(kind, tmp_path_factory.mktemp(kind))
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return sdjax.StableDiffusion.from_pretrained(folder)
+
+
+def same_params(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def state_dicts(pipeline):
+    parts = ("unet", "vae", "text_encoder", "text_encoder_2")
+    return {
+        f"{part}.{key}": value
+        for part in parts
+        if getattr(pipeline, part, None) is not None
+        for key, value in getattr(pipeline, part).state_dict().items()
+    }
+
+
+def assert_same_weights(one, other):
+    one, other = state_dicts(one), state_dicts(other)
+    assert one.keys() == other.keys()
+    for key, value in one.items():
+        assert torch.equal(value, other[key]), key
+
+
+def test_guided_images_equal_diffusers(kind, folder, model):
+    pipeline = peers.load(kind, folder)
+    negative = {} if kind == "sdxl" else {"negative_prompt": ["", "red"]}
+    theirs = peers.images(pipeline, PROMPTS, latents=torch_latents(NOISE), **negative)
+    ours = model.generate(
+        PROMPTS,
+        negative.get("negative_prompt"),
+        steps=20,
+        guidance_scale=5.0,
+        latents=NOISE,
+        output="numpy",
+    )
+    assert_close(ours, theirs)
+
+
+def test_folder_written_here_is_read_there(kind, folder, model, tmp_path):
+    model.save_pretrained(tmp_path)
+    assert_same_weights(peers.load(kind, tmp_path), peers.load(kind, folder))
+    same_params(sdjax.StableDiffusion.from_pretrained(tmp_path).params, model.params)
+
+
+def test_single_file_written_here_is_read_there(kind, folder, model, tmp_path):
+    path = tmp_path / "model.safetensors"
+    model.save_single_file(path)
+    again = sdjax.StableDiffusion.from_single_file(path, config=folder)
+    same_params(again.params, model.params)
+    theirs = peers.CLASSES[kind].from_single_file(path, config=str(folder), local_files_only=True)
+    assert_same_weights(theirs, peers.load(kind, folder))
+    metadata = read_safetensors(path)[1]
+    assert metadata["modelspec.sai_model_spec"] == "1.0.0"
+    assert metadata["modelspec.prediction_type"] == ("v" if kind == "sd2" else "epsilon")
+
+
+def test_convert_in_every_direction(kind, folder, model, tmp_path):
+    single, back, half = (tmp_path / name for name in ("a.safetensors", "b", "c.safetensors"))
+    assert main.main(["convert", str(folder), str(single)]) == 0
+    assert main.main(["convert", str(single), str(back), "--config", str(folder)]) == 0
+    assert_same_weights(peers.load(kind, back), peers.load(kind, folder))
+    assert main.main(["convert", str(back), str(half), "--dtype", "float16"]) == 0
+    state, _ = read_safetensors(half)
+    assert {tensor.dtype.name for tensor in state.values()} == {"float16"}
+    assert half.stat().st_size < 0.6 * single.stat().st_size
+
+
+def test_pickled_checkpoint(kind, folder, model, tmp_path):
+    state, _ = read_safetensors(_single(model, tmp_path))
+    tensors = {key: torch.from_numpy(tensor.load().copy()) for key, tensor in state.items()}
+    path = tmp_path / "model.ckpt"
+    torch.save({"state_dict": tensors, "global_step": 7}, path)
+    again = sdjax.StableDiffusion.from_single_file(path, config=folder)
+    same_params(again.params, model.params)
+
+
+def _single(model, folder):
+    model.save_single_file(folder / "model.safetensors")
+    return folder / "model.safetensors"
