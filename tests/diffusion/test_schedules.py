@@ -1,0 +1,148 @@
+"""Schedules, the forward process, predictions and losses against their closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sdjax import diffusion
+from sdjax.diffusion.schedules import sigmoid_beta_schedule
+from sdjax.errors import SdjaxError
+
+SCHEDULES = {
+    "linear": diffusion.linear_schedule(),
+    "scaled_linear": diffusion.scaled_linear_schedule(),
+    "cosine": diffusion.cosine_schedule(),
+    "sigmoid": diffusion.sigmoid_schedule(),
+    "zero": diffusion.zero_terminal_snr(diffusion.scaled_linear_schedule()),
+}
+KINDS = ("x_0", "epsilon", "v_prediction", "score")
+
+
+def test_known_values():
+    """Ho et al.'s and Stable Diffusion's levels; cosine and sigmoid by their formula."""
+    linear, scaled = SCHEDULES["linear"], SCHEDULES["scaled_linear"]
+    np.testing.assert_allclose(linear.alphas_cumprod[999], 4.0358e-5, rtol=1e-4)
+    np.testing.assert_allclose(
+        np.asarray(scaled.alphas_cumprod)[[0, 499, 999]], [0.99914998, 0.27766943, 0.0046601], 1e-6
+    )
+    np.testing.assert_allclose(scaled.sigmas[999], 14.614647, 1e-6)
+    time = np.arange(1001) / 1000
+    cosine = np.cos((time + 0.008) / 1.008 * np.pi / 2) ** 2
+    cosine = (cosine / cosine[0])[1:-2]
+    np.testing.assert_allclose(SCHEDULES["cosine"].alphas_cumprod[:998], cosine, 1e-5)
+    sigmoid = 1 / (1 + np.exp(-(time * 6 - 3)))
+    level = (sigmoid[-1] - sigmoid) / (sigmoid[-1] - sigmoid[0])
+    np.testing.assert_allclose(SCHEDULES["sigmoid"].alphas_cumprod[:998], level[1:-2], 1e-5)
+    np.testing.assert_allclose(sigmoid_beta_schedule().betas[0], 0.00014920, 1e-4)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_tables_agree_with_each_other(name):
+    schedule = SCHEDULES[name]
+    assert len(schedule) == 1000
+    assert all(x.dtype == jnp.float32 and x.shape == (1000,) for x in jax.tree.leaves(schedule))
+    signal = np.asarray(schedule.alphas_cumprod, np.float64)
+    np.testing.assert_allclose(schedule.sqrt_alphas_cumprod, np.sqrt(signal), 1e-6)
+    np.testing.assert_allclose(schedule.sqrt_one_minus_alphas_cumprod**2 + signal, 1, 1e-6)
+    np.testing.assert_allclose(np.asarray(schedule.alphas)[:-1] + schedule.betas[:-1], 1, 1e-6)
+    np.testing.assert_allclose(schedule.sigmas[:-1], np.exp(-schedule.log_snr[:-1] / 2), 1e-5)
+    assert np.all(np.diff(signal) < 0)
+
+
+def test_zero_terminal_snr_keeps_the_first_level_and_removes_the_last():
+    plain, zero = SCHEDULES["scaled_linear"], SCHEDULES["zero"]
+    np.testing.assert_allclose(zero.alphas_cumprod[0], plain.alphas_cumprod[0], 1e-6)
+    assert zero.alphas_cumprod[-1] == 0 and zero.betas[-1] == 1
+    assert zero.log_snr[-1] == -np.inf and zero.sigmas[-1] == np.inf
+    others = [zero.posterior_variance, zero.posterior_mean_coef_x_0, zero.posterior_mean_coef_x_t]
+    assert all(np.isfinite(x).all() for x in others)
+
+
+@pytest.mark.parametrize("betas", [[], [0.1, 1.2], [[0.1]], [0.0, 0.1], [1.0, 0.1]])
+def test_impossible_betas_are_refused(betas):
+    with pytest.raises(SdjaxError, match="betas must"):
+        diffusion.schedule_from_betas(betas)
+
+
+@pytest.mark.parametrize("name", ["linear", "scaled_linear", "cosine", "zero"])
+def test_many_single_steps_are_the_closed_form(name):
+    """Mean and variance of x_t, followed step by step through their recurrences."""
+    schedule = SCHEDULES[name]
+    steps = jnp.arange(1000)
+
+    def mean_after(mean, t):
+        mean = diffusion.forward_step(schedule, mean, jnp.zeros(1), t)
+        return mean, mean
+
+    def variance_after(variance, t):
+        kept = diffusion.forward_step(schedule, jnp.ones(1), jnp.zeros(1), t) ** 2
+        variance = kept * variance + diffusion.forward_step(
+            schedule, jnp.zeros(1), jnp.ones(1), t
+        ) ** 2
+        return variance, variance
+
+    _, means = jax.lax.scan(mean_after, jnp.ones(1), steps)
+    _, variances = jax.lax.scan(variance_after, jnp.zeros(1), steps)
+    np.testing.assert_allclose(means[:, 0], schedule.sqrt_alphas_cumprod, rtol=2e-4, atol=1e-7)
+    np.testing.assert_allclose(
+        variances[:, 0], schedule.sqrt_one_minus_alphas_cumprod**2, rtol=2e-4
+    )
+
+
+def test_many_single_steps_of_samples_are_the_closed_form():
+    schedule = diffusion.linear_schedule(1e-3, 0.2, 30)
+    key, x_0 = jax.random.key(0), jnp.full(40000, 0.7)
+    x = x_0
+    for t in range(30):
+        noise = jax.random.normal(jax.random.fold_in(key, t), x.shape)
+        x = diffusion.forward_step(schedule, x, noise, t)
+    closed = diffusion.add_noise(schedule, x_0, jax.random.normal(key, x.shape), 29)
+    np.testing.assert_allclose(x.mean(), closed.mean(), atol=0.02)
+    np.testing.assert_allclose(x.std(), closed.std(), atol=0.02)
+
+
+def test_posterior_is_bayes_rule():
+    """Completing the square of q(x_t | x_{t−1})·q(x_{t−1} | x_0)."""
+    schedule = SCHEDULES["linear"]
+    x_0, x_t = jnp.array([0.3, -0.8]), jnp.array([1.1, 0.2])
+    for t in (1, 10, 500, 999):
+        alpha, beta = float(schedule.alphas[t]), float(schedule.betas[t])
+        before = float(schedule.alphas_cumprod[t - 1])
+        precision = alpha / beta + 1 / (1 - before)
+        mean = (alpha**0.5 / beta * x_t + before**0.5 / (1 - before) * x_0) / precision
+        got, variance, log_variance = diffusion.posterior(schedule, x_0, x_t, t)
+        np.testing.assert_allclose(got, mean, rtol=1e-3)
+        np.testing.assert_allclose(variance, 1 / precision, rtol=1e-3)
+        np.testing.assert_allclose(log_variance, jnp.log(variance), rtol=1e-4)
+    mean, variance, _ = diffusion.posterior(schedule, x_0, x_t, 0)
+    np.testing.assert_allclose(mean, x_0, rtol=1e-6)
+    assert variance == 0
+
+
+@pytest.mark.parametrize("source", KINDS)
+@pytest.mark.parametrize("target", KINDS)
+def test_every_prediction_from_every_other(source, target):
+    schedule = SCHEDULES["scaled_linear"]
+    keys = jax.random.split(jax.random.key(0))
+    x_0, noise = (jax.random.normal(key, (3, 4, 4, 2)) for key in keys)
+    t = jnp.array([20, 500, 999])
+    x_t = diffusion.add_noise(schedule, x_0, noise, t)
+    alpha = schedule.sqrt_alphas_cumprod[t][:, None, None, None]
+    sigma = schedule.sqrt_one_minus_alphas_cumprod[t][:, None, None, None]
+    true = {
+        "x_0": x_0,
+        "epsilon": noise,
+        "v_prediction": alpha * noise - sigma * x_0,
+        "score": -noise / sigma,
+    }
+    got = diffusion.convert_prediction(true[source], x_t, t, schedule, source, target)
+    np.testing.assert_allclose(got, true[target], rtol=1e-3, atol=2e-4)
+
+
+def test_prediction_names():
+    schedule, x = SCHEDULES["linear"], jnp.ones((2, 3))
+    same = diffusion.convert_prediction(x, x, 5, schedule, "sample", "x_0")
+    np.testing.assert_array_equal(same, x)
+    with pytest.raises(SdjaxError, match="unknown prediction 'eps'"):
+        diffusion.convert_prediction(x, x, 5, schedule, "eps", "x_0")
