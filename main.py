@@ -125,13 +125,13 @@ def run_train(arguments: list[str]) -> int:
     (config, workdir), rest = tyro.cli(
         train, prog="main.py train", args=arguments, return_unknown_args=True
     )
+    from sdjax import training
     from sdjax.training.recipe import load_config, with_overrides
-    from sdjax.training.train import train as carry_out
 
     rest = ["--help"] if wants_help else rest
     prepare_devices()
     recipe = with_overrides(load_config(config), rest, prog=f"main.py train --config {config}")
-    return 0 if carry_out(recipe, workdir) else 3
+    return 0 if training.train(recipe, workdir) else 3
 
 
 def run_evaluate(arguments: list[str]) -> int:
