@@ -6,11 +6,13 @@ imported or called; any other global may be mentioned but not used, or the file 
 name of that global.
 """
 
+import contextlib
 import io
 import math
 import os
 import pickletools
 import zipfile
+import zlib
 from pathlib import Path
 
 import ml_dtypes
@@ -45,6 +47,19 @@ _INERT = (
     "builtins set",
     "_codecs encode",
 )
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    EOFError,
+    MemoryError,
+    RecursionError,
+    NotImplementedError,
+)
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
@@ -73,18 +88,25 @@ def read_pickle(path: str | os.PathLike) -> dict:
     code when it is unpickled the usual way.
     """
     path = Path(path)
-    try:
+    with _translated(path):
         if zipfile.is_zipfile(path):
             return _checked(path, _read_zip(path))
         with path.open("rb") as file:
             return _checked(path, _read_legacy(path, file))
+
+
+@contextlib.contextmanager
+def _translated(path: Path):
+    """Whatever a damaged file makes the standard library raise, as SdjaxError."""
+    try:
+        yield
+    except SdjaxError:
+        raise
     except OSError as error:
         raise SdjaxError(f"cannot read {path}: {error.strerror or error}") from error
-    except (zipfile.BadZipFile, ValueError, IndexError, KeyError, TypeError, AttributeError,
-            OverflowError, EOFError, MemoryError, RecursionError, NotImplementedError) as error:
-        if isinstance(error, SdjaxError):
-            raise
-        raise SdjaxError(f"{path} is not a whole PyTorch checkpoint: {error}") from error
+    except _DAMAGE as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise SdjaxError(f"{path} is not a whole PyTorch checkpoint: {reason}") from error
 
 
 def _checked(path: Path, value) -> dict:
@@ -274,7 +296,8 @@ class _Machine:
             raise SdjaxError(f"{self.path} holds a tensor that reaches beyond its storage")
 
         def load() -> np.ndarray:
-            flat = self.read(storage)[offset:]
+            with _translated(self.path):
+                flat = self.read(storage)[offset:]
             steps = [stride * storage.dtype.itemsize for stride in strides]
             view = np.lib.stride_tricks.as_strided(flat, shape, steps, writeable=False)
             return np.ascontiguousarray(view).reshape(shape)

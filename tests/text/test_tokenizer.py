@@ -1,12 +1,20 @@
 """The tokenizer against transformers' own, loaded from the files that ours writes."""
 
+import json
+import warnings
+from pathlib import Path
+
 import numpy as np
 import pytest
 import transformers
 
 import sdjax
 from sdjax.text.tokenizer import BEGIN, END
-from sdjax.text.vocabulary import SMALLEST_VOCABULARY, byte_symbols
+from sdjax.text.vocabulary import SMALLEST_VOCABULARY, byte_symbols, clip_tokenizer
+
+CLIP_CASES = json.loads(
+    Path(__file__).with_name("clip_token_cases.json").read_text(encoding="utf-8")
+)
 
 CAPTIONS = [
     "a large red circle above a small blue square on a yellow background",
@@ -83,3 +91,14 @@ def test_bad_input(tmp_path):
     (tmp_path / "merges.txt").write_text("")
     with pytest.raises(sdjax.SdjaxError, match="damaged"):
         sdjax.Tokenizer.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("case", CLIP_CASES, ids=lambda case: case["prompt"][:24])
+def test_published_vocabulary_gives_the_published_ids(case):
+    tokenizer = clip_tokenizer()
+    ids = case["ids"]
+    expected = ids[:76] + ids[-1:] if len(ids) > 77 else ids + [ids[-1]] * (77 - len(ids))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        np.testing.assert_array_equal(tokenizer.encode(case["prompt"])[0], expected)
+    assert len(tokenizer) == 49408

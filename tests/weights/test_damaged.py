@@ -1,0 +1,167 @@
+"""Files that are not what they seem: one clear line, nothing run, nothing hung."""
+
+import json
+import os
+import pickle
+import random
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+
+import sdjax
+from sdjax.weights.hub import locate
+from sdjax.weights.pickles import read_pickle
+from sdjax.weights.single_file import read_file, read_single_file
+from sdjax.weights.tensors import lazy, read_safetensors, write_safetensors
+
+TENSORS = {
+    "first_stage_model.encoder.conv_in.weight": np.ones((4, 3, 3, 3), np.float32),
+    "model.diffusion_model.input_blocks.0.0.bias": np.arange(4, dtype=np.float16),
+    "counts": np.arange(3),
+}
+MUTATIONS = 340  # of each of three formats
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """The same tensors as safetensors and as both of PyTorch's pickled formats."""
+    folder = tmp_path_factory.mktemp("files")
+    write_safetensors(folder / "a.safetensors", {k: lazy(v) for k, v in TENSORS.items()})
+    tensors = {key: torch.from_numpy(value) for key, value in TENSORS.items()}
+    torch.save({"state_dict": tensors}, folder / "a.ckpt")
+    torch.save({"state_dict": tensors}, folder / "a.pt", _use_new_zipfile_serialization=False)
+    return folder
+
+
+def refused(message, function, *arguments):
+    with pytest.raises(sdjax.SdjaxError, match=message) as caught:
+        function(*arguments)
+    assert "\n" not in str(caught.value)
+
+
+class Malicious:
+    """Unpickled the usual way, this makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.ckpt", "a.pt"])
+def test_all_formats_hold_the_same(files, name):
+    state, _ = read_file(files / name)
+    for key, value in TENSORS.items():
+        np.testing.assert_array_equal(state[key].load(), value)
+        assert state[key].dtype == value.dtype
+
+
+def test_views_and_parameters_of_a_pickle(tmp_path):
+    base = torch.arange(12.0).reshape(3, 4)
+    content = {"a": base, "view": base[1:].T, "p": torch.nn.Parameter(base.bfloat16())}
+    torch.save(content, tmp_path / "a.bin")
+    found = read_pickle(tmp_path / "a.bin")
+    for key, value in content.items():
+        np.testing.assert_array_equal(
+            found[key].load().astype(np.float32), value.detach().float().numpy()
+        )
+
+
+@pytest.mark.parametrize("protocol", [2, 4, 5])
+def test_malicious_pickle_names_the_refused_global(tmp_path, protocol):
+    trap = tmp_path / "trap"
+    for name, save in (("zip.ckpt", torch.save), ("raw.ckpt", None)):
+        path = tmp_path / name
+        if save:
+            save({"state_dict": Malicious(trap)}, path)
+        else:
+            path.write_bytes(pickle.dumps({"state_dict": Malicious(trap)}, protocol))
+        refused("would call posix.system", read_single_file, path)
+    assert not trap.exists()
+
+
+def test_truncated_files(files, tmp_path):
+    for name in ("a.safetensors", "a.ckpt", "a.pt"):
+        whole = (files / name).read_bytes()
+        for share in (0.1, 0.5, 0.9):
+            path = tmp_path / name
+            path.write_bytes(whole[: int(len(whole) * share)])
+            with pytest.raises(sdjax.SdjaxError):
+                for tensor in read_file(path)[0].values():
+                    tensor.load()
+
+
+def test_what_a_file_is_not(tmp_path):
+    text = tmp_path / "note.safetensors"
+    text.write_text("this was never a checkpoint")
+    refused("not a safetensors file or is truncated", read_single_file, text)
+    text.rename(tmp_path / "note.ckpt")
+    refused("neither a safetensors nor a PyTorch file", read_single_file, tmp_path / "note.ckpt")
+    with zipfile.ZipFile(tmp_path / "a.ckpt", "w") as archive:
+        archive.writestr("readme", "a zip file")
+    refused("without a PyTorch data.pkl", read_single_file, tmp_path / "a.ckpt")
+    refused("no such model folder or file", locate, tmp_path / "absent")
+    write_safetensors(tmp_path / "other.safetensors", {"x.weight": lazy(np.zeros(3))})
+    refused("not a Stable Diffusion checkpoint", read_single_file, tmp_path / "other.safetensors")
+
+
+def test_a_missing_tensor_is_named(files):
+    refused("is missing", read_single_file, files / "a.safetensors")
+
+
+def test_contradictory_header(tmp_path):
+    def written(entry):
+        header = json.dumps({"a": entry}).encode()
+        path = tmp_path / "a.safetensors"
+        path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
+        return path
+
+    good = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
+    assert read_safetensors(written(good))[0]["a"].load().tolist() == [0, 0]
+    for change, message in (
+        ({"shape": [3]}, "takes 12 bytes"),
+        ({"dtype": "F31"}, "dtype 'F31'"),
+        ({"shape": [-2]}, "not a shape"),
+        ({"data_offsets": [8, 0]}, "span -8"),
+        ({"data_offsets": [4, 12]}, "truncated"),
+        ({"shape": "2"}, "not a shape"),
+    ):
+        refused(message, read_safetensors, written({**good, **change}))
+
+
+def test_fp16_overflow_is_named(tmp_path):
+    state = {"a": lazy(np.float32([1e6]))}
+    refused("above float16's 65504", write_safetensors, tmp_path / "a.safetensors", state, "fp16")
+    assert not list(tmp_path.iterdir())
+
+
+def test_hub_without_network(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    refused("hub cannot be reached", locate, "nobody/nothing")
+
+
+@pytest.mark.parametrize("name", ["a.safetensors", "a.ckpt", "a.pt"])
+def test_mutated_files_raise_only_our_error(files, tmp_path, name):
+    whole, rng = (files / name).read_bytes(), random.Random(0)
+    path = tmp_path / name
+    for _ in range(MUTATIONS):
+        mutated = bytearray(whole)
+        for _ in range(rng.randint(1, 8)):
+            place = rng.randrange(len(mutated))
+            kind = rng.random()
+            if kind < 0.6:
+                mutated[place] = rng.randrange(256)
+            elif kind < 0.8:
+                del mutated[place : place + rng.randint(1, 64)]
+            else:
+                mutated[place:place] = rng.randbytes(rng.randint(1, 64))
+        path.write_bytes(bytes(mutated))
+        try:
+            for tensor in read_file(path)[0].values():
+                tensor.load()
+            read_single_file(path)
+        except sdjax.SdjaxError as error:
+            assert str(error)
