@@ -1,8 +1,19 @@
 """The mathematics of diffusion as pure functions of arrays."""
 
 from sdjax.diffusion.config import sampler_from_config, schedule_from_config
-from sdjax.diffusion.guidance import classifier_free_guidance
+from sdjax.diffusion.guidance import (
+    Momentum,
+    adaptive_projected_guidance,
+    cfg_zero_star,
+    classifier_free_guidance,
+    composed_guidance,
+    guided,
+    instruct_pix2pix_guidance,
+    interval_scale,
+    perturbed_attention_guidance,
+)
 from sdjax.diffusion.losses import loss_weight, training_loss
+from sdjax.diffusion.noise import brownian_noise, independent_noise
 from sdjax.diffusion.predictions import convert_prediction
 from sdjax.diffusion.process import add_noise, forward_step, posterior
 from sdjax.diffusion.samplers import sampler
@@ -13,21 +24,35 @@ from sdjax.diffusion.schedules import (
     linear_schedule,
     scaled_linear_schedule,
     schedule_from_betas,
+    schedule_from_signal,
     sigmoid_schedule,
     zero_terminal_snr,
 )
 from sdjax.diffusion.tables import Table
+from sdjax.diffusion.variational import hybrid_loss, learned_log_variance, variational_bound
 
 __all__ = [
+    "Momentum",
     "Schedule",
     "Table",
+    "adaptive_projected_guidance",
     "add_noise",
+    "brownian_noise",
+    "cfg_zero_star",
     "classifier_free_guidance",
+    "composed_guidance",
     "convert_prediction",
     "cosine_schedule",
     "forward_step",
+    "guided",
+    "hybrid_loss",
+    "independent_noise",
+    "instruct_pix2pix_guidance",
+    "interval_scale",
+    "learned_log_variance",
     "linear_schedule",
     "loss_weight",
+    "perturbed_attention_guidance",
     "posterior",
     "sample",
     "sampler",
@@ -35,7 +60,9 @@ __all__ = [
     "scaled_linear_schedule",
     "schedule_from_betas",
     "schedule_from_config",
+    "schedule_from_signal",
     "sigmoid_schedule",
     "training_loss",
+    "variational_bound",
     "zero_terminal_snr",
 ]

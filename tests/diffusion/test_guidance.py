@@ -68,7 +68,7 @@ def test_adaptive_projected_guidance_is_diffusers():
             conditional, unconditional, 6.0, momentum, eta=0.3, radius=5.0
         )
         expected = normalized_guidance(
-            to_torch(conditional), to_torch(unconditional), 6.0, buffer, 0.3, 5.0
+            to_torch(conditional), to_torch(unconditional), 5.0, buffer, 0.3, 5.0, True
         )
         np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
 

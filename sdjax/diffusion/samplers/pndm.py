@@ -1,5 +1,6 @@
 """Pseudo numerical methods: DDIM steps with Adams–Bashforth combinations of ε."""
 
+from sdjax.diffusion.grids import SMALLEST_SIGNAL
 from sdjax.diffusion.tables import Row
 from sdjax.errors import SdjaxError
 
@@ -21,7 +22,8 @@ def plms(grid, network, runge_kutta=False):
     signal, stride = grid.signal, grid.stride
 
     def level(t):
-        return signal[min(t, len(signal) - 1)] if t >= 0 else grid.final_signal
+        found = signal[min(t, len(signal) - 1)] if t >= 0 else grid.final_signal
+        return found or SMALLEST_SIGNAL
 
     raw = network.prediction == "v_prediction"
 
