@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -16,6 +17,7 @@ from sdjax.pipeline.files import Model, read_model, write_model
 from sdjax.pipeline.request import Prompt
 from sdjax.text.encode import Embedded
 from sdjax.text.tokenizer import Tokenizer
+from sdjax.weights.adapters import read_lora, with_adapters
 from sdjax.weights.checkpoint import Checkpoint, Part
 from sdjax.weights.names import state_from_params
 from sdjax.weights.parts import (
@@ -74,7 +76,10 @@ class StableDiffusion:
 
     @property
     def params(self) -> dict[str, Any]:
-        """Parameters of all networks, a copy on each local device."""
+        """Parameters of all networks, adapters applied, a copy on each local device.
+
+        Assigned parameters become the ones that adapters are applied to; loaded ones are dropped.
+        """
         return self._params
 
     @params.setter
@@ -83,6 +88,7 @@ class StableDiffusion:
         if set(params) != expected:
             raise SdjaxError(f"params must have {sorted(expected)}, got {sorted(params)}")
         self._params = jax.device_put(dict(params), parallel.replicated())
+        self._base, self._loras = self._params, {}
 
     def _encoder_parts(self) -> tuple[str, ...]:
         return ("text_encoder", "text_encoder_2")[: len(self.networks.text_encoders)]
@@ -176,6 +182,41 @@ class StableDiffusion:
         return Model(
             checkpoint, dict(zip(names, self.tokenizers, strict=True)), self.zero_negative
         )
+
+    def load_lora(
+        self, path: str | os.PathLike, weight: float = 1.0, name: str | None = None
+    ) -> str:
+        """Adds a LoRA, LoCon, LoHa, LoKr or DoRA file; several add up. Nothing is compiled anew.
+
+        Read are the formats of sd-scripts, peft and old diffusers; keys that find no target are
+        listed in a warning. name: to call it by later, the file's by default; it is returned.
+        Raises SdjaxError for an adapter of another model.
+        """
+        name = name or Path(path).stem
+        layers = self.unet.config.layers_per_block
+        adapter = read_lora(path, self._base, layers if isinstance(layers, int) else layers[0])
+        self._loras[name] = (adapter, weight)
+        self._params = with_adapters(self._base, list(self._loras.values()))
+        return name
+
+    def set_lora_weights(self, **weights: float) -> None:
+        """Changes the strength of loaded adapters, by name; 0 keeps one loaded without effect."""
+        for name, weight in weights.items():
+            self._loras[name] = (self._lora(name), weight)
+        self._params = with_adapters(self._base, list(self._loras.values()))
+
+    def unload_lora(self, *names: str) -> None:
+        """Takes adapters out again, all where none is named; the parameters are the old ones."""
+        for name in names or tuple(self._loras):
+            self._lora(name)
+            del self._loras[name]
+        self._params = with_adapters(self._base, list(self._loras.values()))
+
+    def _lora(self, name: str):
+        if name not in self._loras:
+            loaded = ", ".join(self._loras) or "none"
+            raise SdjaxError(f"no adapter {name!r} is loaded; loaded are: {loaded}")
+        return self._loras[name][0]
 
     def generate(
         self,

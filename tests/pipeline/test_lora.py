@@ -1,0 +1,243 @@
+"""Adapters of every format against peft and diffusers, on random factors."""
+
+import jax
+import numpy as np
+import peft
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import sdjax
+from sdjax.weights import lora
+from sdjax.weights.names import state_from_params
+from sdjax.weights.original import unet_to_original
+from tests.pipeline import peers
+
+RANK = 3
+TARGETS = ["to_q", "to_k", "to_v", "to_out.0", "proj_in", "conv1", "ff.net.0.proj"]
+TEXT_TARGETS = ["q_proj", "k_proj", "v_proj", "out_proj", "fc1"]
+
+
+@pytest.fixture(scope="module", params=["sd1", "sdxl"])
+def kind(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def folder(kind, tmp_path_factory):
+    return peers.make(kind, tmp_path_factory.mktemp(kind))
+
+
+@pytest.fixture
+def model(folder):
+    return sdjax.StableDiffusion.from_pretrained(folder)
+
+
+class Peer:
+    """A network with a random peft adapter: its factors, and its weights once merged."""
+
+    def __init__(self, network, targets, dora=False, alpha=6):
+        config = peft.LoraConfig(
+            r=RANK, lora_alpha=alpha, target_modules=targets, use_dora=dora,
+            init_lora_weights=False,
+        )
+        torch.manual_seed(1)
+        wrapped = peft.get_peft_model(network, config)
+        for name, value in wrapped.named_parameters():
+            if "lora_" in name:
+                value.data = 0.1 * torch.randn_like(value) + ("magnitude" in name)
+        prefix = "base_model.model."
+        self.factors = {
+            key.removeprefix(prefix): value.detach().clone()
+            for key, value in peft.get_peft_model_state_dict(wrapped).items()
+        }
+        self.alpha = alpha
+        self.merged = wrapped.merge_and_unload().state_dict()
+
+    def modules(self):
+        """(module, down, up) of each adapted module."""
+        for key, down in self.factors.items():
+            if key.endswith(".lora_A.weight"):
+                module = key.removesuffix(".lora_A.weight")
+                yield module, down, self.factors[f"{module}.lora_B.weight"]
+
+
+def state(params):
+    return {key: tensor.load() for key, tensor in state_from_params(params).items()}
+
+
+def assert_merged(params, expected):
+    found = state(params)
+    assert found.keys() == expected.keys()
+    for key, value in expected.items():
+        np.testing.assert_allclose(found[key], value.numpy(), rtol=2e-5, atol=2e-5, err_msg=key)
+
+
+def written(tmp_path, tensors):
+    path = tmp_path / "adapter.safetensors"
+    save_file({key: value.contiguous() for key, value in tensors.items()}, path)
+    return path
+
+
+def flat(name):
+    return name.replace(".", "_")
+
+
+def as_peft(peer, prefix):
+    tensors = {f"{prefix}.{key}": value for key, value in peer.factors.items()}
+    return tensors | {
+        f"{prefix}.{module}.alpha": torch.tensor(float(peer.alpha))
+        for module, *_ in peer.modules()
+    }
+
+
+def as_scripts(peer, prefix, rename=lambda module: module):
+    tensors = {}
+    for module, down, up in peer.modules():
+        name = prefix + flat(rename(module))
+        tensors[f"{name}.lora_down.weight"], tensors[f"{name}.lora_up.weight"] = down, up
+        tensors[f"{name}.alpha"] = torch.tensor(float(peer.alpha))
+    return tensors
+
+
+def as_sgm(module):
+    return unet_to_original(f"{module}.weight", 1).removesuffix(".weight")
+
+
+@pytest.mark.parametrize("style", ["peft", "scripts", "sgm"])
+def test_unet_adapter_equals_peft(kind, folder, model, style, tmp_path):
+    peer = Peer(peers.load(kind, folder).unet, TARGETS)
+    tensors = {
+        "peft": lambda: as_peft(peer, "unet"),
+        "scripts": lambda: as_scripts(peer, "lora_unet_"),
+        "sgm": lambda: as_scripts(peer, "lora_unet_", as_sgm),
+    }[style]()
+    before = model.params
+    name = model.load_lora(written(tmp_path, tensors))
+    assert_merged(model.params["unet"], peer.merged)
+    model.set_lora_weights(**{name: 0.0})
+    jax.tree.map(np.testing.assert_array_equal, model.params, before)
+    model.set_lora_weights(**{name: 1.0})
+    model.unload_lora()
+    jax.tree.map(np.testing.assert_array_equal, model.params, before)
+
+
+def test_text_encoders(kind, folder, model, tmp_path):
+    pipeline = peers.load(kind, folder)
+    tensors, expected = {}, {}
+    for part, prefix in (("text_encoder", "lora_te_"), ("text_encoder_2", "lora_te2_")):
+        if getattr(pipeline, part, None) is None:
+            continue
+        if part == "text_encoder" and kind == "sdxl":
+            prefix = "lora_te1_"
+        peer = Peer(getattr(pipeline, part), TEXT_TARGETS)
+        expected[part] = peer.merged
+        tensors |= as_scripts(
+            peer, prefix, lambda module: "text_model." + module.removeprefix("text_model.")
+        )
+    model.load_lora(written(tmp_path, tensors))
+    for part, merged in expected.items():
+        assert_merged(model.params[part], merged)
+
+
+def test_dora_equals_peft(kind, folder, model, tmp_path):
+    peer = Peer(peers.load(kind, folder).unet, ["to_q", "conv1"], dora=True)
+    tensors = as_peft(peer, "unet")
+    assert any("magnitude" in key for key in tensors)
+    model.load_lora(written(tmp_path, tensors))
+    assert_merged(model.params["unet"], peer.merged)
+
+
+def test_old_diffusers_processors(kind, folder, model, tmp_path):
+    peer = Peer(peers.load(kind, folder).unet, ["to_q", "to_out.0"], alpha=RANK)
+    tensors = {}
+    for module, down, up in peer.modules():
+        head, _, which = module.removesuffix(".0").rpartition(".to_")
+        tensors[f"unet.{head}.processor.to_{which}_lora.down.weight"] = down
+        tensors[f"unet.{head}.processor.to_{which}_lora.up.weight"] = up
+    model.load_lora(written(tmp_path, tensors))
+    assert_merged(model.params["unet"], peer.merged)
+
+
+def test_several_adapters_add_up_and_unknown_keys_are_listed(model, tmp_path):
+    key = "lora_unet_mid_block_attentions_0_proj_in"
+    shape = state(model.params["unet"])["mid_block.attentions.0.proj_in.weight"].shape
+    rng = np.random.RandomState(0)
+    factors = [torch.from_numpy(rng.randn(*s).astype(np.float32))
+               for s in ((2, shape[1]), (shape[0], 2))]
+    tensors = {f"{key}.lora_down.weight": factors[0], f"{key}.lora_up.weight": factors[1]}
+    tensors["lora_unet_no_such_block.lora_down.weight"] = factors[0].clone()
+    base = state(model.params["unet"])["mid_block.attentions.0.proj_in.weight"]
+    delta = (factors[1] @ factors[0]).numpy().reshape(shape)
+    with pytest.warns(UserWarning, match="1 keys find no target.*no_such_block"):
+        model.load_lora(written(tmp_path, tensors), weight=0.5, name="one")
+        model.load_lora(written(tmp_path, tensors), weight=2.0, name="two")
+    found = state(model.params["unet"])["mid_block.attentions.0.proj_in.weight"]
+    np.testing.assert_allclose(found, base + 2.5 * delta, rtol=1e-4, atol=1e-5)
+    with pytest.raises(sdjax.SdjaxError, match="loaded are: one, two"):
+        model.set_lora_weights(three=1.0)
+
+
+def test_nothing_recompiles(model, tmp_path):
+    options = {"steps": 2, "output": "latents"}
+    before = model.generate("red", **options)
+    weight = state(model.params["unet"])["conv_in.weight"]
+    tensors = {
+        "unet.conv_in.lora_A.weight": torch.randn(2, *weight.shape[1:]),
+        "unet.conv_in.lora_B.weight": torch.randn(len(weight), 2, 1, 1),
+    }
+    compilations = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: compilations.append(name) if "backend_compile" in name else None
+    )
+    model.load_lora(written(tmp_path, tensors))
+    after = model.generate("red", **options)
+    assert compilations == [] and np.abs(after - before).max() > 1e-3
+
+
+def test_adapter_of_another_model_is_refused(model, tmp_path):
+    tensors = {"lora_unet_conv_in.lora_down.weight": torch.ones(2, 99),
+               "lora_unet_conv_in.lora_up.weight": torch.ones(5, 2)}
+    with pytest.raises(sdjax.SdjaxError, match="of another model"):
+        model.load_lora(written(tmp_path, tensors))
+    with pytest.raises(sdjax.SdjaxError, match="no tensor of the adapter fits"):
+        model.load_lora(written(tmp_path, {"x": torch.ones(1)}))
+    with pytest.raises(sdjax.SdjaxError, match="not whole"):
+        model.load_lora(written(tmp_path, {"unet.conv_in.lora_A.weight": torch.ones(1, 1)}))
+
+
+def random(*shape):
+    return np.random.RandomState(sum(shape)).randn(*shape).astype(np.float32)
+
+
+def test_locon_with_tucker_core_is_three_convolutions():
+    factors = {"down": random(2, 5, 1, 1), "mid": random(3, 2, 3, 3), "up": random(4, 3, 1, 1)}
+    image = torch.from_numpy(random(1, 5, 8, 8))
+    expected = image
+    for name in ("down", "mid", "up"):
+        expected = torch.nn.functional.conv2d(expected, torch.from_numpy(factors[name]))
+    delta = lora.difference({**factors, "alpha": np.float32(2)}, (4, 5, 3, 3))
+    found = torch.nn.functional.conv2d(image, torch.from_numpy(delta))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("conv", [False, True])
+@pytest.mark.parametrize("method", ["LoHa", "LoKr"])
+def test_loha_and_lokr_equal_peft(method, conv):
+    layer = torch.nn.Conv2d(4, 6, 3) if conv else torch.nn.Linear(8, 6)
+    net = torch.nn.Sequential(layer)
+    shape = tuple(layer.weight.shape)
+    before = layer.weight.detach().clone()
+    config = getattr(peft, f"{method}Config")(
+        r=1, alpha=2, target_modules=["0"], init_weights=False
+    )
+    wrapped = peft.get_peft_model(net, config)
+    factors = {}
+    for key, value in peft.get_peft_model_state_dict(wrapped).items():
+        name = key.rsplit(".", 1)[-1]
+        prefix = "k_" if method == "LoKr" else ""
+        factors[prefix + name.removeprefix("hada_").removeprefix("lokr_")] = value.numpy()
+    merged = wrapped.merge_and_unload()[0].weight.detach()
+    expected = (merged - before).numpy()
+    found = lora.difference({**factors, "alpha": np.float32(2)}, shape)
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
