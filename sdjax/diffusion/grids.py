@@ -73,7 +73,7 @@ class Grid:
         """What the network is told at σ/α = `level`, between the grid's own levels."""
         if self.continuous:
             return 0.25 * float(np.log(level))
-        return float(timesteps_of_sigmas(level, _sigma_table(self.signal)))
+        return float(timesteps_of_sigmas(level, sigma_table(self.signal)))
 
     def starting(self, first):
         """The grid from step `first` on, for a start from a noised sample."""
@@ -103,7 +103,7 @@ def _levels(sigmas):
     return alpha, alpha * sigmas
 
 
-def _sigma_table(signal):
+def sigma_table(signal):
     """σ/α of the training timesteps, in float32 as the reference implementations have it."""
     signal = np.where(signal > 0, signal, SMALLEST_SIGNAL).astype(np.float32)
     return np.sqrt((1 - signal) / signal)
@@ -167,10 +167,10 @@ def training_grid(
       signal: [T], ᾱ.
       stride: a step always goes T//steps timesteps down, as diffusers' DDIM and PNDM do, instead
         of to the next timestep of the list.
-      final: "zero" or "sigma_min", the noise after the last step.
+      final: "zero", "sigma_min" or a number, σ/α after the last step.
     """
     count = len(signal)
-    final_signal = {"zero": 1.0, "sigma_min": signal[0]}[_known_final(final)]
+    final_signal = _final_signal(final, signal)
     if timesteps is None:
         timesteps = spaced_timesteps(count, steps, spacing, steps_offset)
     else:
@@ -185,7 +185,7 @@ def training_grid(
         (np.sqrt(signal[timesteps]), np.sqrt(1 - signal[timesteps])),
         (np.sqrt(reached), np.sqrt(1 - reached)),
         initial_scale=1.0,
-        noisiest=_sigma_table(signal).max(),
+        noisiest=sigma_table(signal).max(),
         signal=signal,
         stride=count // len(timesteps),
         final_signal=final_signal,
@@ -200,7 +200,7 @@ def inverse_grid(signal, steps, *, spacing="leading", steps_offset=0, final="zer
     Args: as of `training_grid`; `final` is the noise before the first step.
     """
     count = len(signal)
-    first_signal = {"zero": 1.0, "sigma_min": signal[0]}[_known_final(final)]
+    first_signal = _final_signal(final, signal)
     timesteps = spaced_timesteps(count, steps, spacing, steps_offset)[::-1]
     before = np.minimum(timesteps - count // steps, count - 1)
     level = np.where(before >= 0, signal[np.maximum(before, 0)], first_signal)
@@ -210,7 +210,7 @@ def inverse_grid(signal, steps, *, spacing="leading", steps_offset=0, final="zer
         (np.sqrt(signal[timesteps]), np.sqrt(1 - signal[timesteps])),
         initial_scale=1.0,
         signal=signal,
-        noisiest=_sigma_table(signal).max(),
+        noisiest=sigma_table(signal).max(),
     )
 
 
@@ -225,19 +225,19 @@ def interpolated_grid(
       signal: [T], ᾱ.
       sigmas: name of a σ schedule between the ends of the spacing, or falling numbers.
       sigma_min, sigma_max: other ends of that schedule.
-      final: "zero" or "sigma_min", the level after the last step.
+      final: "zero", "sigma_min" or a number, σ/α after the last step.
       round_timesteps: round the timesteps of Karras levels.
       log_linear: uniform in log σ, with the original timesteps.
       continuous: the network is told ¼·log σ instead of the timestep.
       exploding: keep x as x_0 + σ·ε.
     """
-    count, table = len(signal), _sigma_table(signal)
+    count, table = len(signal), sigma_table(signal)
     if timesteps is None:
         timesteps = _spaced(count, steps, spacing, steps_offset)
     else:
         timesteps = _given(timesteps, count)
     levels = np.interp(timesteps, np.arange(count), table)
-    last = {"zero": 0.0, "sigma_min": table[0]}[_known_final(final)]
+    last = _final_sigma(final, table[0])
     if log_linear:
         levels = exponential_sigmas(len(timesteps) + 1, table[0], table[-1])
     if log_linear and sigmas is None:
@@ -275,11 +275,11 @@ def solver_grid(
     Args:
       signal: [T], ᾱ.
       sigmas: name of a σ schedule over the whole training range, or falling numbers.
-      final: "zero", "sigma_min" or "last" (the σ schedule's own last level again).
+      final: "zero", "sigma_min", a number, or "last" (the σ schedule's own last level again).
       lambda_min: smallest log(α/σ) to start from, for schedules that end in almost pure noise.
       round_karras: round the timesteps of Karras and Lu levels; the others are cut off.
     """
-    count, table = len(signal), _sigma_table(signal)
+    count, table = len(signal), sigma_table(signal)
     usable = count - int(np.searchsorted(-np.log(table)[::-1], lambda_min))
     if timesteps is not None:
         timesteps = np.trunc(_given(timesteps, count))
@@ -288,7 +288,7 @@ def solver_grid(
     else:
         timesteps = np.round(_spaced(usable, steps, spacing, steps_offset, extra=1))
     levels = np.interp(timesteps, np.arange(count), table)
-    last = {"zero": 0.0, "sigma_min": table[0], "last": table[0]}[_known_final(final)]
+    last = _final_sigma("sigma_min" if final == "last" else final, table[0])
     if isinstance(sigmas, str):
         low = table[0] if sigma_min is None else sigma_min
         high = table[-1] if sigma_max is None else sigma_max
@@ -309,7 +309,7 @@ def inverse_solver_grid(
     signal, steps, *, spacing="linspace", steps_offset=0, sigmas=None, lambda_min=-np.inf
 ):
     """Rising timesteps, for DPM-Solver from data to noise."""
-    count, table = len(signal), _sigma_table(signal)
+    count, table = len(signal), sigma_table(signal)
     usable = count - int(np.searchsorted(-np.log(table)[::-1], lambda_min))
     match spacing:
         case "linspace":
@@ -344,8 +344,7 @@ def edm_grid(
         levels = karras_sigmas(steps, sigma_min, sigma_max, rho)
     else:
         raise SdjaxError(f"unknown EDM sigmas {sigmas!r}: expected karras or exponential")
-    last = {"zero": 0.0, "sigma_min": sigma_min}[_known_final(final)]
-    levels = np.append(levels, last)
+    levels = np.append(levels, _final_sigma(final, sigma_min))
     return _grid(
         0.25 * np.log(levels[:-1]),
         (np.ones(steps), levels[:-1]),
@@ -388,7 +387,7 @@ def distilled_grid(
         (np.sqrt(signal[timesteps]), np.sqrt(1 - signal[timesteps])),
         (np.sqrt(reached), np.sqrt(1 - reached)),
         initial_scale=1.0,
-        noisiest=_sigma_table(signal).max(),
+        noisiest=sigma_table(signal).max(),
         signal=signal,
     )
 
@@ -438,10 +437,18 @@ def _chained(timesteps, sigmas, **fields):
     return _grid(timesteps, (alpha[:-1], sigma[:-1]), (alpha[1:], sigma[1:]), **fields)
 
 
-def _known_final(final):
-    if final not in ("zero", "sigma_min", "last"):
-        raise SdjaxError(f"unknown final level {final!r}: expected zero or sigma_min")
-    return final
+def _final_sigma(final, smallest):
+    """σ/α after the last step, of "zero", "sigma_min" or a number."""
+    if isinstance(final, str):
+        if final not in ("zero", "sigma_min"):
+            raise SdjaxError(f"unknown final level {final!r}: expected zero, sigma_min or a number")
+        return 0.0 if final == "zero" else smallest
+    return float(final)
+
+
+def _final_signal(final, signal):
+    """ᾱ after the last step."""
+    return 1 / (1 + _final_sigma(final, np.sqrt((1 - signal[0]) / signal[0])) ** 2)
 
 
 def _custom(sigmas, last):

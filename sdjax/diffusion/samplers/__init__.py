@@ -114,7 +114,7 @@ def sampler(
     options = {**entry.defaults, **implied, **options}
     if steps is None and (given := options.get("timesteps", options.get("sigmas"))) is not None:
         steps = len(given)
-    signal = None if schedule is None else _signal(schedule)
+    signal = None if schedule is None else training_signal(schedule)
     network_names = entry.option_names[2]
     _check_options(name, entry, options)
     prediction = prediction_name(prediction_type)
@@ -138,7 +138,7 @@ def sampler(
     )
 
 
-def _signal(schedule):
+def training_signal(schedule):
     """ᾱ with the roundings of the reference implementations: 1 − β and the products in float32.
 
     Where a schedule ends in almost pure noise, the levels there depend on them.
