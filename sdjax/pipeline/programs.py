@@ -4,9 +4,8 @@ Each is pmapped over the local devices. Networks and shapes are static; paramete
 everything a request brings (prompt, seed, steps, sampler, guidance) is traced.
 """
 
-import dataclasses
 import functools
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,15 +19,6 @@ from sdjax.text.encode import Embedded, embed
 
 # Pixels that the decoder takes at once; more of them are decoded in turn, to bound its memory.
 DECODED_PIXELS = 2**19
-
-
-@dataclasses.dataclass(frozen=True)
-class Networks:
-    """The networks of a pipeline: hashable, so that programs are found again by them."""
-
-    unet: UNet
-    vae: VAE
-    text_encoders: tuple[TextEncoder, ...]
 
 
 class Prompts(NamedTuple):
@@ -65,16 +55,18 @@ class Settings(NamedTuple):
     guidance_rescale: jax.Array
 
 
-def prompts_to_embeddings(networks: Networks, skip: int, params, prompts: Prompts) -> Embedded:
+def prompts_to_embeddings(
+    encoders: tuple[TextEncoder, ...], skip: int, params, prompts: Prompts
+) -> Embedded:
     """Runs the text encoders; `params` has one tree an encoder, `skip` is the CLIP skip."""
 
     def kept(x):
         return x * prompts.keep.reshape(-1, *(1,) * (x.ndim - 1)).astype(x.dtype)
 
-    return jax.tree.map(kept, embed(networks.text_encoders, params, prompts.ids, skip))
+    return jax.tree.map(kept, embed(encoders, params, prompts.ids, skip))
 
 
-def noise_to_latents(networks: Networks, params, settings: Settings, images: Images) -> jax.Array:
+def noise_to_latents(unet: UNet, params, settings: Settings, images: Images) -> jax.Array:
     """Runs the sampler: float32[N, h, w, C], in the U-Net's scale."""
     count, guided = images.latents.shape[0], images.negative is not None
     prompt, time_ids = images.prompt, images.time_ids
@@ -88,7 +80,7 @@ def noise_to_latents(networks: Networks, params, settings: Settings, images: Ima
 
     def denoise(x, t):
         x = jnp.concatenate([x, x]) if guided else x
-        prediction = networks.unet.apply({"params": params}, x, t, prompt.context, added)
+        prediction = unet.apply({"params": params}, x, t, prompt.context, added)
         if not guided:
             return prediction
         return diffusion.classifier_free_guidance(
@@ -101,9 +93,9 @@ def noise_to_latents(networks: Networks, params, settings: Settings, images: Ima
     return diffusion.sample(denoise, settings.table, images.latents, images.keys)
 
 
-def latents_to_pixels(networks: Networks, params, latents: jax.Array) -> jax.Array:
+def latents_to_pixels(vae: VAE, params, latents: jax.Array) -> jax.Array:
     """float32[N, h, w, C] in the U-Net's scale to float32[N, H, W, 3], clipped to [-1, 1]."""
-    config = networks.vae.config
+    config = vae.config
     z = latents
     if config.latents_std is not None:
         z = z * jnp.array(config.latents_std)
@@ -113,10 +105,10 @@ def latents_to_pixels(networks: Networks, params, latents: jax.Array) -> jax.Arr
     pixels = z.shape[1] * z.shape[2] * config.downsampling**2
     at_once = max(1, DECODED_PIXELS // pixels)
     if len(z) <= at_once:
-        images = networks.vae.decode(params, z)
+        images = vae.decode(params, z)
     else:
         images = jax.lax.map(
-            lambda one: networks.vae.decode(params, one[None])[0], z, batch_size=at_once
+            lambda one: vae.decode(params, one[None])[0], z, batch_size=at_once
         )
     return jnp.clip(images, -1, 1)
 

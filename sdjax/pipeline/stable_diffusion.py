@@ -1,5 +1,6 @@
 """`StableDiffusion`: prompts to images, with a checkpoint in and out."""
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,7 @@ from sdjax.pipeline import programs, request
 from sdjax.pipeline.files import Model, read_model, write_model
 from sdjax.pipeline.request import Prompt
 from sdjax.text.encode import Embedded
-from sdjax.text.tokenizer import Tokenizer
+from sdjax.text.tokenizer import END, Tokenizer
 from sdjax.weights.adapters import read_lora, with_adapters
 from sdjax.weights.checkpoint import Checkpoint, Part
 from sdjax.weights.names import state_from_params
@@ -31,6 +32,7 @@ from sdjax.weights.parts import (
 )
 from sdjax.weights.single_file import family_of
 from sdjax.weights.tensors import dtype_of
+from sdjax.weights.textual_inversion import read_textual_inversion, with_vectors
 
 
 class StableDiffusion:
@@ -58,21 +60,12 @@ class StableDiffusion:
         zero_negative: bool = False,
     ):
         second = text_encoder_2 is not None
-        self.networks = programs.Networks(
-            unet, vae, (text_encoder, text_encoder_2) if second else (text_encoder,)
-        )
+        self.unet, self.vae = unet, vae
+        self.text_encoders = (text_encoder, text_encoder_2) if second else (text_encoder,)
         self.tokenizers = (tokenizer, tokenizer_2 or tokenizer) if second else (tokenizer,)
         self.scheduler_config = dict(scheduler_config)
         self.zero_negative = zero_negative
         self.params = params
-
-    @property
-    def unet(self) -> UNet:
-        return self.networks.unet
-
-    @property
-    def vae(self) -> VAE:
-        return self.networks.vae
 
     @property
     def params(self) -> dict[str, Any]:
@@ -91,7 +84,7 @@ class StableDiffusion:
         self._base, self._loras = self._params, {}
 
     def _encoder_parts(self) -> tuple[str, ...]:
-        return ("text_encoder", "text_encoder_2")[: len(self.networks.text_encoders)]
+        return ("text_encoder", "text_encoder_2")[: len(self.text_encoders)]
 
     @classmethod
     def from_pretrained(
@@ -172,7 +165,7 @@ class StableDiffusion:
 
     def _model(self) -> Model:
         names = self._encoder_parts()
-        networks = dict(zip(names, self.networks.text_encoders, strict=True))
+        networks = dict(zip(names, self.text_encoders, strict=True))
         networks |= {"unet": self.unet, "vae": self.vae}
         parts = {
             name: Part(networks[name].config.to_dict(), state_from_params(self.params[name]))
@@ -217,6 +210,33 @@ class StableDiffusion:
             loaded = ", ".join(self._loras) or "none"
             raise SdjaxError(f"no adapter {name!r} is loaded; loaded are: {loaded}")
         return self._loras[name][0]
+
+    def load_textual_inversion(self, path: str | os.PathLike, token: str | None = None) -> str:
+        """Adds a learned word; returns it, as it is to be written in prompts.
+
+        Read are {token: vectors}, A1111's `string_to_param` and SDXL's `clip_l`/`clip_g`, of one
+        vector or several. token: the word, by default the file's. The text encoders get larger
+        and are compiled anew, the U-Net is not. Raises SdjaxError for vectors of another model.
+        """
+        names = self._encoder_parts()
+        token, vectors = read_textual_inversion(path, self._base, names, token)
+        encoders, tokenizers, base = list(self.text_encoders), list(self.tokenizers), self._base
+        for i, name in enumerate(names):
+            if name not in vectors:
+                continue
+            tokenizers[i] = tokenizers[i].with_token(token, len(vectors[name]))
+            base = with_vectors(base, name, vectors[name])
+            config = dataclasses.replace(
+                encoders[i].config,
+                vocab_size=len(tokenizers[i]),
+                # Not the legacy rule of the largest id, which a learned word's would be.
+                eos_token_id=tokenizers[i].vocabulary[END],
+            )
+            encoders[i] = encoders[i].clone(config=config)
+        self.text_encoders, self.tokenizers = tuple(encoders), tuple(tokenizers)
+        self._base = jax.device_put(base, parallel.replicated())
+        self._params = with_adapters(self._base, list(self._loras.values()))
+        return token
 
     def generate(
         self,
@@ -308,11 +328,11 @@ class StableDiffusion:
 
     def _run(self, settings: programs.Settings, images: programs.Images, decoded: bool):
         """Latents, or pixels where `decoded`, split over the devices."""
-        run = programs.compiled(programs.noise_to_latents, self.networks, in_axes=(None, None, 0))
+        run = programs.compiled(programs.noise_to_latents, self.unet, in_axes=(None, None, 0))
         latents = run(self.params["unet"], settings, images)
         if not decoded:
             return latents
-        decode = programs.compiled(programs.latents_to_pixels, self.networks, in_axes=(None, 0))
+        decode = programs.compiled(programs.latents_to_pixels, self.vae, in_axes=(None, 0))
         return decode(self.params["vae"], latents)
 
     def _embedded(self, prompts: Sequence[str | None], skip: int) -> Embedded:
@@ -320,7 +340,7 @@ class StableDiffusion:
         ids = tuple(t.encode([p or "" for p in prompts]) for t in self.tokenizers)
         keep = [0.0 if p is None and self.zero_negative else 1.0 for p in prompts]
         run = programs.compiled(
-            programs.prompts_to_embeddings, self.networks, skip, in_axes=(None, 0)
+            programs.prompts_to_embeddings, self.text_encoders, skip, in_axes=(None, 0)
         )
         params = tuple(self.params[part] for part in self._encoder_parts())
         return run(params, programs.split(programs.Prompts(ids, np.float32(keep))))

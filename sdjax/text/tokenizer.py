@@ -6,6 +6,7 @@ The tokenizer itself is transformers' `CLIPTokenizer`, built from a `vocab.json`
 
 import json
 import os
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ class Tokenizer:
     vocabulary: token to id. merges: pairs of tokens, the first to be merged first.
     max_length: ids a prompt, begin and end tokens included (77 for CLIP).
     pad_token: fills up a short prompt; SD1 pads with the end token, SD2 with "!" (id 0).
+    learned: words of textual inversion, whose ids follow the vocabulary's.
     """
 
     def __init__(
@@ -32,6 +34,7 @@ class Tokenizer:
         merges: Sequence[tuple[str, str]],
         max_length: int = 77,
         pad_token: str = END,
+        learned: Sequence[str] = (),
     ):
         from transformers import CLIPTokenizer
 
@@ -50,6 +53,9 @@ class Tokenizer:
             pad_token=pad_token,
             model_max_length=max_length,
         )
+        self.learned = tuple(learned)
+        if self.learned:
+            self.clip.add_tokens(list(self.learned))
 
     @property
     def pad_id(self) -> int:
@@ -57,7 +63,24 @@ class Tokenizer:
         return self.vocabulary[self.pad_token]
 
     def __len__(self) -> int:
-        return len(self.vocabulary)
+        return len(self.vocabulary) + len(self.learned)
+
+    def with_token(self, token: str, count: int = 1) -> "Tokenizer":
+        """A tokenizer that knows one more word, of `count` ids: `token`, `token_1`, …"""
+        if token in self.vocabulary or token in self.learned:
+            raise SdjaxError(f"the word {token!r} is known already: choose another token")
+        learned = (*self.learned, token, *(f"{token}_{i}" for i in range(1, count)))
+        return Tokenizer(
+            self.vocabulary, self.merges, self.max_length, self.pad_token, learned
+        )
+
+    def _spelled_out(self, prompt: str) -> str:
+        """The prompt with each learned word of several ids as all its tokens."""
+        for token in self.learned:
+            family = [t for t in self.learned if re.fullmatch(re.escape(token) + r"_\d+", t)]
+            if family and family[0] not in prompt:
+                prompt = prompt.replace(token, " ".join([token, *family]))
+        return prompt
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike) -> "Tokenizer":
@@ -84,7 +107,11 @@ class Tokenizer:
             raise SdjaxError(f"the tokenizer in {folder} is damaged: not a CLIP vocabulary")
         pad = config.get("pad_token", END)
         pad = pad["content"] if isinstance(pad, dict) else pad
-        return cls(vocabulary, merges, config.get("model_max_length", 77), pad or END)
+        added = config.get("added_tokens_decoder", {})
+        learned = [
+            added[i]["content"] for i in sorted(added, key=int) if int(i) >= len(vocabulary)
+        ]
+        return cls(vocabulary, merges, config.get("model_max_length", 77), pad or END, learned)
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Writes the files that transformers' `CLIPTokenizer.from_pretrained` reads."""
@@ -100,6 +127,12 @@ class Tokenizer:
             "model_max_length": self.max_length,
             "tokenizer_class": "CLIPTokenizer",
         }
+        if self.learned:
+            first = len(self.vocabulary)
+            config["added_tokens_decoder"] = {
+                str(first + i): {"content": token, "special": False, "normalized": True}
+                for i, token in enumerate(self.learned)
+            }
         merges = "\n".join(["#version: 0.2", *map(" ".join, self.merges)]) + "\n"
         files = {
             "vocab.json": json.dumps(self.vocabulary, ensure_ascii=False),
@@ -123,6 +156,7 @@ class Tokenizer:
         room = self.max_length - 2
         begin, end = self.vocabulary[BEGIN], self.vocabulary[END]
         ids = np.full((len(prompts), self.max_length), self.pad_id, np.int32)
+        prompts = [self._spelled_out(prompt) for prompt in prompts]
         encoded = self.clip(prompts, add_special_tokens=False, verbose=False)["input_ids"]
         for row, prompt, tokens in zip(ids, prompts, encoded, strict=True):
             if len(tokens) > room:

@@ -1,0 +1,80 @@
+"""Textual inversion (Gal et al. 2022, arXiv:2208.01618): learned words as embedding vectors."""
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+
+from sdjax.errors import SdjaxError
+from sdjax.weights.pickles import read_pickle
+from sdjax.weights.tensors import LazyTensor, read_safetensors
+
+_SDXL = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
+# Names under which files keep the vectors of a word whose name they do not say.
+_NAMELESS = ("emb_params", "*")
+
+
+def read_textual_inversion(
+    path: str | os.PathLike, params: Mapping, parts: Sequence[str], token: str | None = None
+) -> tuple[str, dict[str, np.ndarray]]:
+    """(word, vectors float32[n, width] by text encoder part) of a file in any of three formats.
+
+    params: of the pipeline, to find the encoder that the vectors fit. token: the word, instead of
+    the file's own. Raises SdjaxError where the file holds no vectors for this model.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise SdjaxError(f"no such file: {path}")
+    pickled = path.suffix in (".bin", ".pt", ".pth")
+    content = read_pickle(path) if pickled else read_safetensors(path)[0]
+    name = content.get("name") if isinstance(content.get("name"), str) else path.stem
+    if isinstance(content.get("string_to_param"), dict):
+        content = content["string_to_param"]
+    tensors = {key: value for key, value in content.items() if isinstance(value, LazyTensor)}
+    if set(tensors) & set(_SDXL):
+        vectors = {_SDXL[key]: value for key, value in tensors.items() if key in _SDXL}
+    elif len(tensors) == 1:
+        ((key, value),) = tensors.items()
+        name = name if key in _NAMELESS else key
+        fitting = [part for part in parts if value.shape[-1:] == (_width(params, part),)]
+        vectors = {fitting[0] if fitting else parts[0]: value}
+    else:
+        raise SdjaxError(
+            f"{path} is not a textual inversion: expected one word's vectors, found "
+            f"{len(tensors)} tensors"
+        )
+    for part, value in vectors.items():
+        width = _width(params, part) if part in parts else None
+        if not value.shape or len(value.shape) > 2 or value.shape[-1] != width:
+            raise SdjaxError(
+                f"{path} is of another model: its vectors have shape {value.shape}, the model's "
+                f"{part} takes [n, {width}]"
+            )
+    return token or name, {
+        part: np.atleast_2d(value.load().astype(np.float32)) for part, value in vectors.items()
+    }
+
+
+def _embedding_path(params: Mapping, part: str) -> tuple[str, ...]:
+    start = ("text_model",) if "text_model" in params[part] else ()
+    return (*start, "embeddings", "token_embedding", "embedding")
+
+
+def _width(params: Mapping, part: str) -> int:
+    leaf = params[part]
+    for name in _embedding_path(params, part):
+        leaf = leaf[name]
+    return leaf.shape[-1]
+
+
+def with_vectors(params: Mapping, part: str, vectors: np.ndarray) -> dict:
+    """Parameters whose text encoder `part` knows more words: vectors [n, width] follow its own."""
+
+    def extended(tree, path):
+        if not path:
+            return jnp.concatenate([tree, jnp.asarray(vectors, tree.dtype)])
+        return {**tree, path[0]: extended(tree[path[0]], path[1:])}
+
+    return {**params, part: extended(params[part], _embedding_path(params, part))}

@@ -1,0 +1,87 @@
+"""Learned words of each format against diffusers."""
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from safetensors.torch import save_file
+
+import sdjax
+from tests.pipeline import peers
+
+WORD = "<cat-toy>"
+PROMPT = f"a {WORD} red circle"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return peers.make("sd1", tmp_path_factory.mktemp("sd1"))
+
+
+@pytest.fixture
+def model(folder):
+    return sdjax.StableDiffusion.from_pretrained(folder)
+
+
+def vectors(count, width=24):
+    return torch.randn(count, width, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("style", ["diffusers", "a1111", "safetensors"])
+def test_picture_equals_diffusers(folder, model, style, count, tmp_path):
+    value = vectors(count)
+    if style == "safetensors":
+        path = tmp_path / "word.safetensors"
+        save_file({WORD: value}, path)
+    elif style == "a1111":
+        path = tmp_path / "word.pt"
+        content = {"string_to_token": {"*": 265}, "string_to_param": {"*": value}, "name": WORD}
+        torch.save(content, path)
+    else:
+        path = tmp_path / "word.bin"
+        torch.save({WORD: value[0] if count == 1 else value}, path)
+    assert model.load_textual_inversion(path) == WORD
+    pipeline = peers.load("sd1", folder)
+    pipeline.load_textual_inversion({WORD: value[0] if count == 1 else value}, token=WORD)
+    text = pipeline.maybe_convert_prompt(PROMPT, pipeline.tokenizer)
+    ids = pipeline.tokenizer(text, padding="max_length", max_length=peers.LENGTH)["input_ids"]
+    np.testing.assert_array_equal(model.tokenizers[0].encode(PROMPT)[0], ids)
+    with torch.no_grad():
+        theirs = pipeline.text_encoder(torch.tensor([ids]))[0].numpy()
+    encoder = model.text_encoders[0]
+    ours = encoder.apply({"params": model.params["text_encoder"]}, np.array([ids], np.int32))
+    np.testing.assert_allclose(ours.last_hidden_state, theirs, atol=2e-5)
+
+
+def test_saved_model_keeps_the_word(model, tmp_path):
+    save_file({WORD: vectors(2)}, tmp_path / "word.safetensors")
+    model.load_textual_inversion(tmp_path / "word.safetensors")
+    model.save_pretrained(tmp_path / "model")
+    again = sdjax.StableDiffusion.from_pretrained(tmp_path / "model")
+    ids = model.tokenizers[0].encode(PROMPT)
+    np.testing.assert_array_equal(again.tokenizers[0].encode(PROMPT), ids)
+    theirs = transformers.CLIPTokenizer.from_pretrained(tmp_path / "model" / "tokenizer")
+    assert theirs(f"{WORD} {WORD}_1")["input_ids"][1:-1] == ids[0, 2:4].tolist()
+
+
+def test_both_encoders_of_sdxl(tmp_path):
+    model = sdjax.StableDiffusion.from_pretrained(peers.make("sdxl", tmp_path / "model"))
+    save_file({"clip_l": vectors(1), "clip_g": vectors(1, 32)}, tmp_path / "style.safetensors")
+    assert model.load_textual_inversion(tmp_path / "style.safetensors", token=WORD) == WORD
+    sizes = [encoder.config.vocab_size for encoder in model.text_encoders]
+    assert sizes == [len(tokenizer) for tokenizer in model.tokenizers]
+    for tokenizer in model.tokenizers:
+        assert len(tokenizer) - 1 in tokenizer.encode(PROMPT)
+
+
+def test_vectors_of_another_model_are_refused(model, tmp_path):
+    save_file({WORD: vectors(1, 99)}, tmp_path / "a.safetensors")
+    with pytest.raises(sdjax.SdjaxError, match="of another model"):
+        model.load_textual_inversion(tmp_path / "a.safetensors")
+    save_file({"a": vectors(1), "b": vectors(1)}, tmp_path / "b.safetensors")
+    with pytest.raises(sdjax.SdjaxError, match="not a textual inversion"):
+        model.load_textual_inversion(tmp_path / "b.safetensors")
+    save_file({"red</w>": vectors(1)}, tmp_path / "c.safetensors")
+    with pytest.raises(sdjax.SdjaxError, match="known already"):
+        model.load_textual_inversion(tmp_path / "c.safetensors", token="!")
