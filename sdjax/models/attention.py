@@ -4,38 +4,32 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sdjax.models import attention_kernels as kernels
 from sdjax.models.layers import Dense, GroupNorm, zeros_init
 
-QUERY_CHUNK = 1024
+LONG = 1024
 
 
 def attention(q, k, v, *, mask=None, causal=False, scale=None):
-    """softmax(scale · q·kᵀ + mask)·v, with the softmax in float32.
+    """softmax(scale · q·kᵀ)·v over the keys that may be seen, with the softmax in float32.
 
     q [B, Lq, H, D], k and v [B, Lk, H, D] of one dtype; mask bool, broadcast to [B, H, Lq, Lk],
     True where a query may look; causal hides later keys; scale defaults to 1/√D.
     Returns [B, Lq, H, D] in q's dtype.
+
+    The way it is computed depends on shape, dtype and platform only. From LONG·LONG scores a head
+    on, no score matrix is ever whole: cuDNN on GPUs and a Pallas kernel on TPUs where they accept
+    the shape, chunks of queries otherwise.
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    length, keys = q.shape[1], k.shape[1]
-    if causal:
-        visible = jnp.arange(keys)[None, :] <= jnp.arange(length)[:, None]
-        mask = visible[None, None] if mask is None else mask & visible[None, None]
-    if length * keys <= QUERY_CHUNK * QUERY_CHUNK or mask is not None:
-        return _plain(q, k, v, mask, scale)
-    rows = [
-        _plain(q[:, i : i + QUERY_CHUNK], k, v, None, scale) for i in range(0, length, QUERY_CHUNK)
-    ]
-    return jnp.concatenate(rows, axis=1)
-
-
-def _plain(q, k, v, mask, scale):
-    scores = jnp.einsum("bqhd,bkhd->bhqk", q, k, preferred_element_type=jnp.float32) * scale
-    if mask is not None:
-        scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
-    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
-    out = jnp.einsum("bhqk,bkhd->bqhd", weights, v, preferred_element_type=jnp.float32)
-    return out.astype(q.dtype)
+    platform = kernels.platform()
+    if mask is None and platform == "gpu" and kernels.cudnn_accepts(q, k):
+        return kernels.cudnn(q, k, v, causal, scale)
+    if q.shape[1] * k.shape[1] < LONG * LONG:
+        return kernels.whole(q, k, v, mask, causal, scale)
+    if mask is None and platform == "tpu" and kernels.splash_accepts(q, k):
+        return kernels.splash(q, k, v, causal, scale)
+    return kernels.chunked(q, k, v, mask, causal, scale, together=platform != "cpu")
 
 
 def linear_attention(q, k, v):
