@@ -6,8 +6,7 @@ import difflib
 import numpy as np
 
 from sdjax.diffusion import config_options as read
-from sdjax.diffusion.samplers import SAMPLERS, sampler
-from sdjax.diffusion.samplers.names import canonical_name
+from sdjax.diffusion.samplers import SAMPLERS, names, sampler
 from sdjax.diffusion.schedules import (
     cosine_schedule,
     linear_schedule,
@@ -22,9 +21,8 @@ from sdjax.errors import SdjaxError
 
 @dataclasses.dataclass(frozen=True)
 class SchedulerClass:
-    """A diffusers class: our sampler, what is read of its configuration, its own defaults."""
+    """What is read of a diffusers class's configuration, and its constructor's own defaults."""
 
-    sampler: str
     readers: tuple
     defaults: dict = dataclasses.field(default_factory=dict)
 
@@ -32,68 +30,56 @@ class SchedulerClass:
 _STABLE = {"beta_start": 0.00085, "beta_end": 0.012}
 _LATENT = {**_STABLE, "beta_schedule": "scaled_linear"}
 _PIXEL = {"clip_sample": True, "timestep_spacing": "leading"}
-_MULTISTEP = (read.order, read.solver, read.algorithm, read.last_orders, read.bounds)
 _K = (read.spacing, read.sigmas)
+_SOLVER = (read.order, read.last_orders, read.bounds)
+_DPM = (*_SOLVER, read.solver, read.algorithm)
 
 CLASSES = {
-    "DDPMScheduler": SchedulerClass("ddpm", (read.spacing, read.bounds, read.variance), _PIXEL),
-    "DDIMScheduler": SchedulerClass("ddim", (read.spacing, read.bounds, read.last_alpha), _PIXEL),
-    "DDIMInverseScheduler": SchedulerClass(
-        "ddim_inverse", (read.spacing, read.bounds, read.last_alpha), _PIXEL
-    ),
+    "DDPMScheduler": SchedulerClass((read.spacing, read.bounds, read.variance), _PIXEL),
+    "DDIMScheduler": SchedulerClass((read.spacing, read.bounds, read.last_alpha), _PIXEL),
+    "DDIMInverseScheduler": SchedulerClass((read.spacing, read.bounds, read.last_alpha), _PIXEL),
     "PNDMScheduler": SchedulerClass(
-        "plms",
         (read.spacing, read.last_alpha, read.runge_kutta),
         {"timestep_spacing": "leading", "set_alpha_to_one": False},
     ),
-    "EulerDiscreteScheduler": SchedulerClass("euler", (*_K, read.last_sigma, read.euler)),
-    "EulerAncestralDiscreteScheduler": SchedulerClass("euler_a", (read.spacing,)),
-    "HeunDiscreteScheduler": SchedulerClass("heun", (*_K, read.bounds), _STABLE),
-    "LMSDiscreteScheduler": SchedulerClass("lms", (*_K, read.full_order)),
-    "KDPM2DiscreteScheduler": SchedulerClass("dpm2", _K, _STABLE),
-    "KDPM2AncestralDiscreteScheduler": SchedulerClass("dpm2_a", _K, _STABLE),
-    "DPMSolverSDEScheduler": SchedulerClass("dpmpp_sde", _K, _STABLE),
+    "EulerDiscreteScheduler": SchedulerClass((*_K, read.last_sigma, read.euler)),
+    "EulerAncestralDiscreteScheduler": SchedulerClass((read.spacing,)),
+    "HeunDiscreteScheduler": SchedulerClass((*_K, read.bounds), _STABLE),
+    "LMSDiscreteScheduler": SchedulerClass((*_K, read.full_order)),
+    "KDPM2DiscreteScheduler": SchedulerClass(_K, _STABLE),
+    "KDPM2AncestralDiscreteScheduler": SchedulerClass(_K, _STABLE),
+    "DPMSolverSDEScheduler": SchedulerClass(_K, _STABLE),
     "DPMSolverMultistepScheduler": SchedulerClass(
-        "dpmpp_2m",
-        (*_K, *_MULTISTEP, read.last_sigma, read.lambda_min, read.euler_at_final, read.rounding),
+        (*_K, *_DPM, read.last_sigma, read.lambda_min, read.euler_at_final, read.rounding)
     ),
     "DPMSolverMultistepInverseScheduler": SchedulerClass(
-        "dpmpp_2m_inverse", (*_K, *_MULTISTEP, read.lambda_min, read.euler_at_final)
+        (*_K, *_DPM, read.lambda_min, read.euler_at_final)
     ),
     "DPMSolverSinglestepScheduler": SchedulerClass(
-        "dpmpp_2s",
-        (read.sigmas, *_MULTISTEP, read.last_sigma, read.lambda_min),
-        {"lower_order_final": False},
+        (read.sigmas, *_DPM, read.last_sigma, read.lambda_min), {"lower_order_final": False}
     ),
     "UniPCMultistepScheduler": SchedulerClass(
-        "unipc",
-        (*_K, read.order, read.last_orders, read.bounds, read.last_sigma, read.ends, read.unipc),
+        (*_K, *_SOLVER, read.last_sigma, read.ends, read.unipc)
     ),
-    "DEISMultistepScheduler": SchedulerClass(
-        "deis", (*_K, read.order, read.last_orders, read.bounds)
-    ),
-    "LCMScheduler": SchedulerClass("lcm", (read.bounds, read.distilled, read.scaling), _LATENT),
-    "TCDScheduler": SchedulerClass("tcd", (read.distilled,), _LATENT),
+    "DEISMultistepScheduler": SchedulerClass((*_K, *_SOLVER)),
+    "LCMScheduler": SchedulerClass((read.bounds, read.distilled, read.scaling), _LATENT),
+    "TCDScheduler": SchedulerClass((read.distilled,), _LATENT),
     "UnCLIPScheduler": SchedulerClass(
-        "ddpm",
         (read.unclip, read.bounds, read.variance),
-        {
-            "clip_sample": True,
-            "beta_schedule": "squaredcos_cap_v2",
-            "variance_type": "fixed_small_log",
-        },
+        {"clip_sample": True, "beta_schedule": "squaredcos_cap_v2"},
     ),
-    "IPNDMScheduler": SchedulerClass("crash_ipndm", (), {"prediction_type": "v_prediction"}),
-    "EDMEulerScheduler": SchedulerClass("edm_euler", (read.edm, read.last_sigma)),
+    "IPNDMScheduler": SchedulerClass((), {"prediction_type": "v_prediction"}),
+    "EDMEulerScheduler": SchedulerClass((read.edm, read.last_sigma)),
     "EDMDPMSolverMultistepScheduler": SchedulerClass(
-        "edm_dpmpp_2m", (*_MULTISTEP, read.edm, read.last_sigma, read.euler_at_final)
+        (*_DPM, read.edm, read.last_sigma, read.euler_at_final)
     ),
-    "CMStochasticIterativeScheduler": SchedulerClass("consistency", (read.consistency,)),
+    "CMStochasticIterativeScheduler": SchedulerClass((read.consistency,)),
 }
 CLASSES["DDPMParallelScheduler"] = CLASSES["DDPMScheduler"]
 CLASSES["DDIMParallelScheduler"] = CLASSES["DDIMScheduler"]
 
-_CLASS_OF_SAMPLER = {entry.sampler: name for name, entry in reversed(CLASSES.items())} | {
+# The class whose settings a sampler takes; of several the first.
+_CLASS_OF_SAMPLER = {sampler: name for name, sampler in reversed(names.CLASSES.items())} | {
     "dpmpp_2m_sde": "DPMSolverMultistepScheduler",
     "dpmpp_3m_sde": "DPMSolverMultistepScheduler",
 }
@@ -143,11 +129,12 @@ def sampler_from_config(config, steps, name=None, **options):
       SdjaxError: a class or a setting that is not supported.
     """
     schedule, entry = schedule_from_config(config), _class_of(config)
-    chosen, implied = entry.sampler, {}
+    chosen, implied = names.CLASSES[config["_class_name"]], {}
     if name is not None:
-        chosen, implied = canonical_name(name, SAMPLERS)
+        chosen, implied = names.canonical_name(name, SAMPLERS)
         implied = {**SAMPLERS[chosen].defaults, **implied}
-        fallback = SchedulerClass(chosen, (read.spacing,))
+        known = SAMPLERS[chosen].option_names[0]
+        fallback = SchedulerClass((read.spacing,) if "spacing" in known else ())
         entry = CLASSES.get(_CLASS_OF_SAMPLER.get(chosen), fallback)
     get = read.getter(config, entry.defaults)
     for setting in ("use_flow_sigmas", "use_dynamic_shifting", "solver_p"):

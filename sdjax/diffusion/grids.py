@@ -227,7 +227,7 @@ def interpolated_grid(
       sigma_min, sigma_max: other ends of that schedule.
       final: "zero", "sigma_min" or a number, σ/α after the last step.
       round_timesteps: round the timesteps of Karras levels.
-      log_linear: uniform in log σ, with the original timesteps.
+      log_linear: uniform in log σ, with the original timesteps; one step more if `continuous`.
       continuous: the network is told ¼·log σ instead of the timestep.
       exploding: keep x as x_0 + σ·ε.
     """
@@ -240,7 +240,7 @@ def interpolated_grid(
     last = _final_sigma(final, table[0])
     if log_linear:
         levels = exponential_sigmas(len(timesteps) + 1, table[0], table[-1])
-    if log_linear and sigmas is None:
+    if log_linear and sigmas is None and not continuous:
         levels, last = levels[:-1], levels[-1]
     elif isinstance(sigmas, str):
         low = levels[-1] if sigma_min is None else sigma_min

@@ -36,7 +36,7 @@ class Sampler:
         ]
 
 
-_SDE = {"algorithm": "sde_dpmpp"}
+_SDE = {"algorithm": "sde_dpmpp", "published": True}
 
 SAMPLERS = {
     "ddpm": Sampler(training.ddpm, grids.training_grid),

@@ -34,6 +34,34 @@ VARIANTS = {
     "uni_pc_bh1": ("unipc", {"variant": "bh1"}),
     "dpmpp_2m_sde_heun": ("dpmpp_2m_sde", {"solver": "heun"}),
 }
+# diffusers' classes.
+CLASSES = {
+    "DDPMScheduler": "ddpm",
+    "DDPMParallelScheduler": "ddpm",
+    "DDIMScheduler": "ddim",
+    "DDIMParallelScheduler": "ddim",
+    "DDIMInverseScheduler": "ddim_inverse",
+    "PNDMScheduler": "plms",
+    "EulerDiscreteScheduler": "euler",
+    "EulerAncestralDiscreteScheduler": "euler_a",
+    "HeunDiscreteScheduler": "heun",
+    "LMSDiscreteScheduler": "lms",
+    "KDPM2DiscreteScheduler": "dpm2",
+    "KDPM2AncestralDiscreteScheduler": "dpm2_a",
+    "DPMSolverSDEScheduler": "dpmpp_sde",
+    "DPMSolverMultistepScheduler": "dpmpp_2m",
+    "DPMSolverMultistepInverseScheduler": "dpmpp_2m_inverse",
+    "DPMSolverSinglestepScheduler": "dpmpp_2s",
+    "UniPCMultistepScheduler": "unipc",
+    "DEISMultistepScheduler": "deis",
+    "LCMScheduler": "lcm",
+    "TCDScheduler": "tcd",
+    "UnCLIPScheduler": "ddpm",
+    "IPNDMScheduler": "crash_ipndm",
+    "EDMEulerScheduler": "edm_euler",
+    "EDMDPMSolverMultistepScheduler": "edm_dpmpp_2m",
+    "CMStochasticIterativeScheduler": "consistency",
+}
 SIGMAS = ("polyexponential", "exponential", "karras", "beta", "sgm_uniform", "simple", "lu")
 
 
@@ -41,12 +69,14 @@ def canonical_name(name, known):
     """(name, options) for any spelling: "DPM++ 2M SDE Karras" is dpmpp_2m_sde with Karras sigmas.
 
     Args:
-      name: a sampler's name, in any case, with spaces, hyphens or underscores.
+      name: a sampler's name, in any case, with spaces, hyphens or underscores; or a diffusers class.
       known: the names that exist.
 
     Raises:
       SdjaxError: the name is unknown; the message lists the nearest ones.
     """
+    if name in CLASSES:
+        return CLASSES[name], {}
     plain = re.sub(r"[\s\-]+", "_", str(name).strip().lower()).replace("dpm++", "dpmpp")
     options = {}
     for sigmas in SIGMAS:
@@ -59,6 +89,6 @@ def canonical_name(name, known):
     plain = ALIASES.get(plain, plain)
     if plain in known:
         return plain, options
-    near = difflib.get_close_matches(plain, [*known, *ALIASES, *VARIANTS], 4, 0.4)
+    near = difflib.get_close_matches(plain, [*known, *ALIASES, *VARIANTS, *CLASSES], 4, 0.4)
     hint = f"the nearest are {', '.join(near)}" if near else f"there are {', '.join(known)}"
     raise SdjaxError(f"unknown sampler {name!r}: {hint}")

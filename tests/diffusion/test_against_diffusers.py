@@ -1,0 +1,274 @@
+"""Every scheduler class against the installed diffusers, over settings drawn by a seed.
+
+Both run in float64 from the same float32 tables, so that a wrong formula is not hidden by rounding;
+`test_upstream` compares in float32.
+"""
+
+import inspect
+import random
+from unittest import mock
+
+import diffusers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+
+from sdjax import diffusion
+
+SHAPE = (2, 3, 4)
+RANDOM = np.random.RandomState(0)
+START, NOISE = RANDOM.randn(*SHAPE), RANDOM.randn(64, *SHAPE)
+SETTINGS = 6  # a class
+
+SCHEDULES = (
+    {"beta_schedule": "linear"},
+    {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
+)
+PREDICTIONS = ({"prediction_type": "epsilon"}, {"prediction_type": "v_prediction"})
+ANY_PREDICTION = (*PREDICTIONS, {"prediction_type": "sample"})
+SPACINGS = tuple(
+    {"timestep_spacing": spacing, "steps_offset": offset}
+    for spacing in ("leading", "trailing", "linspace")
+    for offset in (0, 1)
+)
+SIGMAS = (
+    {},
+    {"use_karras_sigmas": True},
+    {"use_exponential_sigmas": True},
+    {"use_beta_sigmas": True},
+)
+FINAL = ({"final_sigmas_type": "zero"}, {"final_sigmas_type": "sigma_min"})
+CLIP = ({"clip_sample": False}, {"clip_sample": True, "clip_sample_range": 1.3})
+THRESHOLD = (
+    {},
+    {"thresholding": True, "dynamic_thresholding_ratio": 0.9, "sample_max_value": 1.5},
+)
+LAST_ALPHA = ({"set_alpha_to_one": True}, {"set_alpha_to_one": False})
+ORDERS = tuple({"solver_order": order} for order in (1, 2, 3))
+LOWER = ({"lower_order_final": True}, {"lower_order_final": False})
+KINDS = ({"solver_type": "midpoint"}, {"solver_type": "heun"})
+EDM = tuple({"sigma_data": d, "sigma_schedule": s} for d in (0.5, 1) for s in ("karras", "exponential"))
+DATA, NOISY = {"algorithm_type": "dpmsolver++"}, {"algorithm_type": "sde-dpmsolver++"}
+TO_ABOVE_ZERO = (
+    {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"},
+    {**DATA, "final_sigmas_type": "sigma_min"},
+    {**DATA, "final_sigmas_type": "zero"},
+    {**NOISY, "final_sigmas_type": "zero"},
+)
+
+# What may be combined, for each class (what diffusers itself refuses or turns to NaN is left out),
+# and what a step may be given.
+CLASSES = {
+    "DDPMScheduler": (
+        SCHEDULES, ANY_PREDICTION, SPACINGS, CLIP, THRESHOLD,
+        ({"variance_type": "fixed_small"}, {"variance_type": "fixed_large"}),
+    ),
+    "DDIMScheduler": (SCHEDULES, ANY_PREDICTION, SPACINGS, CLIP, THRESHOLD, LAST_ALPHA),
+    "DDIMInverseScheduler": (SCHEDULES, PREDICTIONS, SPACINGS[:4], CLIP, LAST_ALPHA),
+    "PNDMScheduler": (
+        SCHEDULES, PREDICTIONS, SPACINGS, LAST_ALPHA,
+        ({"skip_prk_steps": True}, {"skip_prk_steps": False}),
+    ),
+    "EulerDiscreteScheduler": (
+        SCHEDULES, ANY_PREDICTION, SPACINGS, SIGMAS, FINAL,
+        ({}, {"interpolation_type": "log_linear"}, {"timestep_type": "continuous"}),
+    ),
+    "EulerAncestralDiscreteScheduler": (SCHEDULES, PREDICTIONS, SPACINGS),
+    "HeunDiscreteScheduler": (SCHEDULES, ANY_PREDICTION, SPACINGS, SIGMAS, CLIP),
+    "LMSDiscreteScheduler": (SCHEDULES, ANY_PREDICTION, SPACINGS, SIGMAS),
+    "KDPM2DiscreteScheduler": (SCHEDULES, PREDICTIONS, SPACINGS, SIGMAS),
+    "KDPM2AncestralDiscreteScheduler": (SCHEDULES[1:], PREDICTIONS, SPACINGS, SIGMAS),
+    "DPMSolverMultistepScheduler": (
+        SCHEDULES, ANY_PREDICTION, SPACINGS, (*SIGMAS, {"use_lu_lambdas": True}), TO_ABOVE_ZERO,
+        ORDERS, KINDS, LOWER, THRESHOLD, ({"euler_at_final": True}, {}),
+    ),
+    "DPMSolverMultistepInverseScheduler": (
+        SCHEDULES, ANY_PREDICTION, SPACINGS[-2:], SIGMAS[:2], ORDERS[:2], LOWER,
+    ),
+    "DPMSolverSinglestepScheduler": (
+        SCHEDULES, ANY_PREDICTION, SIGMAS, TO_ABOVE_ZERO, ORDERS, KINDS[:1], LOWER[:1],
+    ),
+    "UniPCMultistepScheduler": (
+        SCHEDULES, ANY_PREDICTION, SPACINGS, SIGMAS, ORDERS,
+        (
+            {"final_sigmas_type": "zero"},
+            {"final_sigmas_type": "sigma_min", "predict_x0": False, "solver_type": "bh1"},
+            {"final_sigmas_type": "sigma_min", **LOWER[1], "disable_corrector": [0, 2]},
+        ),
+    ),
+    "DEISMultistepScheduler": (
+        SCHEDULES, ANY_PREDICTION, SPACINGS, SIGMAS, ORDERS, LOWER, THRESHOLD,
+    ),
+    "LCMScheduler": (SCHEDULES, ANY_PREDICTION, CLIP, ({}, {"timestep_scaling": 1.0})),
+    "TCDScheduler": (SCHEDULES, ANY_PREDICTION, ({}, {"original_inference_steps": 100})),
+    "IPNDMScheduler": (({},),),
+    "EDMEulerScheduler": (EDM, PREDICTIONS, FINAL, ({}, {"rho": 5.0})),
+    "EDMDPMSolverMultistepScheduler": (
+        EDM, PREDICTIONS, ORDERS[:2], KINDS, LOWER, TO_ABOVE_ZERO[1:],
+    ),
+}  # fmt: skip
+STEP = {
+    "DDIMScheduler": ({"eta": 0.0}, {"eta": 0.6}, {"eta": 1.0}),
+    "TCDScheduler": ({"eta": 0.0}, {"eta": 0.3}),
+}
+# diffusers computes the lower levels of the ancestral steps in float32, where they cancel.
+TOLERANCE = {"KDPM2AncestralDiscreteScheduler": 2e-5}
+
+
+def network(x, t, library):
+    return 0.6 * library.sin(1.5 * x) + (0.3 + 0.2 * library.cos(t / 300.0)) * x
+
+
+def theirs(name, config, steps, keywords):
+    """The scheduler's sample, with its tables cast to float64."""
+    scheduler = getattr(diffusers, name)(**config)
+    scheduler.set_timesteps(steps)
+    for table in ("sigmas", "alphas_cumprod", "alphas", "betas", "final_alpha_cumprod",
+                  "sigmas_interpol", "sigmas_up", "sigmas_down"):  # fmt: skip
+        if isinstance(getattr(scheduler, table, None), torch.Tensor):
+            setattr(scheduler, table, getattr(scheduler, table).double())
+    x, noise = torch.tensor(START) * float(scheduler.init_noise_sigma), iter(NOISE)
+    module = inspect.getmodule(type(scheduler))
+    with (
+        mock.patch.object(
+            module, "randn_tensor", lambda *_, **__: torch.tensor(next(noise)), create=True
+        ),
+        mock.patch.object(torch, "float32", torch.float64),
+    ):
+        for t in scheduler.timesteps:
+            prediction = network(scheduler.scale_model_input(x, t), t, torch)
+            x = scheduler.step(prediction, t, x, **keywords).prev_sample
+    return x.numpy()
+
+
+@jax.jit
+def _run(table, x, noise):
+    def denoise(x, t):
+        return network(x, t, jnp)
+
+    return diffusion.sample(denoise, table, x, jax.random.key(0), noise=noise)
+
+
+def ours(name, config, steps, keywords):
+    table = diffusion.sampler_from_config(
+        {**config, "_class_name": name}, steps, dtype=np.float64, **keywords
+    )
+    noise = np.zeros((len(table.rows.kind), *SHAPE))
+    noise[table.noise_rows] = NOISE[: len(table.noise_rows)]
+    return np.asarray(_run(table, START, noise))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", CLASSES)
+def test_scheduler(name):
+    diffusers.utils.logging.set_verbosity_error()
+    draw = random.Random(name)
+    for _ in range(SETTINGS):
+        config = {}
+        for choices in CLASSES[name]:
+            config |= draw.choice(choices)
+        keywords = draw.choice(STEP.get(name, ({},)))
+        steps = draw.choice((1, 3, 8) if name in ("LCMScheduler", "TCDScheduler") else (4, 11, 20))
+        expected = theirs(name, config, steps, keywords)
+        with jax.enable_x64(True):
+            got = ours(name, config, steps, keywords)
+        np.testing.assert_allclose(
+            got, expected, rtol=0, atol=TOLERANCE.get(name, 5e-6) * np.abs(expected).max(),
+            err_msg=f"{config} {steps} {keywords}",
+        )  # fmt: skip
+
+
+def _ancestral(s, goal):
+    up = min(goal, (goal**2 * (s**2 - goal**2) / s**2) ** 0.5)
+    return (goal**2 - up**2) ** 0.5, up
+
+
+def _levels(table):
+    """σ of the steps, from the input scales 1/√(1 + σ²) of their first evaluations."""
+    scales = np.asarray(table.rows.input_scale, np.float64)[np.asarray(table.rows.kind) > 0]
+    return np.sqrt(1 / scales**2 - 1)
+
+
+def _denoised(table, x, row):
+    """x_0 at a row of the table, from an ε network."""
+    level = _levels(table)[row]
+    return x - level * network(x / np.hypot(1, level), float(table.rows.timestep[row]), np)
+
+
+def test_dpmpp_sde_is_k_diffusions():
+    """The published loop, written out; its diffusers class wants torchsde."""
+    with jax.enable_x64(True):
+        table = diffusion.sampler(
+            "dpmpp_sde", diffusion.scaled_linear_schedule(), 5, sigmas="karras", dtype=np.float64
+        )
+        got = _run(table, START, np.pad(NOISE[:9], [(0, 55)] + [(0, 0)] * 3))
+    levels = np.append(_levels(table)[::2], 0.0)
+    x = START * levels[0]
+    for i in range(4):
+        s, goal = levels[i : i + 2]
+        middle = np.exp((np.log(s) + np.log(goal)) / 2)
+        down, up = _ancestral(s, middle)
+        first = _denoised(table, x, 2 * i)
+        inner = down / s * x - np.expm1(np.log(down) - np.log(s)) * first + up * NOISE[2 * i]
+        second = _denoised(table, inner, 2 * i + 1)
+        down, up = _ancestral(s, goal)
+        x = down / s * x - np.expm1(np.log(down) - np.log(s)) * second + up * NOISE[2 * i + 1]
+    np.testing.assert_allclose(got, _denoised(table, x, 8), atol=1e-6)
+
+
+def test_dpmpp_2s_a_is_k_diffusions():
+    with jax.enable_x64(True):
+        table = diffusion.sampler(
+            "dpmpp_2s_a", diffusion.scaled_linear_schedule(), 5, sigmas="karras", dtype=np.float64
+        )
+        noise = np.zeros((64, *SHAPE))
+        noise[table.noise_rows] = NOISE[:4]
+        got = _run(table, START, noise)
+    levels = np.append(_levels(table)[::2], 0.0)
+    x = START * levels[0]
+    for i in range(4):
+        s, goal = levels[i : i + 2]
+        down, up = _ancestral(s, goal)
+        h = np.log(s) - np.log(down)
+        first = _denoised(table, x, 2 * i)
+        inner = np.exp(-h / 2) * x - np.expm1(-h / 2) * first
+        x = np.exp(-h) * x - np.expm1(-h) * _denoised(table, inner, 2 * i + 1) + up * NOISE[i]
+    np.testing.assert_allclose(got, _denoised(table, x, 8), atol=1e-6)
+
+
+def test_third_order_sde_is_k_diffusions():
+    """DPM++ 3M SDE as published; diffusers' differs in one constant."""
+    schedule = diffusion.scaled_linear_schedule()
+    with jax.enable_x64(True):
+        table = diffusion.sampler("dpmpp_3m_sde", schedule, 20, dtype=np.float64)
+        noise = np.zeros((64, *SHAPE))
+        noise[table.noise_rows] = NOISE[: len(table.noise_rows)]
+        got = _run(table, START, noise)
+    # In the scale x_0 + σ·ε; σ from x_0 = (x − s·ε)/α.
+    s = -np.asarray(table.rows.x_0)[:20, 2]
+    levels = np.append(s / np.sqrt(1 - s**2), 0.0)
+    x, last = START * np.hypot(1, levels[0]), []
+    for i in range(20):
+        now, goal = levels[i], levels[i + 1]
+        t = float(table.rows.timestep[i])
+        d = x - now * network(x / np.hypot(1, now), t, np)
+        if goal == 0:
+            x = d
+            break
+        h = np.log(now / goal)
+        eta_h = 2 * h
+        x = np.exp(-eta_h) * x - np.expm1(-eta_h) * d
+        phi_2 = np.expm1(-eta_h) / eta_h + 1
+        if len(last) > 1:
+            (d_1, h_1), (d_2, h_2) = last[-1], last[-2]
+            r_0, r_1 = h_1 / h, h_2 / h
+            one, two = (d - d_1) / r_0, (d_1 - d_2) / r_1
+            x = x + phi_2 * (one + (one - two) * r_0 / (r_0 + r_1))
+            x = x - (phi_2 / eta_h - 0.5) * (one - two) / (r_0 + r_1)
+        elif last:
+            x = x - 0.5 * np.expm1(-eta_h) * (d - last[-1][0]) * h / last[-1][1]
+        x = x + NOISE[i] * goal * np.sqrt(-np.expm1(-2 * h))
+        last.append((d, h))
+    np.testing.assert_allclose(got, x, atol=1e-6)

@@ -1,0 +1,162 @@
+"""Names, options and configurations, and what is said about wrong ones."""
+
+import jax
+import numpy as np
+import pytest
+from diffusers import DPMSolverMultistepScheduler, PNDMScheduler
+
+import sdjax
+from sdjax import diffusion
+from sdjax.diffusion.samplers import SAMPLERS
+from sdjax.diffusion.samplers.names import CLASSES, canonical_name
+from sdjax.diffusion.sigmas import ALIGN_YOUR_STEPS, timesteps_of_sigmas
+from sdjax.errors import SdjaxError
+
+SCHEDULE = diffusion.scaled_linear_schedule()
+STABLE_DIFFUSION = {
+    "_class_name": "PNDMScheduler",
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "set_alpha_to_one": False,
+    "skip_prk_steps": True,
+    "steps_offset": 1,
+    "clip_sample": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("spelling", "name", "options"),
+    [
+        ("DPM++ 2M Karras", "dpmpp_2m", {"sigmas": "karras"}),
+        ("DPM++ 2M SDE Exponential", "dpmpp_2m_sde", {"sigmas": "exponential"}),
+        ("DPM++ 3M SDE", "dpmpp_3m_sde", {}),
+        ("DPM++ SDE Karras", "dpmpp_sde", {"sigmas": "karras"}),
+        ("DPM++ 2S a", "dpmpp_2s_a", {}),
+        ("Euler a", "euler_a", {}),
+        ("euler_ancestral", "euler_a", {}),
+        ("DPM2 a Karras", "dpm2_a", {"sigmas": "karras"}),
+        ("dpm_2", "dpm2", {}),
+        ("LMS", "lms", {}),
+        ("UniPC", "unipc", {}),
+        ("uni_pc_bh2", "unipc", {"variant": "bh2"}),
+        ("PNDM", "plms", {}),
+        ("DPM++ 2M SGM Uniform", "dpmpp_2m", {"sigmas": "sgm_uniform"}),
+        ("DPMSolverMultistepScheduler", "dpmpp_2m", {}),
+        ("heun", "heun", {}),
+    ],
+)
+def test_names_of_other_programs(spelling, name, options):
+    assert canonical_name(spelling, SAMPLERS) == (name, options)
+
+
+def test_every_class_has_a_sampler_and_a_configuration():
+    for name, sampler in CLASSES.items():
+        assert sampler in SAMPLERS
+        assert diffusion.sampler_from_config({"_class_name": name}, 4).evaluations >= 4
+
+
+def test_a_wrong_name_gets_the_nearest():
+    with pytest.raises(SdjaxError, match="'eulr': the nearest are euler"):
+        diffusion.sampler("eulr", SCHEDULE, 10)
+    with pytest.raises(SdjaxError, match="unsupported _class_name 'DPMSolverMultistep'; the near"):
+        diffusion.sampler_from_config({"_class_name": "DPMSolverMultistep"}, 10)
+    with pytest.raises(SdjaxError, match="use_flow_sigmas is not supported"):
+        diffusion.sampler_from_config(
+            {"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True}, 10
+        )
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "options", "message"),
+    [
+        ("ddim", 10, {"etta": 1.0}, "did you mean eta"),
+        ("euler", 10, {"sigmas": "caras"}, "unknown sigmas 'caras'"),
+        ("ddim", 10, {"spacing": "even"}, "unknown spacing 'even'"),
+        ("ddim", 0, {}, "steps must be between 1 and 1000"),
+        ("ddim", 1001, {}, "steps must be between 1 and 1000"),
+        ("ddim", 4, {"steps_offset": 300}, "past 999"),
+        ("ddim", None, {"timesteps": [10, 20]}, "falling"),
+        ("euler", None, {"sigmas": [1.0, 2.0]}, "falling"),
+        ("ddim", None, {"timesteps": [1000, 10]}, "must lie between 999 and 0"),
+        ("ddim", 10, {"start": 10}, "start must be between 0 and 9"),
+        ("dpmpp_2m", 10, {"order": 4}, "order must be"),
+        ("dpmpp_2m", 10, {"algorithm": "dpm"}, "cannot end at zero"),
+        ("unipc", 10, {"variant": "bh3"}, "expected bh1 or bh2"),
+        ("ddpm", 10, {"variance": "learned"}, "unknown variance"),
+        ("ddpm", 10, {"prediction_type": "eps"}, "unknown prediction"),
+        ("lcm", 60, {}, "steps must be between 1 and 50"),
+        ("plms", 3, {"runge_kutta": True}, "4 steps or more"),
+    ],
+)
+def test_wrong_options_are_told(name, steps, options, message):
+    with pytest.raises(SdjaxError, match=message):
+        diffusion.sampler(name, SCHEDULE, steps, **options)
+
+
+def test_another_sampler_from_one_configuration():
+    """As diffusers' from_config."""
+    table = diffusion.sampler_from_config(STABLE_DIFFUSION, 20)
+    np.testing.assert_array_equal(table.timesteps[:3], [951, 901, 901])
+    for name, changes in (("dpmpp_2m", {}), ("DPM++ 2M Karras", {"use_karras_sigmas": True})):
+        pndm = PNDMScheduler.from_config(STABLE_DIFFUSION)
+        other = DPMSolverMultistepScheduler.from_config(pndm.config, **changes)
+        other.set_timesteps(20)
+        table = diffusion.sampler_from_config(STABLE_DIFFUSION, 20, name)
+        np.testing.assert_array_equal(table.timesteps, other.timesteps)
+    table = diffusion.sampler_from_config(STABLE_DIFFUSION, 20, "euler", spacing="leading")
+    np.testing.assert_array_equal(table.timesteps[:2], [951, 901])
+
+
+def test_custom_timesteps_are_the_spacing_they_repeat():
+    for name in ("ddim", "euler", "dpmpp_2m", "heun"):
+        table = diffusion.sampler(name, SCHEDULE, 10, spacing="leading")
+        chosen = list(dict.fromkeys(table.timesteps.tolist()))
+        again = diffusion.sampler(name, SCHEDULE, None, timesteps=chosen)
+        for a, b in zip(jax.tree.leaves(table.rows), jax.tree.leaves(again.rows), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "sigmas",
+    ["karras", "exponential", "polyexponential", "beta", "lu", "sgm_uniform", "simple",
+     *ALIGN_YOUR_STEPS],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["euler", "dpmpp_2m"])
+def test_sigma_schedules_fall_from_the_noisiest_level(sigmas, name):
+    table = diffusion.sampler(name, SCHEDULE, 10, sigmas=sigmas, prediction_type="x_0")
+    assert table.evaluations == 10
+    timesteps = table.timesteps
+    assert np.all(np.diff(timesteps) <= 0) and timesteps[0] >= 998 and timesteps[-1] >= 0
+
+
+def test_align_your_steps_gives_the_published_timesteps():
+    """The paper's ten timesteps of Stable Diffusion 1.5, to the rounding of its table."""
+    table = np.asarray(SCHEDULE.sigmas)
+    places = timesteps_of_sigmas(np.array(ALIGN_YOUR_STEPS["ays_sd"][:10]), table)
+    np.testing.assert_allclose(
+        places, [999, 850, 736, 645, 545, 455, 343, 233, 124, 24], atol=1.5
+    )
+
+
+def test_polyexponential_of_one_is_exponential():
+    for rho, same in ((1.0, True), (0.8, False)):
+        tables = [
+            diffusion.sampler("euler", SCHEDULE, 10, sigmas="exponential"),
+            diffusion.sampler("euler", SCHEDULE, 10, sigmas="polyexponential", rho=rho),
+        ]
+        assert np.allclose(tables[0].timesteps, tables[1].timesteps) == same
+
+
+def test_custom_sigmas_with_and_without_their_last():
+    given = diffusion.sampler("euler", SCHEDULE, None, sigmas=[10.0, 3.0, 1.0])
+    ending = diffusion.sampler("euler", SCHEDULE, None, sigmas=[10.0, 3.0, 1.0, 0.0])
+    for a, b in zip(jax.tree.leaves(given), jax.tree.leaves(ending), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_public_names():
+    for name in ("sampler", "sampler_from_config", "sample", "add_noise", "zero_terminal_snr"):
+        assert getattr(sdjax, name) is getattr(diffusion, name)
+    assert all(hasattr(diffusion, name) for name in diffusion.__all__)
