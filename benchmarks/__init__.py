@@ -1,0 +1,1 @@
+"""Speed and memory against peers. Run each as `python -m benchmarks.NAME`."""
