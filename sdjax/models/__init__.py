@@ -1,14 +1,20 @@
 """Networks as Flax Linen modules: they know nothing of files, schedules or training."""
 
 from .clip import TextEncoder, TextEncoderConfig, TextOutput
+from .controlnet import ControlNet, ControlNetConfig
+from .tiny_vae import TinyVAE, TinyVAEConfig
 from .unet import UNet
 from .unet_config import UNetConfig
 from .vae import VAE, VAEConfig
 
 __all__ = [
+    "ControlNet",
+    "ControlNetConfig",
     "TextEncoder",
     "TextEncoderConfig",
     "TextOutput",
+    "TinyVAE",
+    "TinyVAEConfig",
     "UNet",
     "UNetConfig",
     "VAE",

@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from sdjax.models.layers import ACTIVATIONS, Conv, Dense, GroupNorm, LayerNorm, upsample_nearest
+from sdjax.models.layers import ACTIVATIONS, Conv, Dense, GroupNorm, LayerNorm, UpsampleConv
 from sdjax.models.layers import zeros_init
 
 
@@ -92,10 +92,7 @@ class Upsample(nn.Module):
 
     @nn.compact
     def __call__(self, x, size=None):
-        x = upsample_nearest(x)
-        if size is not None:
-            x = x[:, : size[0], : size[1]]
-        return Conv(x.shape[-1], dtype=self.dtype, name="conv")(x)
+        return UpsampleConv(x.shape[-1], dtype=self.dtype, name="conv")(x, size)
 
 
 def _dropout(module, x):

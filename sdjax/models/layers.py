@@ -66,14 +66,7 @@ class Conv(nn.Module):
         padding = (self.kernel - 1) // 2 if self.padding is None else self.padding
         if isinstance(padding, int):
             padding = ((padding, padding), (padding, padding))
-        y = jax.lax.conv_general_dilated(
-            x.astype(self.dtype),
-            kernel,
-            window_strides=(self.stride, self.stride),
-            padding=padding,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            feature_group_count=self.groups,
-        )
+        y = convolve(x.astype(self.dtype), kernel, padding, self.stride, self.groups)
         if self.use_bias:
             y = y + self.param("bias", zeros_init, (self.features,), jnp.float32).astype(self.dtype)
         return y
@@ -168,8 +161,74 @@ class LayerNorm(nn.Module):
         return y.astype(self.dtype)
 
 
+def convolve(x, kernel, padding, stride=1, groups=1):
+    """x [B, H, W, in] with kernel [h, w, in / groups, out], padding ((top, bottom), (left, right)).
+
+    Returns [B, H', W', out] in the dtype that x and kernel share.
+    """
+    return jax.lax.conv_general_dilated(
+        x,
+        kernel,
+        window_strides=(stride, stride),
+        padding=padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=groups,
+    )
+
+
 def upsample_nearest(x):
     """[B, H, W, C] -> [B, 2H, 2W, C], every pixel four times."""
     batch, height, width, channels = x.shape
     x = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
     return x.reshape(batch, 2 * height, 2 * width, channels)
+
+
+def convolve_upsampled(x, kernel):
+    """A 3x3 convolution of `upsample_nearest(x)` at 4/9 of its multiplications.
+
+    Of the three rows that a kernel covers two are always copies of one row of x, so an output pixel
+    of each row and column parity is a 2x2 convolution of x with sums of the kernel's taps.
+    x [B, H, W, in], kernel [3, 3, in, out], float32 -> [B, 2H, 2W, out] in x's dtype.
+    """
+    batch, height, width, _ = x.shape
+
+    def taps(kernel, axis):
+        first, second, third = jnp.split(kernel, 3, axis)
+        even = jnp.concatenate([first, second + third], axis)
+        odd = jnp.concatenate([first + second, third], axis)
+        return even, odd
+
+    parities = [
+        [
+            convolve(x, part.astype(x.dtype), ((1 - row, row), (1 - column, column)))
+            for column, part in enumerate(taps(rows, 1))
+        ]
+        for row, rows in enumerate(taps(kernel, 0))
+    ]
+    y = jnp.stack([jnp.stack(columns, 3) for columns in parities], 2)
+    return y.reshape(batch, 2 * height, 2 * width, kernel.shape[-1])
+
+
+class UpsampleConv(nn.Module):
+    """Nearest neighbour to twice the size, then a 3x3 convolution; parameters as for Conv.
+
+    x [B, H, W, in] -> [B, 2H, 2W, features], or with `size` (h, w) cropped to it in between.
+    """
+
+    features: int
+    use_bias: bool = True
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x, size=None):
+        x = x.astype(self.dtype)
+        whole = (2 * x.shape[1], 2 * x.shape[2])
+        kernel = self.param("kernel", default_init, (3, 3, x.shape[-1], self.features), jnp.float32)
+        if size is None or tuple(size) == whole:
+            y = convolve_upsampled(x, kernel)
+        else:
+            x = upsample_nearest(x)[:, : size[0], : size[1]]
+            y = convolve(x, kernel.astype(self.dtype), ((1, 1), (1, 1)))
+        if self.use_bias:
+            y = y + self.param("bias", zeros_init, (self.features,), jnp.float32).astype(self.dtype)
+        return y

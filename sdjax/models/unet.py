@@ -158,19 +158,7 @@ class UNet(nn.Module):
         if config.center_input_sample:
             x = 2 * x - 1
 
-        def stage(kind, level, block, attention, name):
-            return kind(config, level, block, attention, dtype, self.remat, name=name)
-
-        x = Conv(config.block_out_channels[0], config.conv_in_kernel, dtype=dtype, name="conv_in")(x)
-        skips = [x]
-        for i, name in enumerate(config.down_block_types):
-            kinds = STAGES[name.removesuffix("DownBlock2D")]
-            x, left = stage(DownBlock, i, *kinds, f"down_blocks.{i}")(x, emb, context)
-            skips += left
-        if config.mid_block_type is not None:
-            last = len(config.block_out_channels) - 1
-            kinds = MID_BLOCKS[config.mid_block_type]
-            x = stage(MidBlock, last, *kinds, "mid_block")(x, emb, context)
+        x, skips = self.encode(x, emb, context)
         if controls is not None:
             down, middle = controls
             skips = [skip + control.astype(dtype) for skip, control in zip(skips, down, strict=True)]
@@ -181,7 +169,7 @@ class UNet(nn.Module):
             own, skips = skips[-count:], skips[:-count]
             kinds = STAGES[name.removesuffix("UpBlock2D")]
             size = skips[-1].shape[1:3] if skips else None
-            x = stage(UpBlock, level, *kinds, f"up_blocks.{i}")(x, own, emb, context, size)
+            x = self.stage(UpBlock, level, kinds, f"up_blocks.{i}")(x, own, emb, context, size)
         norm = GroupNorm(
             config.norm_num_groups, config.norm_eps, silu=True, dtype=dtype, name="conv_norm_out"
         )
@@ -193,6 +181,29 @@ class UNet(nn.Module):
             name="conv_out",
         )
         return out(norm(x)).astype(jnp.float32)
+
+    def encode(self, x, emb, context, hint=None):
+        """The way down and the middle, `hint` added after the first convolution.
+
+        Returns the middle's result and what the way up takes from each block before it.
+        """
+        config, dtype = self.config, self.dtype
+        x = Conv(config.block_out_channels[0], config.conv_in_kernel, dtype=dtype, name="conv_in")(x)
+        x = x if hint is None else x + hint
+        skips = [x]
+        for i, name in enumerate(config.down_block_types):
+            kinds = STAGES[name.removesuffix("DownBlock2D")]
+            x, left = self.stage(DownBlock, i, kinds, f"down_blocks.{i}")(x, emb, context)
+            skips += left
+        if config.mid_block_type is not None:
+            last = len(config.block_out_channels) - 1
+            kinds = MID_BLOCKS[config.mid_block_type]
+            x = self.stage(MidBlock, last, kinds, "mid_block")(x, emb, context)
+        return x, skips
+
+    def stage(self, kind, level, kinds, name):
+        """The module of one level, `kinds` being its kind of block and of attention."""
+        return kind(self.config, level, *kinds, self.dtype, self.remat, name=name)
 
     def embed(self, batch, t, added, timestep_cond, class_labels):
         """The embedding of everything that is not an image or a text, after its SiLU: [B, E]."""

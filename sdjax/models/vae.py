@@ -133,7 +133,7 @@ class Middle(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        batch, height, width, channels = x.shape
+        channels = x.shape[-1]
 
         def resnet(i: int) -> ResnetBlock:
             return ResnetBlock(
@@ -146,7 +146,7 @@ class Middle(nn.Module):
 
         x = resnet(0)(x)
         if self.add_attention:
-            attend = Attention(
+            x = Attention(
                 heads=1,
                 head_dim=channels,
                 qkv_bias=True,
@@ -155,9 +155,7 @@ class Middle(nn.Module):
                 residual=True,
                 dtype=self.dtype,
                 name="attentions.0",
-            )
-            x = attend(x.reshape(batch, height * width, channels))
-            x = x.reshape(batch, height, width, channels)
+            )(x)
         return resnet(1)(x)
 
 
