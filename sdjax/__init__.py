@@ -25,11 +25,12 @@ _HOME = {
         "loss_weight",
         "sampler",
         "sampler_from_config",
+        "schedule_from_config",
         "sample",
         "classifier_free_guidance",
     ),
     "sdjax.models": ("UNetConfig", "VAEConfig", "TextEncoderConfig"),
-    "sdjax.weights": ("UNet", "VAE", "TextEncoder"),
+    "sdjax.weights": ("UNet", "VAE", "TinyVAE", "TextEncoder", "ControlNet"),
     "sdjax.text": ("Tokenizer", "train_tokenizer"),
     "sdjax.pipeline": ("StableDiffusion",),
 }

@@ -4,11 +4,13 @@ import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import main
 import sdjax.evaluation
 import sdjax.training
+from sdjax.weights.tensors import lazy, write_safetensors
 from tests.weights.small import random_pipeline
 
 ROOT = Path(__file__).parent.parent
@@ -39,6 +41,12 @@ def workplace(model, tmp_path, monkeypatch):
     for name in ("emoji", "shapes"):
         (tmp_path / "runs" / name).mkdir(parents=True)
         (tmp_path / "runs" / name / "model").symlink_to(model)
+    adapter = {"down": np.ones((2, 4, 3, 3)), "up": np.ones((16, 2, 1, 1))}
+    write_safetensors(
+        tmp_path / "style.safetensors",
+        {f"lora_unet_conv_in.lora_{k}.weight": lazy(v) for k, v in adapter.items()},
+    )
+    write_safetensors(tmp_path / "cat-toy.safetensors", {"<cat-toy>": lazy(np.ones((1, 24)))})
     monkeypatch.chdir(tmp_path)
     # A training or an evaluation is read to its last option, and not carried out.
     monkeypatch.setattr(sdjax.training, "train", lambda recipe, workdir: True)

@@ -30,6 +30,7 @@ _PARTS_OF_CLASS = {
     "UNet2DConditionModel": "unet",
     "UNet2DModel": "unet",
     "AutoencoderKL": "vae",
+    "AutoencoderTiny": "vae",
     "ControlNetModel": "controlnet",
 }
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from sdjax import diffusion, parallel
 from sdjax.models.clip import TextEncoder
+from sdjax.models.embeddings import sinusoidal_embedding
 from sdjax.models.unet import UNet
 from sdjax.models.vae import VAE
 from sdjax.text.encode import Embedded, embed
@@ -74,13 +75,21 @@ def noise_to_latents(unet: UNet, params, settings: Settings, images: Images) -> 
         # One evaluation of twice the batch costs less than two evaluations.
         prompt = jax.tree.map(lambda *both: jnp.concatenate(both), images.negative, prompt)
         time_ids = None if time_ids is None else jnp.concatenate([time_ids, time_ids])
-    added = None
+    added = distilled = None
     if time_ids is not None:
         added = {"text_embeds": prompt.pooled, "time_ids": time_ids}
+    if unet.config.time_cond_proj_dim is not None:
+        # A network distilled with guidance takes its scale as an input (arXiv 2210.03142).
+        distilled = sinusoidal_embedding(
+            jnp.full(count, 1000 * (settings.guidance_scale - 1)),
+            unet.config.time_cond_proj_dim,
+            cosine_first=False,
+            frequency_shift=1,
+        )
 
     def denoise(x, t):
         x = jnp.concatenate([x, x]) if guided else x
-        prediction = unet.apply({"params": params}, x, t, prompt.context, added)
+        prediction = unet.apply({"params": params}, x, t, prompt.context, added, distilled)
         if not guided:
             return prediction
         return diffusion.classifier_free_guidance(
@@ -96,12 +105,11 @@ def noise_to_latents(unet: UNet, params, settings: Settings, images: Images) -> 
 def latents_to_pixels(vae: VAE, params, latents: jax.Array) -> jax.Array:
     """float32[N, h, w, C] in the U-Net's scale to float32[N, H, W, 3], clipped to [-1, 1]."""
     config = vae.config
-    z = latents
-    if config.latents_std is not None:
-        z = z * jnp.array(config.latents_std)
+    # TAESD has neither, and AutoencoderKL only in some models.
+    mean, std = (getattr(config, name, None) for name in ("latents_mean", "latents_std"))
+    z = latents if std is None else latents * jnp.array(std)
     z = z / config.scaling_factor + (config.shift_factor or 0.0)
-    if config.latents_mean is not None:
-        z = z + jnp.array(config.latents_mean)
+    z = z if mean is None else z + jnp.array(mean)
     pixels = z.shape[1] * z.shape[2] * config.downsampling**2
     at_once = max(1, DECODED_PIXELS // pixels)
     if len(z) <= at_once:

@@ -12,7 +12,6 @@ from PIL import Image
 
 from sdjax import diffusion, parallel
 from sdjax.errors import SdjaxError
-from sdjax.models import TextEncoderConfig, UNetConfig, VAEConfig
 from sdjax.pipeline import programs, request
 from sdjax.pipeline.files import Model, read_model, write_model
 from sdjax.pipeline.request import Prompt
@@ -21,15 +20,7 @@ from sdjax.text.tokenizer import END, Tokenizer
 from sdjax.weights.adapters import read_lora, with_adapters
 from sdjax.weights.checkpoint import Checkpoint, Part
 from sdjax.weights.names import state_from_params
-from sdjax.weights.parts import (
-    VAE,
-    TextEncoder,
-    UNet,
-    load,
-    text_shapes,
-    unet_shapes,
-    vae_shapes,
-)
+from sdjax.weights.parts import VAE, TextEncoder, TinyVAE, UNet, load
 from sdjax.weights.single_file import family_of
 from sdjax.weights.tensors import dtype_of
 from sdjax.weights.textual_inversion import read_textual_inversion, with_vectors
@@ -129,12 +120,16 @@ class StableDiffusion:
                 "encoder to make images from prompts"
             )
         kind = dtype_of(dtype)
-        unet, unet_params = load(parts["unet"], UNetConfig, unet_shapes, dtype, source)
-        vae, vae_params = load(parts["vae"], VAEConfig, vae_shapes, dtype, source)
+        unet, unet_params = load(parts["unet"], UNet.config_class, UNet.shapes, dtype, source)
+        tiny = parts["vae"].config.get("_class_name") == "AutoencoderTiny"
+        kind_of_vae = TinyVAE if tiny else VAE
+        vae, vae_params = load(
+            parts["vae"], kind_of_vae.config_class, kind_of_vae.shapes, dtype, source
+        )
         params, encoders, second = {"unet": unet_params, "vae": vae_params}, [], {}
         for name in model.tokenizers:
             config, params[name] = load(
-                parts[name], TextEncoderConfig, text_shapes, dtype, source
+                parts[name], TextEncoder.config_class, TextEncoder.shapes, dtype, source
             )
             encoders.append(TextEncoder(config, kind))
         if len(encoders) == 2:
@@ -144,7 +139,7 @@ class StableDiffusion:
             }
         return cls(
             UNet(unet, kind),
-            VAE(vae, kind),
+            kind_of_vae(vae, kind),
             encoders[0],
             model.tokenizers["text_encoder"],
             model.checkpoint.scheduler,
@@ -305,6 +300,8 @@ class StableDiffusion:
         settings = programs.Settings(
             table, np.float32(guidance_scale), np.float32(guidance_rescale)
         )
+        # A distilled network takes the scale as an input and is evaluated once as well.
+        guided = guidance_scale != 1 and unet.time_cond_proj_dim is None
         rows = np.arange(total) // count
         made = []
         for first in range(0, total, batch_size or total):
@@ -315,7 +312,7 @@ class StableDiffusion:
                 keys=programs.split(request.key_data(seeds[batch])),
                 prompt=self._embedded([prompts[i] for i in rows[batch]], clip_skip),
                 negative=self._embedded([negatives[i] for i in rows[batch]], clip_skip)
-                if guidance_scale != 1
+                if guided
                 else None,
                 time_ids=self._time_ids(size, len(batch)),
             )

@@ -86,6 +86,22 @@ def unet_config(state: Mapping[str, LazyTensor]) -> dict:
     return {**config, "sample_size": SIZES[unet_family(config)]}
 
 
+def controlnet_config(state: Mapping[str, LazyTensor]) -> dict:
+    """The config.json of a ControlNet from its state."""
+    hint = "controlnet_cond_embedding"
+    widths = [state[f"{hint}.conv_in.weight"].shape[0]]
+    for i in range(1, count(state, rf"{hint}\.blocks\.(\d+)\."), 2):
+        widths.append(state[f"{hint}.blocks.{i}.weight"].shape[0])
+    config = unet_config(state)
+    del config["sample_size"]
+    return {
+        **config,
+        "_class_name": "ControlNetModel",
+        "conditioning_channels": state[f"{hint}.conv_in.weight"].shape[1],
+        "conditioning_embedding_out_channels": widths,
+    }
+
+
 def vae_config(state: Mapping[str, LazyTensor], family: str = "sd1") -> dict:
     """The config.json of an AutoencoderKL from its state; `family` gives the latents' scale."""
     levels = count(state, r"encoder\.down_blocks\.(\d+)\.")

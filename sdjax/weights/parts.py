@@ -1,4 +1,4 @@
-"""The networks with files: `UNet`, `VAE` and `TextEncoder` that read and write checkpoints.
+"""The networks with files: `UNet`, `VAE`, `TextEncoder`, … that read and write checkpoints.
 
 `from_pretrained` gives (network, params). The network computes in `dtype` and its parameters are
 held in `dtype`. It reads a diffusers folder (a pipeline's or the part's own), a single file or a
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from sdjax.errors import SdjaxError
-from sdjax.models import clip, unet, vae
+from sdjax.models import clip, controlnet, tiny_vae, unet, vae
 from sdjax.weights.checkpoint import Part
 from sdjax.weights.folder import STEMS, read_part, write_part
 from sdjax.weights.hub import locate
@@ -54,6 +54,23 @@ def vae_shapes(config: vae.VAEConfig) -> dict:
     return jax.eval_shape(vae.VAE(config).init, jax.random.key(0))
 
 
+def tiny_vae_shapes(config: tiny_vae.TinyVAEConfig) -> dict:
+    """Shapes of a TAESD's parameters."""
+    return jax.eval_shape(tiny_vae.TinyVAE(config).init, jax.random.key(0))
+
+
+def controlnet_shapes(config: controlnet.ControlNetConfig) -> dict:
+    """Shapes of a ControlNet's parameters."""
+    network = controlnet.ControlNet(config)
+    x, t, context, added, _, labels = unet_inputs(config)
+    sides = (config.downsampling * side for side in x.shape[1:3])
+    picture = jnp.zeros((1, *sides, config.conditioning_channels))
+    shapes = jax.eval_shape(
+        network.init, jax.random.key(0), x, t, context, picture, added, labels
+    )
+    return shapes["params"]
+
+
 def text_shapes(config: clip.TextEncoderConfig) -> dict:
     """Shapes of a text encoder's parameters."""
     network, ids = clip.TextEncoder(config), jnp.zeros((1, 1), jnp.int32)
@@ -84,74 +101,68 @@ def read(
     return found[name]
 
 
-class UNet(unet.UNet):
+class Pretrained:
+    """Files for a network: what `UNet`, `VAE`, `TinyVAE`, `TextEncoder` and `ControlNet` share."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | os.PathLike,
+        *,
+        part: str | None = None,
+        dtype: str = "float32",
+        variant: str | None = None,
+        revision: str | None = None,
+        **options,
+    ):
+        """(network, params) of a folder, file or hub id.
+
+        part: which part of a pipeline, such as "text_encoder_2". dtype: what the network computes
+        in and its parameters are held in. variant, revision: see `sdjax.weights.hub.locate`.
+        options: of the network, such as remat. Raises SdjaxError where it is not found there.
+        """
+        found = read(source, part or cls.part, variant, revision)
+        config, params = load(found, cls.config_class, cls.shapes, dtype, source)
+        return cls(config, dtype_of(dtype), **options), params
+
+    def save_pretrained(
+        self, params, folder: str | os.PathLike, dtype="float32", variant: str | None = None
+    ) -> None:
+        """Writes config.json and the weights into `folder`."""
+        state = state_from_params(params)
+        write_part(folder, self.config.to_dict(), state, dtype, self.stem, variant)
+
+
+class UNet(Pretrained, unet.UNet):
     """The denoising network; see `sdjax.models.unet.UNet` for its inputs."""
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        source: str | os.PathLike,
-        *,
-        dtype: str = "float32",
-        variant: str | None = None,
-        revision: str | None = None,
-        remat: bool = False,
-    ) -> tuple["UNet", dict]:
-        """(network, params) of a folder, file or hub id; SdjaxError where it holds none."""
-        part = read(source, "unet", variant, revision)
-        config, params = load(part, unet.UNetConfig, unet_shapes, dtype, source)
-        return cls(config, dtype_of(dtype), remat), params
-
-    def save_pretrained(self, params, folder, dtype="float32", variant: str | None = None) -> None:
-        """Writes config.json and the weights into `folder`."""
-        state = state_from_params(params)
-        write_part(folder, self.config.to_dict(), state, dtype, variant=variant)
+    part, stem = "unet", STEMS[0]
+    config_class, shapes = unet.UNetConfig, staticmethod(unet_shapes)
 
 
-class VAE(vae.VAE):
+class VAE(Pretrained, vae.VAE):
     """The autoencoder as functions of its parameters; see `sdjax.models.vae.VAE`."""
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        source: str | os.PathLike,
-        *,
-        dtype: str = "float32",
-        variant: str | None = None,
-        revision: str | None = None,
-        remat: bool = False,
-    ) -> tuple["VAE", dict]:
-        """(autoencoder, params) of a folder, file or hub id; SdjaxError where it holds none."""
-        part = read(source, "vae", variant, revision)
-        config, params = load(part, vae.VAEConfig, vae_shapes, dtype, source)
-        return cls(config, dtype_of(dtype), remat), params
-
-    def save_pretrained(self, params, folder, dtype="float32", variant: str | None = None) -> None:
-        """Writes config.json and the weights into `folder`."""
-        state = state_from_params(params)
-        write_part(folder, self.config.to_dict(), state, dtype, variant=variant)
+    part, stem = "vae", STEMS[0]
+    config_class, shapes = vae.VAEConfig, staticmethod(vae_shapes)
 
 
-class TextEncoder(clip.TextEncoder):
+class TinyVAE(Pretrained, tiny_vae.TinyVAE):
+    """TAESD as functions of its parameters; see `sdjax.models.tiny_vae.TinyVAE`."""
+
+    part, stem = "vae", STEMS[0]
+    config_class, shapes = tiny_vae.TinyVAEConfig, staticmethod(tiny_vae_shapes)
+
+
+class TextEncoder(Pretrained, clip.TextEncoder):
     """CLIP's text transformer; see `sdjax.models.clip.TextEncoder`."""
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        source: str | os.PathLike,
-        *,
-        part: str = "text_encoder",
-        dtype: str = "float32",
-        variant: str | None = None,
-        revision: str | None = None,
-        remat: bool = False,
-    ) -> tuple["TextEncoder", dict]:
-        """(network, params) of a folder, file or hub id; `part` "text_encoder_2" is SDXL's second one."""
-        found = read(source, part, variant, revision)
-        config, params = load(found, clip.TextEncoderConfig, text_shapes, dtype, source)
-        return cls(config, dtype_of(dtype), remat), params
+    part, stem = "text_encoder", STEMS[1]
+    config_class, shapes = clip.TextEncoderConfig, staticmethod(text_shapes)
 
-    def save_pretrained(self, params, folder, dtype="float32", variant: str | None = None) -> None:
-        """Writes config.json and the weights into `folder`."""
-        state = state_from_params(params)
-        write_part(folder, self.config.to_dict(), state, dtype, STEMS[1], variant)
+
+class ControlNet(Pretrained, controlnet.ControlNet):
+    """The network that steers a U-Net by a picture; see `sdjax.models.controlnet.ControlNet`."""
+
+    part, stem = "controlnet", STEMS[0]
+    config_class, shapes = controlnet.ControlNetConfig, staticmethod(controlnet_shapes)

@@ -29,6 +29,8 @@ SECOND = "conditioner.embedders.1."
 # SD2 takes the state before the last layer: its last layer is not part of the model.
 SD2_LAYERS = 24
 
+_TINY = "encoder.layers.0.weight"  # TAESD begins with a convolution
+
 _ARCHITECTURES = {
     "sd1": "stable-diffusion-v1",
     "sd2": "stable-diffusion-v2-512",
@@ -129,6 +131,8 @@ def _part_alone(state: Mapping[str, LazyTensor]) -> dict[str, State]:
         return {"controlnet" if control else "unet": original.diffusers_unet(state)}
     if "encoder.conv_in.weight" in state and "decoder.conv_in.weight" in state:
         return {"vae": _vae(state)}
+    if _TINY in state:
+        return {"vae": dict(state)}
     text = _text(state, "", "")
     return {"text_encoder": text} if text else {}
 
@@ -169,8 +173,12 @@ def configured(states: Mapping[str, State], given: Mapping[str, Mapping]) -> dic
     for name, state in states.items():
         if name in given:
             config = given[name]
-        elif name in ("unet", "controlnet"):
+        elif name == "unet":
             config = infer.unet_config(state)
+        elif name == "controlnet":
+            config = infer.controlnet_config(state)
+        elif name == "vae" and _TINY in state:
+            config = {"_class_name": "AutoencoderTiny"}
         elif name == "vae":
             config = infer.vae_config(state, family)
         else:

@@ -14,10 +14,12 @@ CLASSES = {
     "sd1": diffusers.StableDiffusionPipeline,
     "sd2": diffusers.StableDiffusionPipeline,
     "sdxl": diffusers.StableDiffusionXLPipeline,
+    "distilled": diffusers.StableDiffusionPipeline,
 }
 LINEAR = {"use_linear_projection": True, "attention_head_dim": [2, 4]}
 UNETS = {
     "sd1": UNET_SD1,
+    "distilled": {**UNET_SD1, "time_cond_proj_dim": 16},
     # diffusers splits open_clip's fused projections of SD2 at 1024, so its width is the real one.
     "sd2": {**UNET_SD1, **LINEAR, "cross_attention_dim": 1024},
     "sdxl": {
@@ -50,7 +52,7 @@ def make(kind, folder):
         "unet": diffusers.UNet2DConditionModel(**UNETS[kind]),
         "tokenizer": _tokenizer(folder / "tokenizer", "!" if kind == "sd2" else None),
     }
-    text = {"sd1": TEXT_SD1, "sd2": SD2_TEXT, "sdxl": TEXT_SD1}[kind]
+    text = SD2_TEXT if kind == "sd2" else TEXT_SD1
     parts["text_encoder"] = _text(transformers.CLIPTextModel, text, parts["tokenizer"])
     prediction = "v_prediction" if kind == "sd2" else "epsilon"
     scheduler = diffusers.DDIMScheduler(**SCHEDULER, prediction_type=prediction)

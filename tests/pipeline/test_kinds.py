@@ -65,6 +65,16 @@ def test_guided_images_equal_diffusers(kind, folder, model):
     assert_close(ours, theirs)
 
 
+def test_distilled_network_takes_guidance_as_an_input(tmp_path):
+    folder = peers.make("distilled", tmp_path)
+    theirs = peers.images(
+        peers.load("distilled", folder), PROMPTS, latents=torch_latents(NOISE), guidance_scale=3.0
+    )
+    model = sdjax.StableDiffusion.from_pretrained(folder)
+    options = {"steps": 20, "latents": NOISE, "output": "numpy"}
+    assert_close(model.generate(PROMPTS, guidance_scale=3.0, **options), theirs)
+
+
 def test_folder_written_here_is_read_there(kind, folder, model, tmp_path):
     model.save_pretrained(tmp_path)
     assert_same_weights(peers.load(kind, tmp_path), peers.load(kind, folder))

@@ -88,6 +88,19 @@ def test_unet_configuration_is_inferred(name):
     check_shapes(lazy_params(state), flatten_dict(parts.unet_shapes(config)))
 
 
+@pytest.mark.parametrize("name", [n for n in MODELS if "controlnet" in n])
+def test_controlnet_configuration_is_inferred(name):
+    state = state_of(name)
+    config = parts.ControlNet.config_class.from_dict(infer.controlnet_config(state))
+    check_shapes(lazy_params(state), flatten_dict(parts.controlnet_shapes(config)))
+
+
+def test_tiny_autoencoder_is_recognised():
+    found = single_file.configured(single_file.split_parts(state_of("taesd")), {})["vae"]
+    config = parts.TinyVAE.config_class.from_dict(found.config)
+    check_shapes(lazy_params(found.state), flatten_dict(parts.tiny_vae_shapes(config)))
+
+
 @pytest.mark.parametrize("name", VAES)
 def test_vae_configuration_is_inferred(name):
     state = state_of(name)
