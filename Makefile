@@ -5,8 +5,8 @@ PIP = .venv/bin/pip install --quiet --disable-pip-version-check
 
 demo: .venv/.run
 	.venv/bin/python main.py sample --out demo \
-	  --prompt "red apple" "smiling cat with heart-eyes" "rocket" "blue heart" \
-	           "hamburger" "dog face" "sun" "octopus"
+	  --prompt "red apple" "smiling cat with heart-eyes" "penguin" "blue heart" \
+	           "hamburger" "tiger face" "guitar" "blue heart with ribbon"
 
 test: .venv/.test
 	.venv/bin/python -m pytest -m "not full" tests

@@ -3,7 +3,7 @@
 import difflib
 import sys
 from pathlib import Path
-from typing import Literal, Union
+from typing import Annotated, Literal, Union
 
 import tyro
 
@@ -139,7 +139,8 @@ def run_evaluate(arguments: list[str]) -> int:
     from sdjax import evaluation
     from sdjax.pipeline import StableDiffusion
 
-    kinds = Union[tuple(evaluation.EVALUATIONS)]
+    # Without the prefix of `measure`, but with those of what lies in it: data.seed, generation.seed.
+    kinds = Annotated[Union[tuple(evaluation.EVALUATIONS)], tyro.conf.arg(name="")]
 
     def evaluate(measure: kinds, model: str = str(SHIPPED)) -> None:
         """Measure a model; results go to a JSON file and a table, pictures to a sheet.
@@ -159,8 +160,7 @@ def run_evaluate(arguments: list[str]) -> int:
         evaluate,
         prog="main.py evaluate",
         args=arguments,
-        config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitSubcommandPrefixes,
-                tyro.conf.OmitArgPrefixes),
+        config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitSubcommandPrefixes),
     )
     return 0
 

@@ -94,3 +94,18 @@ def test_help_has_examples(command, capsys):
         main.main([command, "--help"])
     assert stop.value.code == 0
     assert f"python main.py {command} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "kind", ["shapes-accuracy", "similarity", "nearest-neighbour", "reconstruction"]
+)
+def test_every_evaluation_has_help(kind, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main.main(["evaluate", kind, "--help"])
+    assert stop.value.code == 0 and "--out" in capsys.readouterr().out
+
+
+def test_the_model_of_the_project_is_small_and_whole():
+    assert main.SHIPPED.joinpath("model_index.json").is_file()
+    size = sum(file.stat().st_size for file in main.SHIPPED.rglob("*") if file.is_file())
+    assert 1_000_000 < size <= 12_000_000  # bytes
