@@ -25,7 +25,7 @@ def sample(
     model: str = str(SHIPPED),
     negative_prompt: str | None = None,
     steps: int = 30,
-    guidance_scale: float = 5.0,
+    guidance_scale: float | None = None,
     guidance_rescale: float = 0.0,
     sampler: str | None = None,
     spacing: Literal["leading", "trailing", "linspace"] | None = None,
@@ -79,6 +79,8 @@ def sample(
     prompts = listed(prompt)
     writable_folder(out)
     options = {"spacing": spacing, "sigmas": sigmas, "eta": eta}
+    if guidance_scale is None:
+        guidance_scale = 2.0 if model == str(SHIPPED) else 7.5
     chosen = {
         "negative_prompt": negative_prompt,
         "steps": steps,
