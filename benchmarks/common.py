@@ -5,6 +5,7 @@ runs in a fresh process, so that its threads, memory and environment are its own
 works, the others wait.
 """
 
+import ctypes
 import datetime
 import importlib.metadata
 import json
@@ -18,6 +19,7 @@ import traceback
 from pathlib import Path
 
 import rich
+from rich.console import Console
 from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results"
@@ -53,8 +55,7 @@ def cores():
 class Peer:
     """A process that holds one peer's tasks.
 
-    build must be importable (a module's function); `environment` is set before the process starts;
-    `setup` is called first, in the process, for what must precede every import of the build.
+    build must be importable (a module's function); `environment` is set before the process starts.
     """
 
     def __init__(self, name, build, environment, **options):
@@ -116,6 +117,8 @@ def _memory(tasks, name):
     """MiB: resident before a call, and the peak during it. None where the system does not tell."""
     if not os.path.exists("/proc/self/clear_refs"):
         return None
+    # What earlier calls have freed, but the allocator keeps, is given back first.
+    ctypes.CDLL(None).malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     before = _resident("VmRSS")
     tasks[name]()
@@ -162,10 +165,11 @@ def report(name, title, results, peer, settings, target=None, save=True):
 
     target: {task: largest wanted ratio}, only printed and written. Returns what is written.
     """
-    table = Table(title=title)
-    for column in ("task", "", "median", "quartiles", "over " + peer, "wanted", "peak memory",
-                   "of which the call"):
-        table.add_column(column, justify="left" if column in ("task", "") else "right")
+    table = Table(title=title, title_justify="left")
+    for column in ("task", ""):
+        table.add_column(column)
+    for column in ("ms", "quartiles", f"over {peer}", "wanted", "peak MiB", "of the call"):
+        table.add_column(column, justify="right")
     ratios = {}
     for task, row in results.items():
         for who, result in row.items():
@@ -175,12 +179,15 @@ def report(name, title, results, peer, settings, target=None, save=True):
             memory = result["memory_mib"]
             low, high = result["quartiles_s"]
             table.add_row(
-                task, who, f"{1e3 * result['median_s']:.1f} ms", f"{1e3 * low:.1f}–{1e3 * high:.1f}",
+                task, who, f"{1e3 * result['median_s']:.1f}", f"{1e3 * low:.1f}–{1e3 * high:.1f}",
                 "" if who == peer else f"{ratio:.2f}",
                 "" if who == peer or wanted is None else f"≤ {wanted:.2f}",
-                f"{memory['peak']:.0f} MiB" if memory else "unknown",
-                f"{memory['peak'] - memory['before']:.0f} MiB" if memory else "unknown")
-    rich.print(table)
+                f"{memory['peak']:.0f}" if memory else "",
+                f"{memory['peak'] - memory['before']:.0f}" if memory else "")
+    console = Console()
+    if not console.is_terminal:
+        console.width = 120
+    console.print(table)
     written = {"benchmark": name, "machine": machine(), "settings": settings, "results": results,
                f"over_{peer}": {who: r for who, r in ratios.items() if who != peer},
                "wanted": target}

@@ -11,6 +11,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sdjax.models.convolution import convolve
+
 default_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 zeros_init = nn.initializers.zeros_init()
 
@@ -159,21 +161,6 @@ class LayerNorm(nn.Module):
         variance = jnp.square(x - mean).mean(-1, keepdims=True)
         y = (x - mean) * jax.lax.rsqrt(variance + self.epsilon) * scale + bias
         return y.astype(self.dtype)
-
-
-def convolve(x, kernel, padding, stride=1, groups=1):
-    """x [B, H, W, in] with kernel [h, w, in / groups, out], padding ((top, bottom), (left, right)).
-
-    Returns [B, H', W', out] in the dtype that x and kernel share.
-    """
-    return jax.lax.conv_general_dilated(
-        x,
-        kernel,
-        window_strides=(stride, stride),
-        padding=padding,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=groups,
-    )
 
 
 def upsample_nearest(x):
