@@ -14,8 +14,9 @@ SHIPPED = Path(__file__).parent / "sdjax" / "assets" / "emoji"
 
 def prepare_devices() -> None:
     """One XLA device a core where the CPU computes, and compiled programs kept between runs."""
-    from sdjax import parallel
+    from sdjax import memory, parallel
 
+    memory.keep_freed_memory()
     parallel.use_cpu_devices()
     parallel.use_compile_cache()
 

@@ -4,7 +4,8 @@ The network is that of DDPM for CIFAR-10 (arXiv 2006.11239; the configuration of
 google/ddpm-cifar10-32) with widths 64, 128, 128 instead of 128, 256, 256, 256: 6.5 million
 parameters. Both peers have the same weights. A training step is all that a run does: noise, forward,
 backward, clipping, AdamW, moving average. PyTorch runs in channels_last with a thread a core, sdjax
-as its command line does, with an XLA device a core.
+as its command line does: an XLA device a core, and freed memory kept for the next call. As that
+helps PyTorch too, PyTorch runs both with and without.
 
     python -m benchmarks.ddpm_vs_torch
 """
@@ -15,6 +16,7 @@ from pathlib import Path
 import tyro
 
 from benchmarks.common import Peer, compare, cores, report
+from sdjax.memory import keep_freed_memory
 
 WANTED = {"train": 1.0, "forward": 0.9}
 
@@ -41,8 +43,10 @@ def inputs(batch, size):
     return x, random.randint(0, 1000, batch)
 
 
-def build_torch(config, weights, batch, size, threads, compiled=False):
+def build_torch(config, weights, batch, size, threads, keep_memory=False, compiled=False):
     """PyTorch's tasks; writes its random weights to the file `weights`."""
+    if keep_memory:
+        keep_freed_memory()
     import numpy as np
     import torch
     from diffusers import DDPMScheduler, UNet2DModel
@@ -82,11 +86,11 @@ def build_torch(config, weights, batch, size, threads, compiled=False):
 
 def build_sdjax(config, weights, batch, size):
     """sdjax's tasks, with the weights of the file `weights`."""
+    keep_freed_memory()
     import jax
     import numpy as np
 
-    from sdjax.models.unet import UNet
-    from sdjax.models.unet_config import UNetConfig
+    from sdjax.models import UNet, UNetConfig
     from sdjax.parallel import replicate, shard_batch
     from sdjax.training.config import OptimizerConfig, RunConfig
     from sdjax.training.denoising import DenoisingConfig, ScheduleConfig, losses, noised
@@ -134,7 +138,7 @@ def main(batch: int = 32, size: int = 32, widths: tuple[int, ...] = (64, 128, 12
     Args:
         batch: images in a step. size: side of an image. widths: channels of each level.
         rounds: turns of each peer. calls: calls in a turn.
-        compiled: a third peer, torch.compile of the same.
+        compiled: one peer more, torch.compile of the same.
         save: whether to write the file.
     """
     config, count = network(widths, size), cores()
@@ -143,10 +147,11 @@ def main(batch: int = 32, size: int = 32, widths: tuple[int, ...] = (64, 128, 12
     with tempfile.TemporaryDirectory() as folder:
         options = {"config": config, "weights": str(Path(folder) / "weights.safetensors"),
                    "batch": batch, "size": size}
-        peers = [Peer("torch", build_torch, threads, threads=count, **options)]
+        variants = {"torch": {}, "torch, memory kept": {"keep_memory": True}}
         if compiled:
-            peers.append(Peer("torch.compile", build_torch, threads, threads=count, compiled=True,
-                              **options))
+            variants["torch.compile, memory kept"] = {"keep_memory": True, "compiled": True}
+        peers = [Peer(name, build_torch, threads, threads=count, **options, **variant)
+                 for name, variant in variants.items()]
         peers.append(Peer("sdjax", build_sdjax, threads, **options))
     # Before any training, all peers have the same weights.
     results = [peer.ask("value", "forward") for peer in peers]
