@@ -1,6 +1,11 @@
 """Emoji from their names: the recipe of the model that the repository ships.
 
     python main.py train --config configs/emoji.py --workdir runs/emoji
+
+It needs the font Noto Color Emoji and the names: apt install fonts-noto-color-emoji unicode-data.
+On two cores of an AMD EPYC that other work shared (2026-11-23): 29 minutes for the autoencoder, 54
+for the diffusion. Expect the nearest training picture to be the right one for 40 captions of 40.
+The text encoder and the U-Net are as small as they are so that all weights fit 12 MB in float16.
 """
 
 from sdjax.data import DataConfig
