@@ -5,7 +5,8 @@ import jax
 import jax.numpy as jnp
 
 from sdjax.models import attention_kernels as kernels
-from sdjax.models.layers import Dense, GroupNorm, zeros_init
+from sdjax.models.layers import Dense, zeros_init
+from sdjax.models.norms import GroupNorm
 
 LONG = 1024
 

@@ -1,10 +1,11 @@
 """Residual blocks and resampling of the U-Net and the autoencoder."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
-from sdjax.models.layers import ACTIVATIONS, Conv, Dense, GroupNorm, LayerNorm, UpsampleConv
-from sdjax.models.layers import zeros_init
+from sdjax.models.layers import Conv, Dense, UpsampleConv, gelu, zeros_init
+from sdjax.models.norms import GroupNorm, LayerNorm
 
 
 class ResnetBlock(nn.Module):
@@ -59,7 +60,7 @@ class ConvNextBlock(nn.Module):
         if emb is not None:
             h = h + Dense(channels, dtype=self.dtype, name="time_emb_proj")(emb)[:, None, None]
         h = LayerNorm(1e-6, dtype=self.dtype, name="norm")(h)
-        h = ACTIVATIONS["gelu"](Dense(4 * self.features, dtype=self.dtype, name="pwconv1")(h))
+        h = jax.checkpoint(gelu)(Dense(4 * self.features, dtype=self.dtype, name="pwconv1")(h))
         h = _dropout(self, h)
         h = Dense(self.features, dtype=self.dtype, name="pwconv2")(h)
         gamma = self.param("gamma", nn.initializers.constant(1e-6), (self.features,), jnp.float32)

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 
 from sdjax.errors import SdjaxError
 from sdjax.models.attention import attention
-from sdjax.models.layers import ACTIVATIONS, Dense, Embedding, LayerNorm
+from sdjax.models.layers import ACTIVATIONS, Dense, Embedding
+from sdjax.models.norms import LayerNorm
 
 PLAIN = "CLIPTextModel"
 PROJECTED = "CLIPTextModelWithProjection"

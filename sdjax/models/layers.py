@@ -16,10 +16,17 @@ from sdjax.models.convolution import convolve
 default_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 zeros_init = nn.initializers.zeros_init()
 
+
+def gelu(x):
+    """x·Φ(x) exactly (arXiv 1606.08415), in float32."""
+    wide = x.astype(jnp.float32)
+    return (0.5 * wide * (1 + jax.lax.erf(wide * 0.5**0.5))).astype(x.dtype)
+
+
 ACTIVATIONS = {
     "silu": nn.silu,
     "swish": nn.silu,
-    "gelu": lambda x: nn.gelu(x, approximate=False),
+    "gelu": gelu,
     "gelu_tanh": lambda x: nn.gelu(x, approximate=True),
     "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),
     "relu": nn.relu,
@@ -87,80 +94,6 @@ class Embedding(nn.Module):
         shape = (self.num_embeddings, self.features)
         table = self.param("embedding", self.embedding_init, shape, jnp.float32)
         return jnp.take(table, ids, axis=0).astype(self.dtype)
-
-
-def group_norm(x, scale, bias, *, groups, epsilon, silu=False):
-    """Group normalisation (arXiv 1803.08494) with float32 statistics.
-
-    x [B, ..., C]; scale and bias [C] or [B, C] float32. `silu` applies SiLU to the result. The sums
-    and squared sums are taken about one pixel's group mean, so that a mean that is large beside
-    the deviation does not cancel, and are folded to one factor and one offset per channel.
-    Returns x's shape and dtype.
-    """
-    batch, channels = x.shape[0], x.shape[-1]
-    flat = x.reshape(batch, -1, channels).astype(jnp.float32)
-    per_group = channels // groups
-    count = flat.shape[1] * per_group
-
-    def group_sum(values):
-        return values.reshape(batch, groups, per_group).sum(-1)
-
-    def per_channel(values):
-        return jnp.repeat(values, per_group, axis=-1)
-
-    origin = jax.lax.stop_gradient(per_channel(group_sum(flat[:, 0]) / per_group))
-    centred = flat - origin[:, None]
-    mean = group_sum(centred.sum(1)) / count
-    variance = group_sum(jnp.square(centred).sum(1)) / count - jnp.square(mean)
-    factor = per_channel(jax.lax.rsqrt(variance + epsilon)) * scale
-    offset = bias - (origin + per_channel(mean)) * factor
-    y = flat * factor[:, None] + offset[:, None]
-    if silu:
-        y = nn.silu(y)
-    return y.reshape(x.shape).astype(x.dtype)
-
-
-class GroupNorm(nn.Module):
-    """Learned `group_norm` over x [B, ..., C]; the result has x's shape, in `dtype`.
-
-    `modulation` is an optional pair of [B, C] arrays (s, b): the normalised x becomes
-    x·(1 + s) + b before the activation (adaptive group normalisation, arXiv 2105.05233).
-    """
-
-    groups: int = 32
-    epsilon: float = 1e-5
-    silu: bool = False
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x, modulation=None):
-        channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones_init(), (channels,), jnp.float32)
-        bias = self.param("bias", zeros_init, (channels,), jnp.float32)
-        if modulation is not None:
-            extra_scale, extra_bias = (m.astype(jnp.float32) for m in modulation)
-            scale, bias = scale * (1 + extra_scale), bias * (1 + extra_scale) + extra_bias
-        return group_norm(
-            x.astype(self.dtype), scale, bias, groups=self.groups, epsilon=self.epsilon, silu=self.silu
-        )
-
-
-class LayerNorm(nn.Module):
-    """Layer normalisation over the last axis, statistics in float32; the result is in `dtype`."""
-
-    epsilon: float = 1e-5
-    dtype: jnp.dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x):
-        channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones_init(), (channels,), jnp.float32)
-        bias = self.param("bias", zeros_init, (channels,), jnp.float32)
-        x = x.astype(jnp.float32)
-        mean = x.mean(-1, keepdims=True)
-        variance = jnp.square(x - mean).mean(-1, keepdims=True)
-        y = (x - mean) * jax.lax.rsqrt(variance + self.epsilon) * scale + bias
-        return y.astype(self.dtype)
 
 
 def upsample_nearest(x):

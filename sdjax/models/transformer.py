@@ -1,10 +1,12 @@
 """The spatial transformer of text-conditional U-Nets (arXiv 2112.10752)."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from sdjax.models.attention import Attention
-from sdjax.models.layers import ACTIVATIONS, Conv, Dense, GroupNorm, LayerNorm, zeros_init
+from sdjax.models.layers import Conv, Dense, gelu, zeros_init
+from sdjax.models.norms import GroupNorm, LayerNorm
 
 
 class GEGLU(nn.Module):
@@ -16,8 +18,13 @@ class GEGLU(nn.Module):
     @nn.compact
     def __call__(self, x):
         h = Dense(2 * self.features, dtype=self.dtype, name="proj")(x)
-        h, gate = jnp.split(h, 2, axis=-1)
-        return h * ACTIVATIONS["gelu"](gate)
+        return _gated(*jnp.split(h, 2, axis=-1))
+
+
+@jax.checkpoint
+def _gated(x, gate):
+    """Keeps its arguments for the backward pass, and not what it computes on the way."""
+    return x * gelu(gate)
 
 
 class FeedForward(nn.Module):

@@ -7,7 +7,8 @@ from sdjax.errors import SdjaxError
 from sdjax.models.attention import Attention
 from sdjax.models.blocks import ConvNextBlock, Downsample, ResnetBlock, Upsample
 from sdjax.models.embeddings import TimestepEmbedding, sinusoidal_embedding
-from sdjax.models.layers import Conv, Dense, Embedding, GroupNorm, zeros_init
+from sdjax.models.layers import Conv, Embedding, zeros_init
+from sdjax.models.norms import GroupNorm
 from sdjax.models.transformer import SpatialTransformer
 from sdjax.models.unet_config import MID_BLOCKS, STAGES, UNetConfig
 
@@ -230,8 +231,6 @@ class UNet(nn.Module):
             emb += embedding("class_embedding")(sinusoid(class_labels, width))
         elif kind == "projection":
             emb += embedding("class_embedding")(class_labels)
-        elif kind == "simple_projection":
-            emb += Dense(features, dtype=self.dtype, name="class_embedding")(class_labels)
         elif kind == "identity":
             emb += class_labels.astype(self.dtype)
         elif config.num_class_embeds is not None:

@@ -139,7 +139,7 @@ class UNetConfig:
         _one_of(
             "class_embed_type",
             self.class_embed_type,
-            [None, "timestep", "identity", "projection", "simple_projection"],
+            [None, "timestep", "identity", "projection"],
         )
         for field in (
             "only_cross_attention",

@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from sdjax.errors import SdjaxError
 from sdjax.models.attention import Attention
 from sdjax.models.blocks import Downsample, ResnetBlock, Upsample
-from sdjax.models.layers import Conv, GroupNorm
+from sdjax.models.layers import Conv
+from sdjax.models.norms import GroupNorm
 
 NORM_EPSILON = 1e-6
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
