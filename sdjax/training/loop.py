@@ -23,7 +23,7 @@ from .report import Report
 from .state import TrainState
 from .step import make_step
 
-LAG = 2  # calls between sending a step and reading its metrics, so that the host never waits
+LAG = 2  # calls between sending a step and reading its metrics, so that an accelerator never waits
 
 
 class Outcome(NamedTuple):
@@ -56,9 +56,11 @@ def fit(
     optimizer = make_optimizer(config.optimizer, config.steps)
     checkpoints = _checkpoints(folder, config)
     try:
-        step, init = checkpoints.latest(), _initial(objective, optimizer, config)
+        step, init = checkpoints.latest(), _initial(objective, optimizer)
         if step is None:
-            state, step, before, changes = jax.jit(init)(), 0, 0.0, []
+            # The key is an argument: XLA would take minutes to draw constants while it compiles.
+            state = jax.jit(init)(jax.random.key(config.seed))
+            step, before, changes = 0, 0.0, []
         else:
             state, notes = checkpoints.restore(step, _checked(checkpoints, init, config))
             batches.set_state(_unpacked(notes["data"]))
@@ -88,7 +90,7 @@ def check(objective, config: RunConfig, folder):
     checkpoints = _checkpoints(folder, config)
     try:
         if checkpoints.latest() is not None:
-            init = _initial(objective, make_optimizer(config.optimizer, config.steps), config)
+            init = _initial(objective, make_optimizer(config.optimizer, config.steps))
             _checked(checkpoints, init, config)
     finally:
         checkpoints.close()
@@ -98,13 +100,13 @@ def _checkpoints(folder, config):
     return Checkpoints(Path(folder) / "checkpoints", config.keep_checkpoints, config.keep_every)
 
 
-def _initial(objective, optimizer, config):
-    return lambda: TrainState.create(objective.init(jax.random.key(config.seed)), optimizer)
+def _initial(objective, optimizer):
+    return lambda key: TrainState.create(objective.init(key), optimizer)
 
 
 def _checked(checkpoints, init, config):
     """Shapes of the state, once the newest checkpoint has turned out to have the same."""
-    step, shapes = checkpoints.latest(), jax.eval_shape(init)
+    step, shapes = checkpoints.latest(), jax.eval_shape(init, jax.random.key(0))
     checkpoints.check(step, shapes)
     if step > config.steps:
         raise SdjaxError(
@@ -133,6 +135,9 @@ class _Run:
         self.update = make_step(objective.loss, optimizer, config)
         self.clock = time.monotonic()
         self.sent = deque()
+        # On the CPU a call runs in the caller's threads, so nothing is gained by running ahead, and
+        # several steps in flight can lock each other out of the threads their averaging waits for.
+        self.lag = 0 if jax.default_backend() == "cpu" else LAG
         self.window = []
 
     def go(self, state, step, frozen, batches):
@@ -152,7 +157,7 @@ class _Run:
             state, metrics = self.update(state, frozen, batch)
             before, step = step, step + config.steps_per_call
             self.sent.append((before, metrics))
-            self._read(keep=LAG)
+            self._read(keep=self.lag)
             stop = signals.received
             if not stop and time.monotonic() > deadline:
                 stop = f"{config.max_minutes:g} minutes are over"
