@@ -4,6 +4,8 @@
 
 A fifth of the captions is kept out of training. An autoencoder (8x8x16 latents), then a
 text-to-image U-Net with its own text encoder.
+
+Not yet trained to its end: time and result are still to be measured.
 """
 
 from sdjax.data import DataConfig

@@ -1,0 +1,48 @@
+"""DDPM in pixels: emoji at 32x32, residual blocks and full self-attention.
+
+    python main.py train --config configs/ddpm_resnet.py --workdir runs/ddpm_resnet
+
+The same data, steps and size as configs/ddpm_convnext.py, to be seen side by side.
+
+Not yet trained to its end: time and result are still to be measured.
+"""
+
+from sdjax.data import DataConfig
+from sdjax.models import UNetConfig
+from sdjax.training import (
+    DenoisingConfig,
+    OptimizerConfig,
+    PixelRun,
+    Recipe,
+    ScheduleConfig,
+    SheetConfig,
+)
+
+config = Recipe(
+    data=DataConfig(source="emoji", image_size=32),
+    diffusion=PixelRun(
+        steps=12_000,
+        batch_size=64,
+        steps_per_call=4,
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=200),
+        sheet_every=1_000,
+        checkpoint_every=500,
+        unet=UNetConfig(
+            sample_size=32,
+            in_channels=3,
+            out_channels=3,
+            block_out_channels=(32, 64, 96),
+            down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
+            mid_block_type="UNetMidBlock2D",
+            up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+            layers_per_block=1,
+            cross_attention_dim=None,
+            attention_head_dim=32,
+            norm_num_groups=8,
+        ),
+        denoising=DenoisingConfig(
+            schedule=ScheduleConfig("linear", 1e-4, 0.02), prediction="epsilon"
+        ),
+        sheet=SheetConfig(images=32, steps=50, guidance_scale=1.0),
+    ),
+)
