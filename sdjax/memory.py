@@ -3,8 +3,9 @@
 import ctypes
 import sys
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
-_LARGEST = 2**31 - 1
+# Of glibc's malloc.h. One arena: those that other threads get cannot hold a large array, which is
+# then mapped anew whatever the limit is, and XLA allocates in its own threads.
+_SETTINGS = {"M_ARENA_MAX": (-8, 1), "M_MMAP_MAX": (-4, 0), "M_TRIM_THRESHOLD": (-1, 2**31 - 1)}
 
 
 def keep_freed_memory():
@@ -19,4 +20,4 @@ def keep_freed_memory():
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:
         return False
-    return bool(mallopt(_M_MMAP_MAX, 0)) and bool(mallopt(_M_TRIM_THRESHOLD, _LARGEST))
+    return all(mallopt(*setting) for setting in _SETTINGS.values())
