@@ -142,7 +142,7 @@ def run_evaluate(arguments: list[str]) -> int:
     from sdjax import evaluation
     from sdjax.pipeline import StableDiffusion
 
-    # Without the prefix of `measure`, but with those of what lies in it: data.seed, generation.seed.
+    # Without the prefix of `measure`, but with those of what lies in it: data.seed and so on.
     kinds = Annotated[Union[tuple(evaluation.EVALUATIONS)], tyro.conf.arg(name="")]
 
     def evaluate(measure: kinds, model: str = str(SHIPPED)) -> None:

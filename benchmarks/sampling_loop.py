@@ -1,6 +1,6 @@
 """What the sampling loop costs over the network it runs, and how often it compiles.
 
-The network is a DDPM U-Net (32 x 32, widths 64, 128, 128). Its own time is that of the same number
+The network is a small DDPM U-Net (32 x 32, widths 64 and 128). Its own time is that of the same number
 of evaluations, one jitted call after another; the loop's is that of `sample` with the samplers in
 turn, noise and padding rows included. Runs are turn about. Both the wall clock and the processor
 time of the process are compared, the second because other programs do not change it much. Writes
@@ -34,11 +34,12 @@ def build(batch):
         in_channels=3,
         out_channels=3,
         cross_attention_dim=None,
-        block_out_channels=(64, 128, 128),
-        down_block_types=("DownBlock2D", "AttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "AttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(64, 128),
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"),
         mid_block_type="UNetMidBlock2D",
         attention_head_dim=None,
+        layers_per_block=1,
     )
     unet = UNet(config)
     x = jnp.zeros((batch, 32, 32, 3))

@@ -103,12 +103,12 @@ def plot(results, path):
 
 def main(steps: tuple[int, ...] = (24, 48, 96, 192, 384), save: bool = True):
     """Measures, prints and writes."""
-    jax.config.update("jax_enable_x64", True)
     results, table = {}, Table(title="Order of convergence")
     for column in ("solver", *map(str, steps), "order", "theory"):
         table.add_column(column)
     for label, (name, options, theory) in SOLVERS.items():
-        errors = [error(name, options, count) for count in steps]
+        with jax.enable_x64(True):
+            errors = [error(name, options, count) for count in steps]
         order = measured_order(errors)
         results[label] = {"errors": errors, "order": order, "theory": theory}
         table.add_row(label, *(f"{e:.1e}" for e, _ in errors), f"{order:.2f}", str(theory))

@@ -4,9 +4,7 @@ Nothing here runs on import; a program that wants CPU devices or the cache asks 
 its first computation.
 """
 
-import ctypes
 import os
-import platform
 from pathlib import Path
 
 import jax
@@ -45,22 +43,6 @@ def use_cpu_devices(count=None):
             f"JAX already runs, so it cannot be given {count} CPU devices: "
             "call use_cpu_devices before the first computation"
         ) from error
-
-
-def keep_freed_memory():
-    """Let the C library keep what XLA frees, where that is glibc (elsewhere nothing is done).
-
-    XLA:CPU allocates and frees its buffers at every call, and glibc gives large ones back to the
-    system each time: a training step then spends a quarter of its time on page faults. Call it
-    before the first computation; the process keeps its peak memory from then on.
-    """
-    if platform.libc_ver()[0] != "glibc":
-        return
-    options = ctypes.CDLL(None)
-    # From malloc.h: M_MMAP_MAX, M_TRIM_THRESHOLD, M_TOP_PAD and M_ARENA_MAX. One arena, for only
-    # the first may grow without bound.
-    for option, value in ((-4, 0), (-1, 2**31 - 1), (-2, 2**26), (-8, 1)):
-        options.mallopt(option, value)
 
 
 def use_compile_cache(folder=None):

@@ -67,6 +67,9 @@ def test_commands(text, workplace):
         if words[:1] == ["make"]:
             assert words[1] in targets
             continue
+        if words[:2] == ["python", "-m"]:
+            assert (ROOT / f"{words[2].replace('.', '/')}.py").is_file(), line
+            continue
         assert words[:2] == ["python", "main.py"], f"not a command of this project: {line}"
         arguments = words[2:]
         if arguments[0] == "sample":

@@ -16,8 +16,11 @@ class Generation:
     """How a model is asked for pictures. What is None is the model's own default."""
 
     steps: int | None = None
+    """Sampling steps."""
     guidance_scale: float | None = None
+    """How much the caption counts; 1 turns guidance off."""
     sampler: str | None = None
+    """A name of `sdjax.sampler`."""
     seed: int = 0
     """Of the first picture; the others take the numbers that follow."""
     batch_size: int = 32

@@ -39,7 +39,8 @@ def save_pictures(
     text. Returns the paths, the sheet's last.
     """
     folder = writable_folder(folder)
-    numbers = [int(m[1]) for p in folder.iterdir() if (m := re.match(r"(\d+)(-sheet)?\.png$", p.name))]
+    names = (re.match(r"(\d+)(-sheet)?\.png$", path.name) for path in folder.iterdir())
+    numbers = [int(name[1]) for name in names if name]
     first, paths = max(numbers, default=-1) + 1, []
     for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
         text = PngInfo()

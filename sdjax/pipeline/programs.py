@@ -1,4 +1,4 @@
-"""The compiled programs of a generation: prompts to embeddings, noise to latents, latents to pixels.
+"""The compiled programs of a generation: prompts to embeddings, noise to latents to pixels.
 
 Each is pmapped over the local devices. Networks and shapes are static; parameters are arguments;
 everything a request brings (prompt, seed, steps, sampler, guidance) is traced.
@@ -22,6 +22,31 @@ from sdjax.text.encode import Embedded, embed
 DECODED_PIXELS = 2**19
 
 
+class Place(NamedTuple):
+    """Where the images of a batch are made."""
+
+    rows: np.ndarray
+    """int[devices, n]: the image at each place of each device; the last fills up."""
+    across: bool
+    """Whether a guided image takes two devices: an even one for the negative prompt, the next
+    for the prompt. Else both halves are one batch on the image's device."""
+
+
+def place(count: int, guided: bool) -> Place:
+    """Lays `count` images out over the local devices, with the fewest evaluations in a row."""
+    devices = jax.local_device_count()
+    across = guided and devices % 2 == 0 and -(-2 * count // devices) < 2 * -(-count // devices)
+    groups = devices // 2 if across else devices
+    rows = np.minimum(np.arange(groups * -(-count // groups)), count - 1).reshape(groups, -1)
+    return Place(np.repeat(rows, 2, axis=0) if across else rows, across)
+
+
+def joined(mapped, place: Place, count: int) -> np.ndarray:
+    """The images of an array [devices, n, …], in their order, as NumPy [count, …]."""
+    mapped = np.asarray(mapped)[:: 2 if place.across else 1]
+    return mapped.reshape(-1, *mapped.shape[2:])[:count]
+
+
 class Prompts(NamedTuple):
     """Tokenised prompts; every array's first axis is the image."""
 
@@ -42,8 +67,9 @@ class Images(NamedTuple):
     keys: jax.Array
     """uint32[N, 2], the data of a random key for samplers that add noise."""
     prompt: Embedded
+    """Of the negative prompt on every other device where a guided image takes two."""
     negative: Embedded | None
-    """None where guidance is off."""
+    """None where guidance is off or goes across devices."""
     time_ids: jax.Array | None
     """float32[N, 6] of SDXL: original height, width; crop top, left; target height, width."""
 
@@ -67,11 +93,13 @@ def prompts_to_embeddings(
     return jax.tree.map(kept, embed(encoders, params, prompts.ids, skip))
 
 
-def noise_to_latents(unet: UNet, params, settings: Settings, images: Images) -> jax.Array:
-    """Runs the sampler: float32[N, h, w, C], in the U-Net's scale."""
-    count, guided = images.latents.shape[0], images.negative is not None
+def noise_to_latents(
+    unet: UNet, across: bool, params, settings: Settings, images: Images
+) -> jax.Array:
+    """Runs the sampler: float32[N, h, w, C], in the U-Net's scale. across: see `Place`."""
+    count, beside = images.latents.shape[0], images.negative is not None
     prompt, time_ids = images.prompt, images.time_ids
-    if guided:
+    if beside:
         # One evaluation of twice the batch costs less than two evaluations.
         prompt = jax.tree.map(lambda *both: jnp.concatenate(both), images.negative, prompt)
         time_ids = None if time_ids is None else jnp.concatenate([time_ids, time_ids])
@@ -88,15 +116,18 @@ def noise_to_latents(unet: UNet, params, settings: Settings, images: Images) -> 
         )
 
     def denoise(x, t):
-        x = jnp.concatenate([x, x]) if guided else x
+        x = jnp.concatenate([x, x]) if beside else x
         prediction = unet.apply({"params": params}, x, t, prompt.context, added, distilled)
-        if not guided:
+        if across:
+            everywhere = jax.lax.all_gather(prediction, parallel.AXIS)
+            even = jax.lax.axis_index(parallel.AXIS) // 2 * 2
+            unconditional, conditional = everywhere[even], everywhere[even + 1]
+        elif beside:
+            unconditional, conditional = prediction[:count], prediction[count:]
+        else:
             return prediction
         return diffusion.classifier_free_guidance(
-            prediction[count:],
-            prediction[:count],
-            settings.guidance_scale,
-            settings.guidance_rescale,
+            conditional, unconditional, settings.guidance_scale, settings.guidance_rescale
         )
 
     return diffusion.sample(denoise, settings.table, images.latents, images.keys)
@@ -130,21 +161,3 @@ def compiled(function, *static, in_axes: tuple[int | None, ...]):
     """
     mapped = functools.partial(function, *static)
     return jax.pmap(mapped, axis_name=parallel.AXIS, in_axes=in_axes)
-
-
-def split(tree):
-    """Arrays [N, …] as [devices, ⌈N / devices⌉, …], the last image repeated where N is short."""
-    devices = jax.local_device_count()
-
-    def one(x):
-        x = np.asarray(x)
-        x = np.concatenate([x, *[x[-1:]] * (-len(x) % devices)])
-        return x.reshape(devices, -1, *x.shape[1:])
-
-    return jax.tree.map(one, tree)
-
-
-def joined(mapped) -> np.ndarray:
-    """An array [devices, n, …] as NumPy [devices · n, …]."""
-    mapped = np.asarray(mapped)
-    return mapped.reshape(-1, *mapped.shape[2:])

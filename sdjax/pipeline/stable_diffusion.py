@@ -302,45 +302,54 @@ class StableDiffusion:
         )
         # A distilled network takes the scale as an input and is evaluated once as well.
         guided = guidance_scale != 1 and unet.time_cond_proj_dim is None
-        rows = np.arange(total) // count
         made = []
         for first in range(0, total, batch_size or total):
             # The last batch is filled up, so that all run the program of one shape.
             batch = np.minimum(first + np.arange(min(batch_size or total, total)), total - 1)
+            place = programs.place(len(batch), guided)
+            at = batch[place.rows]
+            texts, opposite = (np.array(t, object)[at // count] for t in (prompts, negatives))
+            if place.across:
+                texts[::2] = opposite[::2]
             images = programs.Images(
-                latents=programs.split(latents[batch]),
-                keys=programs.split(request.key_data(seeds[batch])),
-                prompt=self._embedded([prompts[i] for i in rows[batch]], clip_skip),
-                negative=self._embedded([negatives[i] for i in rows[batch]], clip_skip)
-                if guided
+                latents=latents[at],
+                keys=request.key_data(seeds)[at],
+                prompt=self._embedded(texts, clip_skip),
+                negative=self._embedded(opposite, clip_skip)
+                if guided and not place.across
                 else None,
-                time_ids=self._time_ids(size, len(batch)),
+                time_ids=self._time_ids(size, at.shape),
             )
-            made.append(self._run(settings, images, decoded=output != "latents"))
-        whole = [programs.joined(part)[: batch_size or total] for part in made]
-        result = np.concatenate(whole)[:total]
+            result = self._run(settings, images, place.across, decoded=output != "latents")
+            made.append((result, place, len(batch)))
+        result = np.concatenate([programs.joined(*part) for part in made])[:total]
         if output != "pil":
             return result
         return [Image.fromarray(np.uint8(np.round((image + 1) * 127.5))) for image in result]
 
-    def _run(self, settings: programs.Settings, images: programs.Images, decoded: bool):
-        """Latents, or pixels where `decoded`, split over the devices."""
-        run = programs.compiled(programs.noise_to_latents, self.unet, in_axes=(None, None, 0))
+    def _run(
+        self, settings: programs.Settings, images: programs.Images, across: bool, decoded: bool
+    ) -> jax.Array:
+        """Latents, or pixels where `decoded`: [devices, n, …]."""
+        run = programs.compiled(
+            programs.noise_to_latents, self.unet, across, in_axes=(None, None, 0)
+        )
         latents = run(self.params["unet"], settings, images)
         if not decoded:
             return latents
         decode = programs.compiled(programs.latents_to_pixels, self.vae, in_axes=(None, 0))
         return decode(self.params["vae"], latents)
 
-    def _embedded(self, prompts: Sequence[str | None], skip: int) -> Embedded:
-        """Embeddings of one prompt an image, split over the devices; None is no prompt."""
-        ids = tuple(t.encode([p or "" for p in prompts]) for t in self.tokenizers)
-        keep = [0.0 if p is None and self.zero_negative else 1.0 for p in prompts]
+    def _embedded(self, prompts: np.ndarray, skip: int) -> Embedded:
+        """Embeddings of texts [devices, n]; None is no prompt."""
+        texts = [text or "" for text in prompts.ravel()]
+        ids = tuple(t.encode(texts).reshape(*prompts.shape, -1) for t in self.tokenizers)
+        dropped = np.equal(prompts, None) & self.zero_negative
         run = programs.compiled(
             programs.prompts_to_embeddings, self.text_encoders, skip, in_axes=(None, 0)
         )
         params = tuple(self.params[part] for part in self._encoder_parts())
-        return run(params, programs.split(programs.Prompts(ids, np.float32(keep))))
+        return run(params, programs.Prompts(ids, np.float32(~dropped)))
 
     def _checked(self, latents: np.ndarray, expected: tuple[int, ...]) -> np.ndarray:
         if latents.shape != expected:
@@ -353,9 +362,8 @@ class StableDiffusion:
             )
         return latents
 
-    def _time_ids(self, size: tuple[int, int], total: int):
+    def _time_ids(self, size: tuple[int, int], places: tuple[int, int]) -> np.ndarray | None:
         if self.unet.config.addition_embed_type is None:
             return None
         height, width = size
-        row = np.float32([height, width, 0, 0, height, width])
-        return programs.split(np.tile(row, (total, 1)))
+        return np.tile(np.float32([height, width, 0, 0, height, width]), (*places, 1))

@@ -14,7 +14,9 @@ class Embedded(NamedTuple):
     pooled: jax.Array | None = None
 
 
-def embed(encoders: Sequence, params: Sequence, ids: Sequence[jax.Array], skip: int = 0) -> Embedded:
+def embed(
+    encoders: Sequence, params: Sequence, ids: Sequence[jax.Array], skip: int = 0
+) -> Embedded:
     """Embeds ids by one text encoder (SD1, SD2) or two (SDXL).
 
     encoders, params, ids: one entry an encoder; ids are int32[B, L].

@@ -158,7 +158,7 @@ class Tokenizer:
         ids = np.full((len(prompts), self.max_length), self.pad_id, np.int32)
         prompts = [self._spelled_out(prompt) for prompt in prompts]
         encoded = self.clip(prompts, add_special_tokens=False, verbose=False)["input_ids"]
-        for row, prompt, tokens in zip(ids, prompts, encoded, strict=True):
+        for row, tokens in zip(ids, encoded, strict=True):
             if len(tokens) > room:
                 lost = self.clip.decode(tokens[room:])
                 warnings.warn(

@@ -6,6 +6,7 @@ are settled by the pair's spelling, so the same captions always give the same vo
 
 import functools
 import gzip
+import itertools
 import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -78,7 +79,7 @@ def learn_merges(counts: dict[str, int], limit: int) -> list[tuple[str, str]]:
     words = [([*word[:-1], word[-1] + END_OF_WORD], n) for word, n in sorted(counts.items())]
     pairs, places = Counter(), defaultdict(set)
     for i, (symbols, n) in enumerate(words):
-        for pair in zip(symbols, symbols[1:]):
+        for pair in itertools.pairwise(symbols):
             pairs[pair] += n
             places[pair].add(i)
     merges, tokens = [], set()
@@ -94,10 +95,10 @@ def learn_merges(counts: dict[str, int], limit: int) -> list[tuple[str, str]]:
         merges.append(best)
         for i in places.pop(best):
             symbols, n = words[i]
-            for pair in zip(symbols, symbols[1:]):
+            for pair in itertools.pairwise(symbols):
                 pairs[pair] -= n
             symbols[:] = _joined(symbols, best)
-            for pair in zip(symbols, symbols[1:]):
+            for pair in itertools.pairwise(symbols):
                 pairs[pair] += n
                 places[pair].add(i)
         pairs = +pairs

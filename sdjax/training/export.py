@@ -4,7 +4,8 @@ import shutil
 from contextlib import contextmanager
 from pathlib import Path
 
-from sdjax.weights import UNet
+from sdjax.pipeline import StableDiffusion
+from sdjax.weights import TextEncoder, UNet
 from sdjax.weights.folder import write_json
 
 from .denoising import DenoisingConfig
@@ -45,7 +46,7 @@ def replacing(folder):
 
 
 def export_pixel(folder, config, params, dtype):
-    """Writes a U-Net [of a PixelRun] with its scheduler, as diffusers' DDIMPipeline has them."""
+    """Writes the U-Net of a PixelRun with its scheduler, as diffusers' DDIMPipeline has them."""
     with replacing(folder) as part:
         UNet(config.unet).save_pretrained(params["unet"], part / "unet", dtype)
         write_json(part / "scheduler" / "scheduler_config.json",
@@ -63,9 +64,6 @@ def export_latent(folder, config, vae, text_encoder, tokenizer, params, dtype):
     config: its LatentRun. vae: sdjax.weights.VAE. text_encoder: the TextEncoderConfig with the
     tokenizer's vocabulary. params: {"unet", "vae", "text_encoder"}.
     """
-    from sdjax.pipeline import StableDiffusion
-    from sdjax.weights import TextEncoder
-
     model = StableDiffusion(
         UNet(config.unet), vae, TextEncoder(text_encoder), tokenizer,
         scheduler_config(config.denoising, clip_sample=False), params,

@@ -9,7 +9,6 @@ import numpy as np
 from sdjax.data import loader, open_source
 from sdjax.errors import SdjaxError
 from sdjax.models.clip import TextEncoderConfig
-from sdjax.parallel import keep_freed_memory
 from sdjax.text import Tokenizer, train_tokenizer
 from sdjax.text.tokenizer import BEGIN, END
 from sdjax.weights import VAE, TextEncoder
@@ -41,7 +40,6 @@ def train(recipe: Recipe, workdir) -> bool:
     checkpoints that do not fit.
     """
     workdir = Path(workdir)
-    keep_freed_memory()
     try:
         workdir.mkdir(parents=True, exist_ok=True)
     except OSError as error:

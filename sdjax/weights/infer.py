@@ -49,7 +49,7 @@ def unet_config(state: Mapping[str, LazyTensor]) -> dict:
     ]
     middle = "mid_block.attentions.0"
     block = f"{middle}.transformer_blocks.0"
-    depths[-1] = max(1, count(state, rf"mid_block\.attentions\.0\.transformer_blocks\.(\d+)\."))
+    depths[-1] = max(1, count(state, r"mid_block\.attentions\.0\.transformer_blocks\.(\d+)\."))
     context = shape(f"{block}.attn2.to_k.weight")[1]
     linear = len(shape(f"{middle}.proj_in.weight")) == 2
     only_cross = [

@@ -71,7 +71,8 @@ def read_adapter(
     """Finds the target of every tensor of an adapter file.
 
     alphas: for each part, the alpha of factors that come without one; their rank by default.
-    targets: for each part, the shape of every weight by its state-dict key. layers: residual blocks a level, for SGM's block names.
+    targets: for each part, the shape of every weight by its state-dict key. layers:
+    residual blocks a level, for SGM's block names.
     Raises SdjaxError where no tensor finds a target or a factor is missing.
     """
     names = module_names(targets, layers)

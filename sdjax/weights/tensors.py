@@ -71,7 +71,7 @@ def dtype_of(name) -> np.dtype:
     text = name if isinstance(name, str) else np.dtype(name).name
     if text not in _SHORT:
         raise SdjaxError(f"dtype must be float32, float16 or bfloat16, got {name!r}")
-    return np.dtype(getattr(ml_dtypes, "bfloat16") if _SHORT[text] == "bfloat16" else _SHORT[text])
+    return np.dtype(ml_dtypes.bfloat16 if _SHORT[text] == "bfloat16" else _SHORT[text])
 
 
 def is_float(dtype: np.dtype) -> bool:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import sdjax
+from sdjax.pipeline import programs
 from tests.pipeline import peers
 from tests.pipeline.peers import PROMPTS, assert_close, torch_latents
 
@@ -94,11 +95,30 @@ def test_without_guidance_the_network_sees_each_image_once(model, monkeypatch):
 
     monkeypatch.setattr(type(model.unet), "__call__", counted)
     sizes = {"steps": 2, "height": 8, "width": 8, "output": "latents"}
-    model.generate(PROMPTS[0], guidance_scale=1, **sizes)
-    alone = set(batches)
-    batches.clear()
-    model.generate(PROMPTS[0], guidance_scale=2, **sizes)
-    assert alone == {1} and set(batches) == {2}
+
+    def seen(**options):
+        batches.clear()
+        model.generate(PROMPTS[0], **sizes, **options)
+        return set(batches)
+
+    assert jax.local_device_count() == 2
+    assert seen(guidance_scale=1, count=2) == {1}
+    assert seen(guidance_scale=2, count=2) == {2}
+    # Alone, a guided image takes both devices, one for each half.
+    assert seen(guidance_scale=2, count=1) == {1}
+    assert seen(guidance_scale=2, count=3) == {3}
+
+
+@pytest.mark.parametrize("guided", [False, True])
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
+def test_every_image_has_its_place(count, guided):
+    place = programs.place(count, guided)
+    devices = jax.local_device_count()
+    assert place.rows.shape[0] == devices
+    evaluations = place.rows.shape[1] * (2 if guided and not place.across else 1)
+    assert evaluations == -(-count * (1 + guided) // devices)
+    mapped = place.rows[..., None]
+    np.testing.assert_array_equal(programs.joined(mapped, place, count)[:, 0], range(count))
 
 
 def test_outputs(model):
