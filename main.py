@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Union
 
 import tyro
 
+from sdjax import memory
 from sdjax.errors import SdjaxError
 
 SHIPPED = Path(__file__).parent / "sdjax" / "assets" / "emoji"
@@ -14,7 +15,7 @@ SHIPPED = Path(__file__).parent / "sdjax" / "assets" / "emoji"
 
 def prepare_devices() -> None:
     """One XLA device a core where the CPU computes, and compiled programs kept between runs."""
-    from sdjax import memory, parallel
+    from sdjax import parallel
 
     memory.keep_freed_memory()
     parallel.use_cpu_devices()
@@ -253,4 +254,5 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
+    memory.use_huge_pages()
     sys.exit(main(sys.argv[1:]))
