@@ -2,7 +2,7 @@
 
     python main.py train --config configs/shapes.py --workdir runs/shapes
 
-A fifth of the captions is kept out of training. An autoencoder (8x8x16 latents), then a
+A fifth of the captions is kept out of training. An autoencoder (8x8x8 latents), then a
 text-to-image U-Net with its own text encoder.
 
 Not yet trained to its end: time and result are still to be measured.
@@ -21,22 +21,23 @@ from sdjax.training import (
 )
 
 config = Recipe(
-    data=DataConfig(source="shapes", objects="one", image_size=64),
+    data=DataConfig(source="shapes", objects="one", image_size=32),
     examples=12_000,
     autoencoder=AutoencoderRun(
-        steps=1_200,
+        steps=2_400,
         batch_size=16,
-        optimizer=OptimizerConfig(learning_rate=3e-3, warmup_steps=100),
-        sheet_every=600,
+        optimizer=OptimizerConfig(learning_rate=4e-3, warmup_steps=100),
+        reconstruction="l2",
+        sheet_every=1_200,
         checkpoint_every=400,
         vae=VAEConfig(
-            latent_channels=16,
-            block_out_channels=(8, 16, 32, 64),
-            down_block_types=("DownEncoderBlock2D",) * 4,
-            up_block_types=("UpDecoderBlock2D",) * 4,
+            latent_channels=8,
+            block_out_channels=(8, 16, 32),
+            down_block_types=("DownEncoderBlock2D",) * 3,
+            up_block_types=("UpDecoderBlock2D",) * 3,
             layers_per_block=1,
-            norm_num_groups=4,
-            sample_size=64,
+            norm_num_groups=1,
+            sample_size=32,
             mid_block_add_attention=False,
         ),
     ),
@@ -48,9 +49,9 @@ config = Recipe(
         checkpoint_every=400,
         unet=UNetConfig(
             sample_size=8,
-            in_channels=16,
-            out_channels=16,
-            block_out_channels=(64, 80, 96),
+            in_channels=8,
+            out_channels=8,
+            block_out_channels=(48, 64, 80),
             down_block_types=("CrossAttnDownBlock2D",) * 3,
             up_block_types=("CrossAttnUpBlock2D",) * 3,
             mid_block_type=None,
@@ -69,7 +70,7 @@ config = Recipe(
             projection_dim=128,
         ),
         denoising=DenoisingConfig(
-            schedule=ScheduleConfig("scaled_linear", 0.00085, 0.012),
+            schedule=ScheduleConfig("scaled_linear", 0.00085, 0.012, zero_terminal_snr=True),
             prediction="x_0",
         ),
         vocab_size=1024,

@@ -27,13 +27,15 @@ class ScheduleConfig:
 
     def build(self) -> diffusion.Schedule:
         """The schedule's tables."""
-        if self.name == "cosine":
-            schedule = diffusion.cosine_schedule(self.num_timesteps)
-        else:
-            make = {"linear": diffusion.linear_schedule,
-                    "scaled_linear": diffusion.scaled_linear_schedule}[self.name]
-            schedule = make(self.beta_start, self.beta_end, self.num_timesteps)
-        return diffusion.zero_terminal_snr(schedule) if self.zero_terminal_snr else schedule
+        # Inside a compiled step too the tables are made once, with NumPy's float64.
+        with jax.ensure_compile_time_eval():
+            if self.name == "cosine":
+                schedule = diffusion.cosine_schedule(self.num_timesteps)
+            else:
+                make = {"linear": diffusion.linear_schedule,
+                        "scaled_linear": diffusion.scaled_linear_schedule}[self.name]
+                schedule = make(self.beta_start, self.beta_end, self.num_timesteps)
+            return diffusion.zero_terminal_snr(schedule) if self.zero_terminal_snr else schedule
 
 
 @dataclass(frozen=True)
