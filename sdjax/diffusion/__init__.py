@@ -17,7 +17,7 @@ from sdjax.diffusion.noise import brownian_noise, independent_noise
 from sdjax.diffusion.predictions import convert_prediction
 from sdjax.diffusion.process import add_noise, forward_step, posterior
 from sdjax.diffusion.samplers import sampler
-from sdjax.diffusion.sampling import sample
+from sdjax.diffusion.sampling import Underway, begin, sample
 from sdjax.diffusion.schedules import (
     Schedule,
     cosine_schedule,
@@ -35,8 +35,10 @@ __all__ = [
     "Momentum",
     "Schedule",
     "Table",
+    "Underway",
     "adaptive_projected_guidance",
     "add_noise",
+    "begin",
     "brownian_noise",
     "cfg_zero_star",
     "classifier_free_guidance",

@@ -1,6 +1,7 @@
 """The sampling loop: one for every sampler."""
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,35 @@ from jax.experimental import io_callback
 from sdjax.diffusion.noise import image_keys, independent_noise
 from sdjax.diffusion.tables import HISTORY, SKIP
 from sdjax.errors import SdjaxError
+
+
+class Underway(NamedTuple):
+    """A sample of which a part of the table is done: what `sample` goes on from."""
+
+    x: jax.Array
+    """[batch, ...]: the sample, once the last part is done."""
+    stopped: jax.Array
+    """bool []: whether a callback has ended it."""
+    registers: tuple
+    """The second register, the history, and the state of `denoise`."""
+
+
+def begin(table, x, state=None):
+    """What to give `sample` instead of x, so that it carries the table out in parts.
+
+    Each call takes a `table.part` and gives the next `Underway`; together they do what one call
+    does, in one compiled program. For progress bars, pauses and previews without a callback, which
+    would keep the program out of JAX's compile cache.
+
+    Args:
+      table, x, state: as `sample` takes them.
+    """
+    x = jnp.asarray(x)
+    if x.ndim < 1:
+        raise SdjaxError("sample needs x with a leading batch axis, got a scalar")
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32)) * table.initial_scale
+    registers = (jnp.zeros_like(x), (jnp.zeros_like(x),) * HISTORY, state)
+    return Underway(x, jnp.zeros((), bool), registers)
 
 
 def sample(denoise, table, x, key, *, noise=None, state=None, callback=None, trajectory=False):
@@ -23,7 +53,8 @@ def sample(denoise, table, x, key, *, noise=None, state=None, callback=None, tra
         fraction in 0 … 1, both [batch, ...]. x has unit variance, as networks expect.
       table: a `Table`, from `sampler` or `sampler_from_config`.
       x: [batch, ...], unit-variance noise, or `table.noised(x_0, noise)` for a table that starts
-        part of the way.
+        part of the way; or an `Underway`, from `begin` or an earlier call, and then the result is
+        one as well.
       key: one random key, from which image i takes `fold_in(key, i)`, or [batch] keys, one an
         image. An image depends on its own key only, not on the batch around it.
       noise: None for normal noise folded from key and row; a function (keys, row number, row,
@@ -40,10 +71,9 @@ def sample(denoise, table, x, key, *, noise=None, state=None, callback=None, tra
       The sample after the last row, [batch, ...], float32 (float64 where x is); with `trajectory`
       a pair of it and the samples after each row.
     """
-    x = jnp.asarray(x)
-    if x.ndim < 1:
-        raise SdjaxError("sample needs x with a leading batch axis, got a scalar")
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32)) * table.initial_scale
+    whole = not isinstance(x, Underway)
+    start = begin(table, x, state) if whole else x
+    x, _, (_, _, state) = start
     keys = image_keys(key, x.shape[0])
     rows = table.rows.kind.shape[0]
     noise = independent_noise if noise is None else noise
@@ -62,11 +92,9 @@ def sample(denoise, table, x, key, *, noise=None, state=None, callback=None, tra
         )
         return carry, carry[0] if trajectory else None
 
-    registers = (jnp.zeros_like(x), (jnp.zeros_like(x),) * HISTORY, state)
-    (x, _, _), steps = jax.lax.scan(
-        run_row, (x, jnp.zeros((), bool), registers), (jnp.arange(rows), table.rows, given)
-    )
-    return (x, steps) if trajectory else x
+    end, steps = jax.lax.scan(run_row, tuple(start), (jnp.arange(rows), table.rows, given))
+    result = end[0] if whole else Underway(*end)
+    return (result, steps) if trajectory else result
 
 
 def _skip(row, noise, carry):

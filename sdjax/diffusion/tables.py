@@ -97,6 +97,13 @@ class Table:
         """The numbers of the rows that add noise, as a NumPy vector."""
         return np.flatnonzero(np.asarray(self.rows.noise))
 
+    def part(self, first, last):
+        """The table with only rows first … last - 1 carried out, for an `Underway` sample."""
+        kind = np.asarray(self.rows.kind)
+        number = np.arange(len(kind))
+        kind = np.where((first <= number) & (number < last), kind, np.int32(SKIP))
+        return dataclasses.replace(self, rows=dataclasses.replace(self.rows, kind=kind))
+
     def noised(self, x_0, noise):
         """What to start from instead of noise where `x_0` [batch, ...] is to be kept in part."""
         return self.start[0] * x_0 + self.start[1] * noise

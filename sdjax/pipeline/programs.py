@@ -62,8 +62,6 @@ class Images(NamedTuple):
     A condition that comes with an image (a mask, a control picture) is one more field.
     """
 
-    latents: jax.Array
-    """float32[N, h, w, C], unit-variance noise."""
     keys: jax.Array
     """uint32[N, 2], the data of a random key for samplers that add noise."""
     prompt: Embedded
@@ -94,10 +92,19 @@ def prompts_to_embeddings(
 
 
 def noise_to_latents(
-    unet: UNet, across: bool, params, settings: Settings, images: Images
-) -> jax.Array:
-    """Runs the sampler: float32[N, h, w, C], in the U-Net's scale. across: see `Place`."""
-    count, beside = images.latents.shape[0], images.negative is not None
+    unet: UNet,
+    across: bool,
+    params,
+    settings: Settings,
+    images: Images,
+    latents: diffusion.Underway,
+) -> diffusion.Underway:
+    """Runs the rows of the sampler's table on latents [N, h, w, C], in the U-Net's scale at the end.
+
+    across: see `Place`. latents: from `diffusion.begin`, or where an earlier part of the table left
+    them.
+    """
+    count, beside = latents.x.shape[0], images.negative is not None
     prompt, time_ids = images.prompt, images.time_ids
     if beside:
         # One evaluation of twice the batch costs less than two evaluations.
@@ -130,7 +137,7 @@ def noise_to_latents(
             conditional, unconditional, settings.guidance_scale, settings.guidance_rescale
         )
 
-    return diffusion.sample(denoise, settings.table, images.latents, images.keys)
+    return diffusion.sample(denoise, settings.table, latents, images.keys)
 
 
 def latents_to_pixels(vae: VAE, params, latents: jax.Array) -> jax.Array:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from sdjax import diffusion, parallel
 from sdjax.errors import SdjaxError
 from sdjax.pipeline import programs, request
 from sdjax.pipeline.files import Model, read_model, write_model
+from sdjax.pipeline.progress import Advance, carry_out, reported
 from sdjax.pipeline.request import Prompt
 from sdjax.text.encode import Embedded
 from sdjax.text.tokenizer import END, Tokenizer
@@ -251,6 +252,7 @@ class StableDiffusion:
         clip_skip: int = 0,
         batch_size: int | None = None,
         output: Literal["pil", "numpy", "latents"] = "pil",
+        progress: bool | Callable[[int, int], None] = True,
         **sampler_options,
     ) -> list[Image.Image] | np.ndarray:
         """Makes `count` images of each prompt, a batch at a time over the local devices.
@@ -273,6 +275,9 @@ class StableDiffusion:
         batch_size: images made at once; None for all.
         output: "pil", "numpy" (float32[N, height, width, 3] in [-1, 1]), or "latents" (float32, in
             the U-Net's scale).
+        progress: True for a bar where there is a terminal or a notebook, False for none, or a
+            function of (evaluations of the U-Net done, evaluations in all). The pictures and the
+            compiled programs are the same.
 
         Raises SdjaxError for arguments that do not fit, before anything is compiled.
         """
@@ -302,41 +307,53 @@ class StableDiffusion:
         )
         # A distilled network takes the scale as an input and is evaluated once as well.
         guided = guidance_scale != 1 and unet.time_cond_proj_dim is None
-        made = []
-        for first in range(0, total, batch_size or total):
-            # The last batch is filled up, so that all run the program of one shape.
-            batch = np.minimum(first + np.arange(min(batch_size or total, total)), total - 1)
-            place = programs.place(len(batch), guided)
-            at = batch[place.rows]
-            texts, opposite = (np.array(t, object)[at // count] for t in (prompts, negatives))
-            if place.across:
-                texts[::2] = opposite[::2]
-            images = programs.Images(
-                latents=latents[at],
-                keys=request.key_data(seeds)[at],
-                prompt=self._embedded(texts, clip_skip),
-                negative=self._embedded(opposite, clip_skip)
-                if guided and not place.across
-                else None,
-                time_ids=self._time_ids(size, at.shape),
-            )
-            result = self._run(settings, images, place.across, decoded=output != "latents")
-            made.append((result, place, len(batch)))
+        made, starts = [], range(0, total, batch_size or total)
+        with reported(progress, len(starts) * table.evaluations) as advance:
+            for first in starts:
+                # The last batch is filled up, so that all run the program of one shape.
+                batch = np.minimum(first + np.arange(min(batch_size or total, total)), total - 1)
+                place = programs.place(len(batch), guided)
+                at = batch[place.rows]
+                texts, opposite = (np.array(t, object)[at // count] for t in (prompts, negatives))
+                if place.across:
+                    texts[::2] = opposite[::2]
+                images = programs.Images(
+                    keys=request.key_data(seeds)[at],
+                    prompt=self._embedded(texts, clip_skip),
+                    negative=self._embedded(opposite, clip_skip)
+                    if guided and not place.across
+                    else None,
+                    time_ids=self._time_ids(size, at.shape),
+                )
+                result = self._sampled(settings, images, latents[at], place.across, advance)
+                result = result if output == "latents" else self._decoded(result)
+                made.append((result, place, len(batch)))
         result = np.concatenate([programs.joined(*part) for part in made])[:total]
         if output != "pil":
             return result
         return [Image.fromarray(np.uint8(np.round((image + 1) * 127.5))) for image in result]
 
-    def _run(
-        self, settings: programs.Settings, images: programs.Images, across: bool, decoded: bool
+    def _sampled(
+        self,
+        settings: programs.Settings,
+        images: programs.Images,
+        noise: np.ndarray,
+        across: bool,
+        advance: Advance | None,
     ) -> jax.Array:
-        """Latents, or pixels where `decoded`: [devices, n, …]."""
-        run = programs.compiled(
-            programs.noise_to_latents, self.unet, across, in_axes=(None, None, 0)
+        """Latents [devices, n, h, w, C] from unit-variance noise of that shape."""
+        begin = programs.compiled(diffusion.begin, in_axes=(None, 0))
+        sample = programs.compiled(
+            programs.noise_to_latents, self.unet, across, in_axes=(None, None, 0, 0)
         )
-        latents = run(self.params["unet"], settings, images)
-        if not decoded:
-            return latents
+
+        def run(table, latents):
+            return sample(self.params["unet"], settings._replace(table=table), images, latents)
+
+        return carry_out(run, settings.table, begin(settings.table, noise), advance).x
+
+    def _decoded(self, latents: jax.Array) -> jax.Array:
+        """Pixels [devices, n, H, W, 3] of latents [devices, n, h, w, C]."""
         decode = programs.compiled(programs.latents_to_pixels, self.vae, in_axes=(None, 0))
         return decode(self.params["vae"], latents)
 

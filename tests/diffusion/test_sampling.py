@@ -228,6 +228,32 @@ def test_trajectory_ends_in_the_sample():
     assert np.abs(steps[2] - x).max() > 1e-3
 
 
+@pytest.mark.parametrize("name", ["dpmpp_2m", "heun", "unipc", "plms", "ddpm", "dpmpp_sde"])
+def test_a_table_in_parts_is_the_table_whole(name):
+    """Bit for bit, in one program, whatever the registers hold where a part ends."""
+    table = table_of(name, 6)
+    evaluations = np.flatnonzero(np.asarray(table.rows.kind))
+    going_on = jax.jit(lambda table, underway: diffusion.sample(denoise, table, underway, KEY))
+    start = jax.jit(diffusion.begin)(table, NOISE)
+    whole = going_on(table, start)
+    np.testing.assert_allclose(whole.x, run(table, NOISE, KEY), rtol=1e-5, atol=1e-5)
+    underway, ends = start, (1, int(evaluations[-2]), len(table.rows.kind))
+    for first, last in zip((0, *ends), ends, strict=False):
+        underway = going_on(table.part(first, last), underway)
+    np.testing.assert_array_equal(underway.x, whole.x)
+    assert going_on._cache_size() <= 2  # the first x comes from another program
+
+
+def test_a_callback_ends_all_later_parts():
+    table = table_of("ddim", 4)
+    stop = functools.partial(
+        diffusion.sample, denoise, key=KEY, callback=lambda index, t, x_0: index == 1
+    )
+    early = stop(table.part(0, 3), diffusion.begin(table, NOISE))
+    assert bool(early.stopped)
+    np.testing.assert_array_equal(stop(table.part(3, 64), early).x, early.x)
+
+
 def perfect(x, t):
     return jnp.clip(NOISE, -1, 1)
 

@@ -4,9 +4,11 @@ import jax
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 import sdjax
-from sdjax.pipeline import programs
+from sdjax import diffusion
+from sdjax.pipeline import programs, progress
 from tests.pipeline import peers
 from tests.pipeline.peers import PROMPTS, assert_close, torch_latents
 
@@ -83,6 +85,45 @@ def test_nothing_recompiles(model):
     assert compilations == []
     model.generate(PROMPTS[1], steps=7, height=18, output="latents")
     assert compilations != []
+
+
+def test_progress_counts_every_evaluation_and_changes_nothing(model, monkeypatch):
+    options = {"count": 3, "batch_size": 2, "steps": 4, "sampler": "dpmpp_2m", "output": "latents"}
+    plain = model.generate(PROMPTS[0], progress=False, **options)
+    monkeypatch.setattr(progress, "STILL", 1e-9)  # a part after each evaluation
+    told, compilations = [], []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda name, *_, **__: compilations.append(name) if "backend_compile" in name else None
+    )
+    shown = model.generate(
+        PROMPTS[0], progress=lambda done, total: told.append((done, total)), **options
+    )
+    assert told == [(done, 8) for done in range(1, 9)]  # two batches of four evaluations
+    np.testing.assert_array_equal(shown, plain)
+    assert compilations == []
+
+
+def test_bar_shows_rate_and_is_absent_without_a_terminal(model, monkeypatch, capsys):
+    model.generate(PROMPTS[0], steps=3, output="latents")
+    assert capsys.readouterr().err == ""
+    monkeypatch.setattr(
+        progress, "Console", lambda stderr: Console(stderr=True, force_terminal=True, width=80)
+    )
+    model.generate(PROMPTS[0], steps=3, output="latents")
+    assert "3/3" in (shown := capsys.readouterr().err) and "step" in shown
+    model.generate(PROMPTS[0], steps=3, output="latents", progress=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_fast_model_is_run_in_few_parts():
+    table = diffusion.sampler("heun", diffusion.scaled_linear_schedule(), 15)
+    parts, advanced = [], []
+    ended = progress.carry_out(
+        lambda part, x: parts.append(part.evaluations) or x + 1, table, 0, advanced.append
+    )
+    assert ended == len(parts) == 2
+    assert parts == advanced == [1, table.evaluations - 1]
+    assert progress.carry_out(lambda part, x: part is table, table, 0, None)
 
 
 def test_without_guidance_the_network_sees_each_image_once(model, monkeypatch):
