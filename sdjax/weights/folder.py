@@ -25,6 +25,7 @@ _PATTERNS = (
     re.compile(rf"{_STEM}(?:\.(\w+))?\.safetensors"),
     re.compile(rf"{_STEM}(?:\.(\w+))?\.safetensors\.index(?:\.(\w+))?\.json"),
     re.compile(rf"{_STEM}(?:\.(\w+))?\.bin"),
+    re.compile(rf"{_STEM}(?:\.(\w+))?\.bin\.index(?:\.(\w+))?\.json"),
 )
 
 
@@ -92,6 +93,10 @@ def read_weights(folder: str | os.PathLike, variant: str | None = None) -> State
         raise SdjaxError(f"no {kind} in {folder}: found {_listing(folder)}")
     if path.suffix == ".json":
         return _read_shards(path)
+    return _read_file(path)
+
+
+def _read_file(path: Path) -> State:
     if path.suffix == ".bin":
         content = read_pickle(path)
         return {str(k): t for k, t in content.items() if isinstance(t, LazyTensor)}
@@ -119,7 +124,7 @@ def _read_shards(index: Path) -> State:
         shard = index.parent / name
         if Path(name).name != name or not shard.is_file():
             raise SdjaxError(f"{index.name} names the shard {name}, which is not in {shard.parent}")
-        state.update(read_safetensors(shard)[0])
+        state.update(_read_file(shard))
     missing = sorted(set(weight_map) - set(state))
     if missing:
         raise SdjaxError(f"{index} promises {missing[0]}, which no shard holds: download it again")

@@ -5,8 +5,17 @@ import re
 from pathlib import Path
 
 from sdjax.errors import SdjaxError
+from sdjax.weights.checkpoint import PARTS
+from sdjax.weights.folder import STEMS, weight_files
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_SETTINGS = (
+    "model_index.json",
+    "config.json",
+    "scheduler/scheduler_config.json",
+    *(f"{part}/*.json" for part in PARTS),
+    *(f"tokenizer{number}/*.{ending}" for number in ("", "_2") for ending in ("json", "txt")),
+)
 
 
 def locate(
@@ -14,51 +23,88 @@ def locate(
 ) -> Path:
     """The path of a local folder or file, or of the local copy of a hub repository.
 
-    source: a path, or a hub id such as "owner/name". A repository is downloaded once into
-    huggingface_hub's cache; with HF_HUB_OFFLINE=1 only that cache is used.
+    source: a path, or a hub id such as "owner/name": of a whole model, or of one part alone. Only
+    the files that are read are downloaded, once, into huggingface_hub's cache; with
+    HF_HUB_OFFLINE=1 or without a network, that cache alone is used.
     variant: "fp16" downloads those weights only. revision: a branch, tag or commit.
     Raises SdjaxError where nothing is found, or the hub cannot be reached.
     """
     path = Path(source)
     if path.exists():
         return path
-    text = str(source)
-    if not _HUB_ID.fullmatch(text):
+    repository = str(source)
+    if not _HUB_ID.fullmatch(repository):
         raise SdjaxError(f"no such model folder or file: {source}")
+    # Pickled weights are fetched only where the repository has no others.
+    for patterns, ending in ((_safetensors(variant), ".safetensors"), (_pickles(variant), "")):
+        folder = _snapshot(repository, revision, (*_SETTINGS, *patterns))
+        missing = _without_weights(folder, variant, ending)
+        if not missing:
+            return folder
+    kind = f"{variant} variant" if variant else "plain form (a variant such as fp16 may be there)"
+    raise SdjaxError(
+        f"the hub's {repository}, or what the cache holds of it, has no weights in {kind} "
+        f"of {missing[0]}"
+    )
 
+
+def _safetensors(variant: str | None) -> list[str]:
+    """The weights of every part, or of the part that the repository is, shards included."""
+    names = [f"{stem}.{variant}" if variant else stem for stem in STEMS]
+    files = [f"{name}{rest}.safetensors" for name in names for rest in ("", "-0*-of-*")]
+    files += [f"{stem}.safetensors.index*.json" for stem in STEMS]
+    return [f"{folder}{file}" for folder in ("", *(f"{part}/" for part in PARTS)) for file in files]
+
+
+def _pickles(variant: str | None) -> list[str]:
+    names = (STEMS[0], "pytorch_model")
+    files = [f"{name}.{variant}.bin" if variant else f"{name}.bin" for name in names]
+    files += [f"{name}-0*-of-*.bin" for name in names]
+    return [f"{folder}{file}" for folder in ("", *(f"{part}/" for part in PARTS)) for file in files]
+
+
+def _without_weights(folder: Path, variant: str | None, ending: str) -> list[str]:
+    """The parts of a downloaded repository that lack weights of that variant and ending."""
+    parts = {"the model": folder, **{part: folder / part for part in PARTS}}
+    return [
+        name
+        for name, place in parts.items()
+        if (place / "config.json").is_file()
+        and not ((path := weight_files(place).get(variant or "")) and ending in path.name)
+    ]
+
+
+def _snapshot(repository: str, revision: str | None, patterns: tuple[str, ...]) -> Path:
+    """The folder of a repository's files that match, downloaded where they are not in the cache."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
-        HfHubHTTPError,
-        HFValidationError,
+        GatedRepoError,
         LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
         RepositoryNotFoundError,
         RevisionNotFoundError,
     )
 
-    suffix = f".{variant}" if variant else ""
-    weights = [f"*/*{suffix}.safetensors", f"*/*{suffix}-0*.safetensors", "*/*.index*.json"]
+    absent = f"no such model folder or file: {repository}"
     try:
-        folder = snapshot_download(
-            text,
-            revision=revision,
-            allow_patterns=["model_index.json", "*/*.json", "*/merges.txt", *weights],
-            ignore_patterns=None if variant else ["*.fp16*", "*.non_ema*", "*.ema*"],
-        )
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=list(patterns)))
     except RevisionNotFoundError as error:
-        raise SdjaxError(f"the hub's {text} has no revision {revision}") from error
+        raise SdjaxError(f"the hub's {repository} has no revision {revision}") from error
+    except GatedRepoError as error:
+        raise SdjaxError(
+            f"the hub asks for a login to read {repository}: accept its conditions on its page, "
+            "then run `hf auth login`"
+        ) from error
     except RepositoryNotFoundError as error:
+        raise SdjaxError(f"{absent}, nor a public repository of that name on the hub") from error
+    except LocalEntryNotFoundError as error:
+        # Another program may have downloaded other files of it: enough for us, perhaps.
+        if (cached := getattr(error, "snapshot_path", None)) is not None:
+            return Path(cached)
+        where = f"revision {revision} of it" if revision else "it"
         raise SdjaxError(
-            f"no such model folder or file: {text}, nor a public repository of that name on the hub"
+            f"{absent}; as a hub id, {where} is not in the cache, and the hub cannot be reached "
+            "(no network, or HF_HUB_OFFLINE is set)"
         ) from error
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise SdjaxError(
-            f"no such model folder or file: {text}; as a hub id it is not in the cache, and the "
-            "hub cannot be reached (no network, or HF_HUB_OFFLINE is set)"
-        ) from error
-    except (HfHubHTTPError, HFValidationError, OSError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise SdjaxError(
-            f"no such model folder or file: {text}; as a hub id it cannot be downloaded: {reason}"
-        ) from error
-    return Path(folder)
+    except Exception as error:  # whatever else its HTTP library of the day raises
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise SdjaxError(f"{absent}; as a hub id it cannot be downloaded: {reason}") from error

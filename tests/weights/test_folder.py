@@ -77,10 +77,20 @@ def test_half_precision_variant(dtype, tmp_path):
     )
 
 
-def test_shards(tmp_path):
+def test_pickled_weights(tmp_path):
+    theirs = peer("vae")
+    theirs.save_pretrained(tmp_path, safe_serialization=False)
+    assert not list(tmp_path.glob("*.safetensors"))
+    _, params = ours("vae", tmp_path)
+    expected = {key: value.numpy() for key, value in theirs.state_dict().items()}
+    assert_same(arrays(state_from_params(params)), expected)
+
+
+@pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "bin"])
+def test_shards(safe, tmp_path):
     theirs = peer("unet")
-    theirs.save_pretrained(tmp_path, max_shard_size="200KB")
-    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    theirs.save_pretrained(tmp_path, max_shard_size="200KB", safe_serialization=safe)
+    assert len(list(tmp_path.glob("*.safetensors" if safe else "*.bin"))) > 1
     _, params = ours("unet", tmp_path)
     expected = {key: value.numpy() for key, value in theirs.state_dict().items()}
     assert_same(arrays(state_from_params(params)), expected)
