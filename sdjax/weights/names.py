@@ -7,13 +7,14 @@ and HWIO here, [out, in] there and [in, out] here.
 """
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 
-import jax.numpy as jnp
-import numpy as np
+import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sdjax.errors import SdjaxError
-from sdjax.weights.tensors import LazyTensor, State, cast, dtype_of, lazy
+from sdjax.weights.arrays import laid_out
+from sdjax.weights.tensors import LazyTensor, State, dtype_of, lazy
 
 # Buffers that some versions save and that hold nothing learned.
 IGNORED_SUFFIXES = ("position_ids", "embeddings.position_ids")
@@ -47,14 +48,14 @@ def to_jax_layout(tensor: LazyTensor) -> LazyTensor:
     """A kernel from PyTorch's [out, in, …] to […, in, out]."""
     shape = (*tensor.shape[2:], tensor.shape[1], tensor.shape[0])
     axes = (*range(2, len(shape)), 1, 0)
-    return tensor.map(shape, lambda array: np.ascontiguousarray(array.transpose(axes)))
+    return tensor.map(shape, lambda array: array.transpose(axes))
 
 
 def to_torch_layout(tensor: LazyTensor) -> LazyTensor:
     """A kernel from […, in, out] to PyTorch's [out, in, …]."""
     shape = (tensor.shape[-1], tensor.shape[-2], *tensor.shape[:-2])
     axes = (len(shape) - 1, len(shape) - 2, *range(len(shape) - 2))
-    return tensor.map(shape, lambda array: np.ascontiguousarray(array.transpose(axes)))
+    return tensor.map(shape, lambda array: array.transpose(axes))
 
 
 def lazy_params(state: Mapping[str, LazyTensor]) -> dict[tuple[str, ...], LazyTensor]:
@@ -69,7 +70,7 @@ def lazy_params(state: Mapping[str, LazyTensor]) -> dict[tuple[str, ...], LazyTe
 
 
 def params_from_state(state: Mapping[str, LazyTensor], dtype=None, expected=None) -> dict:
-    """Reads a state into a parameter tree of JAX arrays, one tensor at a time.
+    """Reads a state into a parameter tree of JAX arrays, a few tensors at a time.
 
     state: PyTorch keys and layouts. dtype: float32, float16 or bfloat16, or None for the file's.
     expected: a tree of arrays or `jax.ShapeDtypeStruct` (from `jax.eval_shape`) that names and
@@ -79,15 +80,15 @@ def params_from_state(state: Mapping[str, LazyTensor], dtype=None, expected=None
     flat = lazy_params(state)
     if expected is not None:
         check_shapes(flat, flatten_dict(expected))
-    return unflatten_dict({path: _load(path, tensor, dtype) for path, tensor in flat.items()})
 
+    def load(path):
+        array = laid_out(flat[path].load(), dtype, state_key(path))
+        # The array is aligned and nobody else's: on a CPU it becomes JAX's own without a copy.
+        return jax.device_put(array, may_alias=True)
 
-def _load(path, tensor: LazyTensor, dtype):
-    name = state_key(path)
-    array = cast(tensor.load(), dtype, name)
-    if not np.isfinite(array).all():
-        raise SdjaxError(f"{name} holds values that are not finite: the checkpoint is damaged")
-    return jnp.asarray(array)
+    # Two are busy on most machines' memory, and each holds a mapped tensor.
+    with ThreadPoolExecutor(2) as pool:
+        return unflatten_dict(dict(zip(flat, pool.map(load, flat), strict=True)))
 
 
 def check_shapes(found: Mapping, expected: Mapping) -> None:

@@ -42,7 +42,7 @@ def with_prefix(state: Mapping[str, LazyTensor]) -> State:
 
 def transposed(tensor: LazyTensor) -> LazyTensor:
     """A matrix transposed."""
-    return tensor.map(tensor.shape[::-1], lambda array: np.ascontiguousarray(array.T))
+    return tensor.map(tensor.shape[::-1], lambda array: array.T)
 
 
 def from_open_clip(state: Mapping[str, LazyTensor], layers: int | None = None) -> State:

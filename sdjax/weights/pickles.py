@@ -11,6 +11,7 @@ import io
 import math
 import os
 import pickletools
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -19,7 +20,7 @@ import ml_dtypes
 import numpy as np
 
 from sdjax.errors import SdjaxError
-from sdjax.weights.tensors import LazyTensor
+from sdjax.weights.tensors import LazyTensor, mapped
 
 _STORAGES = {
     "FloatStorage": np.dtype(np.float32),
@@ -58,6 +59,7 @@ _DAMAGE = (
     EOFError,
     MemoryError,
     RecursionError,
+    struct.error,
     NotImplementedError,
 )
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -127,10 +129,18 @@ def _read_zip(path: Path):
             raise SdjaxError(f"{path}: its pickle of {info.file_size} bytes is too large")
         program = archive.read(info)
 
+    proven = set()  # storages whose checksum is right
+
     def read(storage: _Storage) -> np.ndarray:
-        with zipfile.ZipFile(path) as archive:
-            raw = archive.read(entries[f"{folder}data/{storage.key}"])
-        return np.frombuffer(raw, storage.dtype, storage.size)
+        entry = entries[f"{folder}data/{storage.key}"]
+        if entry.compress_type != zipfile.ZIP_STORED:
+            with zipfile.ZipFile(path) as archive:
+                return np.frombuffer(archive.read(entry), storage.dtype, storage.size)
+        raw = mapped(path, np.dtype(np.uint8), _data_offset(path, entry), entry.file_size)
+        if storage.key not in proven and zlib.crc32(raw) != entry.CRC:
+            raise SdjaxError(f"{path} is damaged: the checksum of storage {storage.key} is wrong")
+        proven.add(storage.key)
+        return raw.view(storage.dtype)
 
     def check(storage: _Storage) -> None:
         entry = entries.get(f"{folder}data/{storage.key}")
@@ -144,6 +154,16 @@ def _read_zip(path: Path):
     return _Machine(path, read, check).run(io.BytesIO(program))
 
 
+def _data_offset(path: Path, entry: zipfile.ZipInfo) -> int:
+    """Where the bytes of an uncompressed entry begin: after its own header, name and extra."""
+    with path.open("rb") as file:
+        file.seek(entry.header_offset)
+        signature, lengths = struct.unpack("<4s22x4s", file.read(30))
+    if signature != b"PK\x03\x04":
+        raise zipfile.BadZipFile(f"{entry.filename} is not where the directory says")
+    return entry.header_offset + 30 + sum(struct.unpack("<HH", lengths))
+
+
 def _read_legacy(path: Path, file):
     """The format before PyTorch 1.6: five pickles, then the storages one after another."""
     offsets: dict[str, int] = {}
@@ -151,10 +171,10 @@ def _read_legacy(path: Path, file):
     def read(storage: _Storage) -> np.ndarray:
         if storage.key not in offsets:
             raise SdjaxError(f"{path} is truncated: storage {storage.key} is missing")
-        array = np.fromfile(path, storage.dtype, storage.size, offset=offsets[storage.key])
-        if array.size != storage.size:
-            raise SdjaxError(f"{path} is truncated: storage {storage.key} is cut short")
-        return array
+        try:
+            return mapped(path, storage.dtype, offsets[storage.key], storage.size)
+        except ValueError as error:
+            raise SdjaxError(f"{path} is truncated: storage {storage.key} is cut short") from error
 
     machine = _Machine(path, read, lambda storage: None)
     if file.read(1) != b"\x80":

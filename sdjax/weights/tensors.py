@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from sdjax.errors import SdjaxError
+from sdjax.weights.arrays import cast, is_float
 
 DTYPES = {
     "F64": np.dtype(np.float64),
@@ -74,26 +75,15 @@ def dtype_of(name) -> np.dtype:
     return np.dtype(ml_dtypes.bfloat16 if _SHORT[text] == "bfloat16" else _SHORT[text])
 
 
-def is_float(dtype: np.dtype) -> bool:
-    """Whether a dtype is a floating-point one, ml_dtypes' included."""
-    return dtype.kind == "f" or dtype.name.startswith(("bfloat", "float"))
+def mapped(path: Path, dtype: np.dtype, start: int, count: int) -> np.ndarray:
+    """`count` numbers of a file from byte `start` on, mapped: read when they are looked at.
 
-
-def cast(array: np.ndarray, dtype: np.dtype | None, name: str = "a tensor") -> np.ndarray:
-    """A floating-point array in `dtype`; others, and all with None, as they are.
-
-    Raises SdjaxError where a finite value is too large for the new dtype.
+    What is made of them is then the only copy. Map one tensor at a time and let go of it: mapped
+    pages count as this process's memory. Raises ValueError where the file is too short.
     """
-    if dtype is None or array.dtype == dtype or not is_float(array.dtype):
-        return array
-    with np.errstate(over="ignore"):
-        result = array.astype(dtype)
-    if dtype == np.float16 and np.isinf(result).any() and not np.isinf(array).any():
-        raise SdjaxError(
-            f"{name} holds values up to {np.abs(array.astype(np.float32)).max():.4g}, above "
-            f"float16's 65504: use bfloat16 or float32"
-        )
-    return result
+    if not count:
+        return np.empty(0, dtype)
+    return np.asarray(np.memmap(path, dtype, "r", start, count))
 
 
 def read_safetensors(path: str | os.PathLike) -> tuple[State, dict[str, str]]:
@@ -151,15 +141,12 @@ def _describe(path: Path, key: str, entry, start: int, size: int) -> LazyTensor:
         )
 
     def load() -> np.ndarray:
-        # A plain read rather than a memory map: mapped pages would count as this process's memory
-        # and the file could change under the parameters.
         try:
-            flat = np.fromfile(path, dtype, count, offset=start + begin)
+            return mapped(path, dtype, start + begin, count).reshape(shape)
         except OSError as error:
             raise SdjaxError(f"cannot read {path}: {error.strerror}") from error
-        if flat.size != count:
-            raise SdjaxError(f"{path} changed while it was read: {key!r} is cut short")
-        return flat.reshape(shape)
+        except ValueError as error:
+            raise SdjaxError(f"{path} changed while it was read: {key!r} is cut short") from error
 
     return LazyTensor(tuple(shape), dtype, load)
 
