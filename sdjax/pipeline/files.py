@@ -25,7 +25,18 @@ from sdjax.weights.hub import locate
 from sdjax.weights.single_file import read_single_file, write_single_file
 from sdjax.weights.tensors import dtype_of
 
-PIPELINES = {"sdxl": "StableDiffusionXLPipeline", "refiner": "StableDiffusionXLImg2ImgPipeline"}
+# The version of diffusers whose folders are written; its inpainting pipeline asks for one.
+LAYOUT = "0.42.1"
+# diffusers' pipeline for the U-Net's input channels, where they are not only the latent's.
+_SD_PIPELINES = {
+    5: "StableDiffusionDepth2ImgPipeline",
+    8: "StableDiffusionInstructPix2PixPipeline",
+    9: "StableDiffusionInpaintPipeline",
+}
+_XL_PIPELINES = {
+    8: "StableDiffusionXLInstructPix2PixPipeline",
+    9: "StableDiffusionXLInpaintPipeline",
+}
 _PARTS_OF_CLASS = {
     "UNet2DConditionModel": "unet",
     "UNet2DModel": "unet",
@@ -95,7 +106,10 @@ def _configs(folder: Path) -> dict:
         for name in index
         if (folder / name / "config.json").is_file()
     }
-    return configs | {"scheduler": read_json(folder / "scheduler" / "scheduler_config.json")}
+    for name in ("scheduler", "low_res_scheduler"):
+        if name == "scheduler" or name in index:
+            configs[name] = read_json(folder / name / "scheduler_config.json")
+    return configs
 
 
 def _tokenizers(checkpoint: Checkpoint, folder: Path | None) -> dict[str, Tokenizer]:
@@ -109,7 +123,7 @@ def _tokenizers(checkpoint: Checkpoint, folder: Path | None) -> dict[str, Tokeni
         elif folder is not None:
             raise SdjaxError(f"{folder} has a {part}, but no {home.name}")
         else:
-            pads_with_zero = checkpoint.family == "sd2" or part == "text_encoder_2"
+            pads_with_zero = checkpoint.family in ("sd2", "x4") or part == "text_encoder_2"
             found[part] = clip_tokenizer(*(["!"] if pads_with_zero else []))
     return found
 
@@ -136,16 +150,30 @@ def write_model(
     for part, tokenizer in model.tokenizers.items():
         tokenizer.save_pretrained(out / part.replace("text_encoder", "tokenizer"))
     write_json(out / "scheduler" / "scheduler_config.json", checkpoint.scheduler)
+    if checkpoint.low_res_scheduler:
+        folder = out / "low_res_scheduler"
+        write_json(folder / "scheduler_config.json", checkpoint.low_res_scheduler)
     write_json(out / "model_index.json", _model_index(model))
 
 
+def pipeline_class(checkpoint: Checkpoint) -> str:
+    """The name of the diffusers pipeline that a model of this kind runs in."""
+    channels = checkpoint.parts["unet"].config.get("in_channels")
+    if checkpoint.family == "refiner":
+        return "StableDiffusionXLImg2ImgPipeline"
+    if checkpoint.family == "sdxl":
+        return _XL_PIPELINES.get(channels, "StableDiffusionXLPipeline")
+    if checkpoint.family == "x4":
+        return "StableDiffusionUpscalePipeline"
+    return _SD_PIPELINES.get(channels, "StableDiffusionPipeline")
+
+
 def _model_index(model: Model) -> dict:
-    checkpoint = model.checkpoint
-    parts, family = checkpoint.parts, checkpoint.family
+    checkpoint, absent = model.checkpoint, [None, None]
+    parts, name_of_class = checkpoint.parts, pipeline_class(checkpoint)
     index = {
-        "_class_name": PIPELINES.get(family, "StableDiffusionPipeline"),
-        "feature_extractor": [None, None],
-        "image_encoder": [None, None],
+        "_class_name": name_of_class,
+        "_diffusers_version": LAYOUT,
         "scheduler": ["diffusers", checkpoint.scheduler["_class_name"]],
     }
     for name, part in parts.items():
@@ -154,10 +182,13 @@ def _model_index(model: Model) -> dict:
             index[name.replace("text_encoder", "tokenizer")] = ["transformers", "CLIPTokenizer"]
         else:
             index[name] = ["diffusers", part.config["_class_name"]]
-    if family in PIPELINES:
+    if checkpoint.family in ("sdxl", "refiner"):
         index["force_zeros_for_empty_prompt"] = model.zero_negative
-        for absent in {"text_encoder", "text_encoder_2"} - set(parts):
-            index[absent] = index[absent.replace("text_encoder", "tokenizer")] = [None, None]
-    else:
-        index |= {"safety_checker": [None, None], "requires_safety_checker": False}
-    return index
+        for name in {"text_encoder", "text_encoder_2"} - set(parts):
+            index[name] = index[name.replace("text_encoder", "tokenizer")] = absent
+    elif checkpoint.family == "x4":
+        index["low_res_scheduler"] = ["diffusers", checkpoint.low_res_scheduler["_class_name"]]
+        return index | {"safety_checker": absent, "feature_extractor": absent}
+    elif name_of_class != _SD_PIPELINES[5]:  # which has no safety checker
+        index |= {"safety_checker": absent, "requires_safety_checker": False}
+    return index | {"feature_extractor": absent, "image_encoder": absent}

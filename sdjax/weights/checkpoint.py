@@ -29,10 +29,12 @@ class Checkpoint:
     parts: some of unet, vae, text_encoder, text_encoder_2, controlnet.
     family: sd1, sd2, sdxl, refiner or x4: whose conventions a single file of it follows.
     scheduler: scheduler_config.json, where the parts make a pipeline.
+    low_res_scheduler: the x4 upscaler's second one.
     metadata: of the file it was read from.
     """
 
     parts: Mapping[str, Part]
     family: str = "sd1"
     scheduler: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    low_res_scheduler: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     metadata: Mapping[str, str] = dataclasses.field(default_factory=dict)

@@ -157,8 +157,12 @@ def read_folder(folder: str | os.PathLike, variant: str | None = None) -> Checkp
             f"{folder} holds a {index.get('_class_name')}: expected a Stable Diffusion with a U-Net"
         )
     parts = {name: read_part(folder / name, name, variant) for name in names}
-    scheduler = read_json(folder / "scheduler" / "scheduler_config.json")
-    return Checkpoint(parts, single_file.family_of(parts), scheduler)
+    schedulers = {
+        name: read_json(folder / name / "scheduler_config.json")
+        for name in ("scheduler", "low_res_scheduler")
+        if name == "scheduler" or name in index
+    }
+    return Checkpoint(parts, single_file.family_of(parts), **schedulers)
 
 
 def write_part(

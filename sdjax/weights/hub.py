@@ -13,6 +13,7 @@ _SETTINGS = (
     "model_index.json",
     "config.json",
     "scheduler/scheduler_config.json",
+    "low_res_scheduler/scheduler_config.json",
     *(f"{part}/*.json" for part in PARTS),
     *(f"tokenizer{number}/*.{ending}" for number in ("", "_2") for ending in ("json", "txt")),
 )

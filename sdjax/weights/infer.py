@@ -14,6 +14,8 @@ CLIP_TOKENS = {"bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 1}
 HEAD_WIDTH = 64  # of SD2 and SDXL, and of every published text encoder
 SD1_HEADS = 8
 
+X4_NOISE = {"beta_start": 0.0001, "beta_end": 0.02}  # of its latents and of the picture it gets
+
 SCALING = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025, "refiner": 0.13025, "x4": 0.08333}
 SIZES = {"sd1": 64, "sd2": 64, "sdxl": 128, "refiner": 128, "x4": 128}
 
@@ -155,6 +157,14 @@ def scheduler_config(family: str, prediction_type: str) -> dict:
         "steps_offset": 1,
         "timestep_spacing": "leading",
     }
+    if family == "x4":
+        return {
+            "_class_name": "DDIMScheduler",
+            **common,
+            **X4_NOISE,
+            "clip_sample": False,
+            "set_alpha_to_one": False,
+        }
     if family in ("sdxl", "refiner"):
         return {"_class_name": "EulerDiscreteScheduler", **common}
     if family == "sd1":
@@ -169,4 +179,17 @@ def scheduler_config(family: str, prediction_type: str) -> dict:
         "clip_sample": False,
         "set_alpha_to_one": False,
         **common,
+    }
+
+
+def low_res_scheduler_config() -> dict:
+    """The low_res_scheduler of the x4 upscaler, which adds noise to the picture it is given."""
+    return {
+        "_class_name": "DDPMScheduler",
+        **X4_NOISE,
+        "beta_schedule": "scaled_linear",
+        "clip_sample": True,
+        "num_train_timesteps": 1000,
+        "prediction_type": "epsilon",
+        "variance_type": "fixed_small",
     }

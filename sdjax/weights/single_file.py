@@ -36,7 +36,10 @@ _ARCHITECTURES = {
     "sd2": "stable-diffusion-v2-512",
     "sdxl": "stable-diffusion-xl-v1-base",
     "refiner": "stable-diffusion-xl-v1-refiner",
+    "x4": "stable-diffusion-v2-x4-upscaler",
 }
+# By the U-Net's input channels.
+_VARIANTS = {9: "inpainting", 8: "edit", 5: "depth"}
 
 
 def read_file(path: str | os.PathLike) -> tuple[State, dict[str, str]]:
@@ -98,7 +101,14 @@ def read_single_file(
     scheduler = infer.scheduler_config(
         family, prediction_type or _prediction(family, parts, state, metadata)
     )
-    return Checkpoint(parts, family, given.get("scheduler", scheduler), metadata)
+    low_res = infer.low_res_scheduler_config() if family == "x4" else {}
+    return Checkpoint(
+        parts,
+        family,
+        given.get("scheduler", scheduler),
+        given.get("low_res_scheduler", low_res),
+        metadata,
+    )
 
 
 def split_parts(state: Mapping[str, LazyTensor]) -> dict[str, State]:
@@ -198,6 +208,10 @@ def family_of(parts: Mapping[str, Part]) -> str:
             act = parts["text_encoder"].config.get("hidden_act", "quick_gelu")
             return "sd1" if act == "quick_gelu" else "sd2"
         return family
+    if "controlnet" in parts:
+        return infer.unet_family(parts["controlnet"].config)
+    if "vae" in parts and parts["vae"].config.get("scaling_factor") == infer.SCALING["sdxl"]:
+        return "sdxl"
     return "sd1"
 
 
@@ -205,7 +219,7 @@ def _prediction(family, parts, state, metadata) -> str:
     said = metadata.get("modelspec.prediction_type", "")
     if said:
         return "v_prediction" if said.startswith("v") else "epsilon"
-    if "v_pred" in state:
+    if "v_pred" in state or family == "x4":
         return "v_prediction"
     plain = "unet" in parts and parts["unet"].config["in_channels"] == 4
     if family == "sd2" and plain and metadata.get("global_step") != "875000":
@@ -214,8 +228,12 @@ def _prediction(family, parts, state, metadata) -> str:
 
 
 def original_state(checkpoint: Checkpoint) -> State:
-    """The tensors of a checkpoint under the keys of an original single file."""
+    """The tensors of a checkpoint under the keys of an original single file.
+
+    An autoencoder or a text encoder alone has no prefix, as such files are published.
+    """
     family, parts, state = checkpoint.family, checkpoint.parts, {}
+    alone = len(parts) == 1
 
     def add(prefix: str, tensors: Mapping[str, LazyTensor]) -> None:
         state.update({prefix + key: tensor for key, tensor in tensors.items()})
@@ -226,13 +244,13 @@ def original_state(checkpoint: Checkpoint) -> State:
             prefix = UNET if name == "unet" else CONTROL
             add(prefix, original.original_unet(parts[name].state, layers))
     if "vae" in parts:
-        add(VAE, original.original_vae(parts["vae"].state))
+        add("" if alone else VAE, original.original_vae(parts["vae"].state))
     first, second = (parts.get(name) for name in ("text_encoder", "text_encoder_2"))
-    if family == "sd2" and first:
+    if first and family in ("sd2", "x4") and not alone:
         add(OPEN_CLIP, openclip.to_open_clip(first.state))
     elif first:
         prefix = CLIP if family == "sd1" else f"{FIRST}transformer."
-        add(prefix, openclip.with_prefix(first.state))
+        add("" if alone else prefix, openclip.with_prefix(first.state))
     if second:
         prefix = FIRST if family == "refiner" else SECOND
         add(f"{prefix}model.", openclip.to_open_clip(second.state))
@@ -246,8 +264,6 @@ def write_single_file(
     path = Path(path)
     if path.suffix != ".safetensors":
         raise SdjaxError(f"a single file is written as .safetensors, got {path.name}")
-    if checkpoint.family not in _ARCHITECTURES:
-        raise SdjaxError(f"a model of the kind {checkpoint.family} has no single-file layout")
     metadata = modelspec(checkpoint, title or path.stem)
     write_safetensors(path, original_state(checkpoint), dtype, metadata)
 
@@ -256,11 +272,15 @@ def modelspec(checkpoint: Checkpoint, title: str) -> dict[str, str]:
     """ModelSpec 1.0.0 metadata, which interfaces read to tell what a file is."""
     architecture = _ARCHITECTURES[checkpoint.family]
     v_prediction = checkpoint.scheduler.get("prediction_type") == "v_prediction"
-    if checkpoint.family == "sd2" and v_prediction:
-        architecture = "stable-diffusion-v2-768-v"
     unet = checkpoint.parts["unet"].config if "unet" in checkpoint.parts else {}
-    if unet.get("in_channels") == 9:
-        architecture += "-inpainting"
+    variant = _VARIANTS.get(unet.get("in_channels"))
+    if variant:
+        architecture = f"{architecture.removesuffix('-512')}-{variant}"
+    elif checkpoint.family == "sd2" and v_prediction:
+        architecture = "stable-diffusion-v2-768-v"
+    if len(checkpoint.parts) == 1 and not unet:
+        (part,) = checkpoint.parts
+        architecture += f"/{part.replace('_', '-')}"
     metadata = {
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": architecture,

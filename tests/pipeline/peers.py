@@ -15,6 +15,10 @@ CLASSES = {
     "sd2": diffusers.StableDiffusionPipeline,
     "sdxl": diffusers.StableDiffusionXLPipeline,
     "distilled": diffusers.StableDiffusionPipeline,
+    "inpaint": diffusers.StableDiffusionInpaintPipeline,
+    "pix2pix": diffusers.StableDiffusionInstructPix2PixPipeline,
+    "x4": diffusers.StableDiffusionUpscalePipeline,
+    "sdxl_inpaint": diffusers.StableDiffusionXLInpaintPipeline,
 }
 LINEAR = {"use_linear_projection": True, "attention_head_dim": [2, 4]}
 UNETS = {
@@ -34,6 +38,12 @@ UNETS = {
         "projection_class_embeddings_input_dim": 32 + 6 * 8,
     },
 }
+UNETS |= {
+    "inpaint": {**UNET_SD1, "in_channels": 9},
+    "pix2pix": {**UNET_SD1, "in_channels": 8},
+    "x4": {**UNETS["sd2"], "in_channels": 7, "num_class_embeds": 10, "attention_head_dim": 2},
+    "sdxl_inpaint": {**UNETS["sdxl"], "in_channels": 9},
+}
 SD2_TEXT = {
     **TEXT_SD1,
     "hidden_size": 1024,
@@ -46,21 +56,25 @@ BIG_TEXT = {**TEXT_SD1, "hidden_size": 32, "projection_dim": 32, "hidden_act": "
 
 def make(kind, folder):
     """A random pipeline of a kind, saved to a folder."""
+    open_clip = kind in ("sd2", "x4")
     torch.manual_seed(0)
     parts = {
         "vae": diffusers.AutoencoderKL(**VAE_SD1),
         "unet": diffusers.UNet2DConditionModel(**UNETS[kind]),
-        "tokenizer": _tokenizer(folder / "tokenizer", "!" if kind == "sd2" else None),
+        "tokenizer": _tokenizer(folder / "tokenizer", "!" if open_clip else None),
     }
-    text = SD2_TEXT if kind == "sd2" else TEXT_SD1
+    text = SD2_TEXT if open_clip else TEXT_SD1
     parts["text_encoder"] = _text(transformers.CLIPTextModel, text, parts["tokenizer"])
-    prediction = "v_prediction" if kind == "sd2" else "epsilon"
+    prediction = "v_prediction" if open_clip else "epsilon"
     scheduler = diffusers.DDIMScheduler(**SCHEDULER, prediction_type=prediction)
-    if kind == "sdxl":
+    if kind in ("sdxl", "sdxl_inpaint"):
         tokenizer = parts["tokenizer_2"] = _tokenizer(folder / "tokenizer_2", "!")
         model = transformers.CLIPTextModelWithProjection
         parts["text_encoder_2"] = _text(model, BIG_TEXT, tokenizer)
         pipeline = CLASSES[kind](**parts, scheduler=scheduler, add_watermarker=False)
+    elif kind == "x4":
+        low_res = diffusers.DDPMScheduler(beta_start=0.001, beta_schedule="scaled_linear")
+        pipeline = CLASSES[kind](**parts, scheduler=scheduler, low_res_scheduler=low_res)
     else:
         pipeline = CLASSES[kind](
             **parts,

@@ -148,6 +148,45 @@ def test_dora_equals_peft(kind, folder, model, tmp_path):
     assert_merged(model.params["unet"], peer.merged)
 
 
+def test_dora_of_sd_scripts_equals_peft(kind, folder, model, tmp_path):
+    peer = Peer(peers.load(kind, folder).unet, ["to_q", "conv1"], dora=True)
+    tensors = as_scripts(peer, "lora_unet_")
+    for key, value in peer.factors.items():
+        module, found, _ = key.partition(".lora_magnitude_vector")
+        if found:
+            down = peer.factors[f"{module}.lora_A.weight"]
+            shape = (-1, *(1,) * (down.ndim - 1))
+            tensors[f"lora_unet_{flat(module)}.dora_scale"] = value.reshape(shape)
+    model.load_lora(written(tmp_path, tensors))
+    assert_merged(model.params["unet"], peer.merged)
+
+
+@pytest.mark.parametrize("method", ["LoHa", "LoKr"])
+def test_lycoris_files_equal_peft(kind, folder, model, method, tmp_path):
+    """In a file, under the names that LyCORIS gives, of linear layers and convolutions."""
+    config = getattr(peft, f"{method}Config")(
+        r=1, alpha=2, target_modules=["to_q", "conv1"], init_weights=False
+    )
+    torch.manual_seed(1)
+    wrapped = peft.get_peft_model(peers.load(kind, folder).unet, config)
+    for name, value in wrapped.named_parameters():
+        if "hada_" in name or "lokr_" in name:
+            value.data = 0.3 * torch.randn_like(value)
+    tensors = {}
+    for key, value in peft.get_peft_model_state_dict(wrapped).items():
+        module, _, factor = key.removeprefix("base_model.model.").rpartition(".")
+        tensors[f"lora_unet_{flat(module)}.{factor}"] = value.detach().clone()
+        tensors[f"lora_unet_{flat(module)}.alpha"] = torch.tensor(2.0)
+    before = model.params["unet"]
+    model.load_lora(written(tmp_path, tensors))
+    assert_merged(model.params["unet"], wrapped.merge_and_unload().state_dict())
+    changed = [
+        key for key, value in state(model.params["unet"]).items()
+        if not np.array_equal(value, state(before)[key])
+    ]  # fmt: skip
+    assert any("conv1" in key for key in changed) and any("to_q" in key for key in changed)
+
+
 def test_old_diffusers_processors(kind, folder, model, tmp_path):
     peer = Peer(peers.load(kind, folder).unet, ["to_q", "to_out.0"], alpha=RANK)
     tensors = {}

@@ -4,7 +4,10 @@ import json
 import os
 import pickle
 import random
+import subprocess
+import sys
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +25,7 @@ TENSORS = {
     "counts": np.arange(3),
 }
 MUTATIONS = 340  # of each of three formats
+ROOT = str(Path(sdjax.__file__).parents[1])
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +85,65 @@ def test_malicious_pickle_names_the_refused_global(tmp_path, protocol):
             path.write_bytes(pickle.dumps({"state_dict": Malicious(trap)}, protocol))
         refused("would call posix.system", read_single_file, path)
     assert not trap.exists()
+
+
+# Programs of other shapes than `__reduce__` makes, all of which call something unless refused.
+PROGRAMS = {
+    "text protocol": (b"cposix\nsystem\n(S'touch trap'\ntR.", "would call posix.system"),
+    "instance": (b"(S'touch trap'\niposix\nsystem\n.", "the pickle instruction INST"),
+    "object": (b"\x80\x02(cposix\nsystem\nX\x0a\0\0\0touch trapo.", "the pickle instruction OBJ"),
+    "new object": (b"\x80\x02cposix\nsystem\nX\x0a\0\0\0touch trap\x85\x81.",
+                   "would call posix.system"),
+    "keywords": (b"\x80\x04cposix\nsystem\nX\x0a\0\0\0touch trap\x85}\x92.",
+                 "the pickle instruction NEWOBJ_EX"),
+    "extension": (b"\x80\x02\x82\x01.", "the pickle instruction EXT1"),
+    "global off the stack": (b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93\x8c\x021+\x85R.",
+                             "would call builtins.eval"),
+    "global kept in the memo": (b"\x80\x02cposix\nsystem\nq\x010h\x01X\x01\0\0\0a\x85R.",
+                                "would call posix.system"),
+    "inside a harmless call": (
+        b"\x80\x02ccollections\nOrderedDict\n)Rcposix\nsystem\nX\x01\0\0\0a\x85Rb.",
+        "would call posix.system",
+    ),
+    "state of a class": (b"\x80\x02ctorch.nn\nModule\n}b.", "would set the state of torch.nn.Module"),
+    "numpy's own loader": (b"\x80\x02cnumpy\nload\nX\x01\0\0\0a\x85R.", "would call numpy.load"),
+    "torch's own loader": (b"\x80\x02ctorch\nload\nX\x01\0\0\0a\x85R.", "would call torch.load"),
+    "a storage that is none": (b"\x80\x02(X\x07\0\0\0storagecposix\nsystem\nX\x01\0\0\0aNK\x01tQ.",
+                               "not a tensor storage"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_way_to_call_is_refused(name, tmp_path, monkeypatch):
+    program, message = PROGRAMS[name]
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "a.ckpt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", program)
+    refused(message, read_single_file, path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.ckpt"]
+
+
+def test_reading_a_pickle_imports_nothing(files):
+    """A reader that never imports what a pickle names cannot run it, and needs no torch."""
+    program = (
+        "import sys; from sdjax.weights.single_file import read_file\n"
+        f"read_file({str(files / 'a.ckpt')!r})[0]['counts'].load()\n"
+        f"read_file({str(files / 'a.pt')!r})[0]['counts'].load()\n"
+        "import sdjax.pipeline; print(sorted({'torch', 'diffusers'} & set(sys.modules)))"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True,
+                         env=os.environ | {"PYTHONPATH": ROOT}, timeout=120)  # fmt: skip
+    assert run.stdout == "[]\n", run.stderr
+
+
+def test_changed_bytes_of_a_pickled_tensor_are_noticed(files, tmp_path):
+    whole = bytearray((files / "a.ckpt").read_bytes())
+    place = whole.index(np.ones(4, np.float32).tobytes())
+    whole[place] ^= 1
+    (tmp_path / "a.ckpt").write_bytes(bytes(whole))
+    state, _ = read_file(tmp_path / "a.ckpt")
+    refused("checksum of storage 0 is wrong", state[next(iter(TENSORS))].load)
 
 
 def test_truncated_files(files, tmp_path):
