@@ -2,6 +2,7 @@
 
 import difflib
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Literal, Union
 
@@ -233,6 +234,11 @@ def usage() -> str:
     )
 
 
+def show_warning(message, category, *place, **others) -> None:
+    """One line, without the place in the code, which says nothing to who gives a command."""
+    print(f"warning: {message}", file=sys.stderr)
+
+
 def main(arguments: list[str]) -> int:
     """Runs a command; gives the exit status: 0 done, 2 wrong input, 3 training stopped early."""
     if not arguments or arguments[0] in ("-h", "--help"):
@@ -247,7 +253,9 @@ def main(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(rest):
         return COMMANDS[name][0](rest)
     try:
-        return COMMANDS[name][0](rest)
+        with warnings.catch_warnings():
+            warnings.showwarning = show_warning
+            return COMMANDS[name][0](rest)
     except SdjaxError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -67,6 +67,15 @@ def test_sample_refuses_in_one_line(model, tmp_path, capsys):
     assert not list((tmp_path / "out").iterdir())
 
 
+def test_sample_tells_the_words_that_are_cut_off(model, tmp_path, capsys):
+    prompt = "red apple " * 8 + "rocket"
+    assert main.main(["sample", "--prompt", prompt, "--model", model, *FAST,
+                      "--out", str(tmp_path)]) == 0  # fmt: skip
+    (line,) = {line for line in capsys.readouterr().err.splitlines() if "warning" in line}
+    assert line.startswith("warning: only 14 tokens of a prompt are read; cut off: ")
+    assert line.endswith("rocket '") or line.endswith("rocket'")
+
+
 def test_unknown_commands_and_options_suggest_the_near_one(capsys):
     assert "did you mean sample?" in refusal(capsys, "smaple")
     with pytest.raises(SystemExit) as stop:
