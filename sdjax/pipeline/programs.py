@@ -99,7 +99,7 @@ def noise_to_latents(
     images: Images,
     latents: diffusion.Underway,
 ) -> diffusion.Underway:
-    """Runs the rows of the sampler's table on latents [N, h, w, C], in the U-Net's scale at the end.
+    """Runs the sampler's table on latents [N, h, w, C], which end in the U-Net's scale.
 
     across: see `Place`. latents: from `diffusion.begin`, or where an earlier part of the table left
     them.

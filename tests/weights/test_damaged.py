@@ -108,8 +108,10 @@ PROGRAMS = {
     "state of a class": (b"\x80\x02ctorch.nn\nModule\n}b.", "would set the state of torch.nn.Module"),
     "numpy's own loader": (b"\x80\x02cnumpy\nload\nX\x01\0\0\0a\x85R.", "would call numpy.load"),
     "torch's own loader": (b"\x80\x02ctorch\nload\nX\x01\0\0\0a\x85R.", "would call torch.load"),
-    "a storage that is none": (b"\x80\x02(X\x07\0\0\0storagecposix\nsystem\nX\x01\0\0\0aNK\x01tQ.",
-                               "not a tensor storage"),
+    "a storage that is none": (
+        b"\x80\x02(X\x07\0\0\0storagecposix\nsystem\nX\x01\0\0\0aNK\x01tQ.",
+        "not a tensor storage",
+    ),
 }  # fmt: skip
 
 
