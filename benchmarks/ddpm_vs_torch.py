@@ -4,8 +4,8 @@ The network is that of DDPM for CIFAR-10 (arXiv 2006.11239; the configuration of
 google/ddpm-cifar10-32) with widths 64, 128, 128 instead of 128, 256, 256, 256: 6.5 million
 parameters. Both peers have the same weights. A training step is all that a run does: noise, forward,
 backward, clipping, AdamW, moving average. PyTorch runs in channels_last with a thread a core, sdjax
-as its command line does: an XLA device a core, and freed memory kept for the next call. As that
-helps PyTorch too, PyTorch runs both with and without.
+as its command line does: an XLA device a core, memory in huge pages and kept for the next call. As
+that helps PyTorch too, PyTorch runs both with and without.
 
     python -m benchmarks.ddpm_vs_torch
 """
@@ -16,7 +16,8 @@ from pathlib import Path
 import tyro
 
 from benchmarks.common import Peer, compare, cores, report
-from sdjax.memory import keep_freed_memory
+from sdjax.memory import HUGE_PAGES, keep_freed_memory
+from sdjax.parallel import THREADS_PER_DEVICE
 
 WANTED = {"train": 1.0, "forward": 0.9}
 
@@ -143,16 +144,18 @@ def main(batch: int = 32, size: int = 32, widths: tuple[int, ...] = (64, 128, 12
     """
     config, count = network(widths, size), cores()
     threads = {"OMP_NUM_THREADS": str(count), "JAX_PLATFORMS": "cpu",
-               "JAX_NUM_CPU_DEVICES": str(count)}
+               "JAX_NUM_CPU_DEVICES": str(count), "NPROC": str(THREADS_PER_DEVICE * count)}
+    pages = {"GLIBC_TUNABLES": HUGE_PAGES}
     with tempfile.TemporaryDirectory() as folder:
         options = {"config": config, "weights": str(Path(folder) / "weights.safetensors"),
                    "batch": batch, "size": size}
         variants = {"torch": {}, "torch, memory kept": {"keep_memory": True}}
         if compiled:
             variants["torch.compile, memory kept"] = {"keep_memory": True, "compiled": True}
-        peers = [Peer(name, build_torch, threads, threads=count, **options, **variant)
+        peers = [Peer(name, build_torch, {**threads, **(pages if variant else {})}, threads=count,
+                      **options, **variant)
                  for name, variant in variants.items()]
-        peers.append(Peer("sdjax", build_sdjax, threads, **options))
+        peers.append(Peer("sdjax", build_sdjax, {**threads, **pages}, **options))
     # Before any training, all peers have the same weights.
     results = [peer.ask("value", "forward") for peer in peers]
     error = max(float(abs(r - results[0]).max() / abs(results[0]).max()) for r in results)

@@ -11,7 +11,8 @@ import sys
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 _LARGEST = 2**31 - 1
-_HUGE_PAGES = "glibc.malloc.hugetlb=1"
+HUGE_PAGES = "glibc.malloc.hugetlb=1"
+"""What the environment variable GLIBC_TUNABLES holds to get pages of 2 MiB."""
 
 
 def keep_freed_memory():
@@ -34,7 +35,7 @@ def use_huge_pages():
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     if "glibc.malloc.hugetlb" in tunables or _glibc("gnu_get_libc_version") is None:
         return
-    os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, [tunables, _HUGE_PAGES]))
+    os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, [tunables, HUGE_PAGES]))
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
