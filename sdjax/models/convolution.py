@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from sdjax.models.attention_kernels import platform
+from sdjax.models.depthwise import depthwise
 
 CHUNK = 2048  # pixels that one matrix product of the kernel's gradient sums over
 
@@ -20,15 +21,23 @@ def convolve(x, kernel, padding, stride=1, groups=1):
     """x [B, H, W, in] with kernel [h, w, in / groups, out], padding ((top, bottom), (left, right)).
 
     Returns [B, H', W', out] in the dtype that x and kernel share. On the CPU in float32 it can be
-    differentiated in reverse mode only, by a rule of its own, save where it has groups or the
-    stride is above 2.
+    differentiated in reverse mode only, by a rule of its own, save where the stride is above 2 or it
+    has groups that are not single channels.
     """
     if kernel.shape[:2] == (1, 1) and stride == 1 and groups == 1 and not any(map(any, padding)):
         return jnp.dot(x, kernel[0, 0])
-    plain = groups == 1 and stride in (1, 2) and x.dtype == kernel.dtype == jnp.float32
-    if plain and platform() == "cpu":
-        return _convolve(x, kernel, padding, stride)
+    if x.dtype == kernel.dtype == jnp.float32 and platform() == "cpu":
+        if groups == 1 and stride in (1, 2):
+            return _convolve(x, kernel, padding, stride)
+        if stride == 1 and _depthwise_of_one_size(x, kernel, padding, groups):
+            return depthwise(x, kernel)
     return _native(x, kernel, padding, stride, groups)
+
+
+def _depthwise_of_one_size(x, kernel, padding, groups):
+    half = tuple((size // 2, size // 2) for size in kernel.shape[:2])
+    odd = all(size % 2 for size in kernel.shape[:2])
+    return groups == x.shape[-1] == kernel.shape[-1] and odd and tuple(map(tuple, padding)) == half
 
 
 def _native(x, kernel, padding, stride=1, groups=1):

@@ -10,6 +10,7 @@ from diffusers.models.embeddings import get_timestep_embedding
 
 from sdjax.models import layers, norms
 from sdjax.models.blocks import ConvNextBlock, Downsample, Upsample
+from sdjax.models.depthwise import depthwise
 from sdjax.models.embeddings import sinusoidal_embedding
 from sdjax.weights.names import state_from_params
 from tests.models.peers import nchw, nhwc, relative_error
@@ -96,6 +97,17 @@ def test_convolution(size, stride, groups):
     got = module.apply({"params": {"kernel": kernel, "bias": bias}}, x)
     expected = torch_conv(x, kernel, bias, stride=stride, padding=size // 2, groups=groups)
     assert relative_error(got, expected) < 1e-5
+
+
+def test_depthwise_convolution_and_its_gradients():
+    x, kernel = random(0, 3, 6, 5, 8), random(1, 7, 3, 1, 8)
+    tensors = [nchw(x).requires_grad_(), torch.tensor(kernel.transpose(3, 2, 0, 1)).requires_grad_()]
+    out = torch.nn.functional.conv2d(*tensors, padding=(3, 1), groups=8)
+    torch.sin(out).sum().backward()
+    assert relative_error(depthwise(x, kernel), nhwc(out)) < 1e-5
+    got = jax.jit(jax.grad(lambda *a: jnp.sin(depthwise(*a)).sum(), argnums=(0, 1)))(x, kernel)
+    assert relative_error(got[0], nhwc(tensors[0].grad)) < 1e-5
+    assert relative_error(got[1], tensors[1].grad.permute(2, 3, 1, 0)) < 1e-5
 
 
 def test_resampling_as_the_original_code_pads():
