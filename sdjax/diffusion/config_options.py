@@ -128,10 +128,14 @@ def rounding(get):
 
 
 def unipc(get):
-    kind = get("solver_type", "bh2")
+    kind, predict_x_0 = get("solver_type", "bh2"), get("predict_x0", True)
+    # A σ schedule ends with its own last level, and only the data form bounds x_0.
+    own_end = sigmas(get) and get("final_sigmas_type", "zero") == "sigma_min"
     return {
+        **({"final": "last"} if own_end else {}),
+        **({} if predict_x_0 else {"threshold": None}),
         "variant": "bh2" if kind in ("midpoint", "heun", "logrho") else kind,
-        "predict_x_0": get("predict_x0", True),
+        "predict_x_0": predict_x_0,
         "without_corrector": tuple(get("disable_corrector", ())),
     }
 

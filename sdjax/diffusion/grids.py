@@ -292,7 +292,8 @@ def solver_grid(
     if isinstance(sigmas, str):
         low = table[0] if sigma_min is None else sigma_min
         high = table[-1] if sigma_max is None else sigma_max
-        levels = named_sigmas(sigmas, len(timesteps), low, high, table, rho)
+        # Trailing timesteps below `lambda_min` are fewer than the steps; σ schedules are not.
+        levels = named_sigmas(sigmas, steps, low, high, table, rho)
         timesteps = timesteps_of_sigmas(levels, table)
         rounded = sigmas in ("karras", "lu") and round_karras
         timesteps = np.round(timesteps) if rounded else np.trunc(timesteps)

@@ -45,8 +45,12 @@ def beta_sigmas(steps, low, high, alpha=0.6, beta=0.6):
 
 
 def lu_sigmas(steps, low, high):
-    """Uniform in the log-SNR, with timesteps rounded (Lu et al. 2022, arXiv 2206.00927)."""
-    return exponential_sigmas(steps, low, high)
+    """Uniform in the log-SNR (Lu et al. 2022, arXiv 2206.00927).
+
+    The logarithms are rounded to float32 as in diffusers, where the first timestep depends on it.
+    """
+    ends = np.log(np.array([high, low], np.float32)).astype(np.float64)
+    return np.exp(np.linspace(*ends, steps))
 
 
 def align_your_steps_sigmas(steps, name):
@@ -95,6 +99,14 @@ def named_sigmas(name, steps, low, high, table, rho=None):
 
 
 def timesteps_of_sigmas(sigmas, table):
-    """The fractional timestep of each σ, by interpolation of log σ in the training levels."""
-    places = np.interp(np.log(np.maximum(sigmas, 1e-10)), np.log(table), np.arange(len(table)))
-    return places.astype(np.float64)
+    """The fractional timestep of each σ, by interpolation of log σ in the training levels.
+
+    The table may fall at its end, as that of a schedule without signal there does: the last
+    interval that starts below σ counts.
+    """
+    wanted, known = np.log(np.maximum(sigmas, 1e-10)), np.log(table)
+    reached = np.expand_dims(wanted, -1) >= known
+    last = len(known) - 1 - np.argmax(reached[..., ::-1], axis=-1)
+    low = np.minimum(np.where(reached.any(axis=-1), last, 0), len(known) - 2)
+    share = (known[low] - wanted) / (known[low] - known[low + 1])
+    return low + np.clip(share, 0, 1).astype(np.float64)

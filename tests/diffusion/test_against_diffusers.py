@@ -4,8 +4,11 @@ Both run in float64 from the same float32 tables, so that a wrong formula is not
 `test_upstream` compares in float32.
 """
 
+import importlib
 import inspect
 import random
+import sys
+import types
 from unittest import mock
 
 import diffusers
@@ -20,7 +23,7 @@ from sdjax import diffusion
 SHAPE = (2, 3, 4)
 RANDOM = np.random.RandomState(0)
 START, NOISE = RANDOM.randn(*SHAPE), RANDOM.randn(64, *SHAPE)
-SETTINGS = 6  # a class
+SETTINGS = 10  # a class
 
 SCHEDULES = (
     {"beta_schedule": "linear"},
@@ -88,21 +91,31 @@ CLASSES = {
         SCHEDULES, ANY_PREDICTION, SPACINGS[-2:], SIGMAS[:2], ORDERS[:2], LOWER,
     ),
     "DPMSolverSinglestepScheduler": (
-        SCHEDULES, ANY_PREDICTION, SIGMAS, TO_ABOVE_ZERO, ORDERS, KINDS[:1], LOWER[:1],
+        SCHEDULES, ANY_PREDICTION, SIGMAS, TO_ABOVE_ZERO, ORDERS, KINDS[:1], LOWER[:1], THRESHOLD,
     ),
     "UniPCMultistepScheduler": (
-        SCHEDULES, ANY_PREDICTION, SPACINGS, SIGMAS, ORDERS,
+        SCHEDULES, ANY_PREDICTION, SPACINGS, ORDERS,
         (
-            {"final_sigmas_type": "zero"},
+            *({**sigmas, "final_sigmas_type": "zero"} for sigmas in SIGMAS),
             {"final_sigmas_type": "sigma_min", "predict_x0": False, "solver_type": "bh1"},
             {"final_sigmas_type": "sigma_min", **LOWER[1], "disable_corrector": [0, 2]},
         ),
+        ({}, {"sigma_min": 0.05, "sigma_max": 10.0}), THRESHOLD,
     ),
     "DEISMultistepScheduler": (
         SCHEDULES, ANY_PREDICTION, SPACINGS, SIGMAS, ORDERS, LOWER, THRESHOLD,
     ),
     "LCMScheduler": (SCHEDULES, ANY_PREDICTION, CLIP, ({}, {"timestep_scaling": 1.0})),
     "TCDScheduler": (SCHEDULES, ANY_PREDICTION, ({}, {"original_inference_steps": 100})),
+    "UnCLIPScheduler": (
+        ({"prediction_type": "epsilon"}, {"prediction_type": "sample"}),
+        (*CLIP, {"clip_sample_range": 5.0}),
+    ),
+    "DPMSolverSDEScheduler": (SCHEDULES, PREDICTIONS, SPACINGS, SIGMAS),
+    "CMStochasticIterativeScheduler": (
+        ({}, {"clip_denoised": False}), ({}, {"s_noise": 0.9}),
+        ({}, {"sigma_max": 40.0, "num_train_timesteps": 60}),
+    ),
     "IPNDMScheduler": (({},),),
     "EDMEulerScheduler": (EDM, PREDICTIONS, FINAL, ({}, {"rho": 5.0})),
     "EDMDPMSolverMultistepScheduler": (
@@ -113,32 +126,40 @@ STEP = {
     "DDIMScheduler": ({"eta": 0.0}, {"eta": 0.6}, {"eta": 1.0}),
     "TCDScheduler": ({"eta": 0.0}, {"eta": 0.3}),
 }
-# diffusers computes the lower levels of the ancestral steps in float32, where they cancel.
-TOLERANCE = {"KDPM2AncestralDiscreteScheduler": 2e-5}
+# The lower levels of the ancestral steps are computed in float32, where they cancel.
+TOLERANCE = {"KDPM2AncestralDiscreteScheduler": 1e-5}
 
 
 def network(x, t, library):
     return 0.6 * library.sin(1.5 * x) + (0.3 + 0.2 * library.cos(t / 300.0)) * x
 
 
-def theirs(name, config, steps, keywords):
-    """The scheduler's sample, with its tables cast to float64."""
+def theirs(name, config, spaced, keywords):
+    """The scheduler's sample, with its tables cast to float64. spaced: for `set_timesteps`."""
     scheduler = getattr(diffusers, name)(**config)
-    scheduler.set_timesteps(steps)
+    scheduler.set_timesteps(**spaced)
     for table in ("sigmas", "alphas_cumprod", "alphas", "betas", "final_alpha_cumprod",
                   "sigmas_interpol", "sigmas_up", "sigmas_down"):  # fmt: skip
         if isinstance(getattr(scheduler, table, None), torch.Tensor):
             setattr(scheduler, table, getattr(scheduler, table).double())
     x, noise = torch.tensor(START) * float(scheduler.init_noise_sigma), iter(NOISE)
     module = inspect.getmodule(type(scheduler))
+
+    def draw(*_, **__):
+        return torch.tensor(next(noise))
+
     with (
+        mock.patch.object(module, "randn_tensor", draw, create=True),
         mock.patch.object(
-            module, "randn_tensor", lambda *_, **__: torch.tensor(next(noise)), create=True
+            module, "BrownianTreeNoiseSampler", lambda *_, **__: draw, create=True
         ),
         mock.patch.object(torch, "float32", torch.float64),
     ):
-        for t in scheduler.timesteps:
+        for i, t in enumerate(scheduler.timesteps):
             prediction = network(scheduler.scale_model_input(x, t), t, torch)
+            if name == "UnCLIPScheduler":
+                following = scheduler.timesteps[i + 1 :]
+                keywords = {"prev_timestep": following[0] if len(following) else None}
             x = scheduler.step(prediction, t, x, **keywords).prev_sample
     return x.numpy()
 
@@ -151,19 +172,44 @@ def _run(table, x, noise):
     return diffusion.sample(denoise, table, x, jax.random.key(0), noise=noise)
 
 
-def ours(name, config, steps, keywords):
+def ours(name, config, spaced, keywords):
+    options = dict(spaced)
     table = diffusion.sampler_from_config(
-        {**config, "_class_name": name}, steps, dtype=np.float64, **keywords
-    )
+        {**config, "_class_name": name}, options.pop("num_inference_steps", None),
+        dtype=np.float64, **options, **keywords,
+    )  # fmt: skip
     noise = np.zeros((len(table.rows.kind), *SHAPE))
     noise[table.noise_rows] = NOISE[: len(table.noise_rows)]
     return np.asarray(_run(table, START, noise))
 
 
+def assert_same(name, config, spaced, keywords=None):
+    keywords = keywords or {}
+    expected = theirs(name, config, spaced, keywords)
+    with jax.enable_x64(True):
+        got = ours(name, config, spaced, keywords)
+    np.testing.assert_allclose(
+        got, expected, rtol=0, atol=TOLERANCE.get(name, 5e-6) * np.abs(expected).max(),
+        err_msg=f"{config} {spaced} {keywords}",
+    )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def quiet_diffusers():
+    diffusers.utils.logging.set_verbosity_error()
+
+
+@pytest.fixture
+def without_torchsde(monkeypatch):
+    """The class that draws a Brownian path can be imported; the tests give it their own noise."""
+    monkeypatch.setitem(sys.modules, "torchsde", types.ModuleType("torchsde"))
+    module = importlib.import_module("diffusers.schedulers.scheduling_dpmsolver_sde")
+    monkeypatch.setattr(diffusers, "DPMSolverSDEScheduler", module.DPMSolverSDEScheduler)
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", CLASSES)
-def test_scheduler(name):
-    diffusers.utils.logging.set_verbosity_error()
+def test_scheduler(name, without_torchsde):
     draw = random.Random(name)
     for _ in range(SETTINGS):
         config = {}
@@ -171,13 +217,57 @@ def test_scheduler(name):
             config |= draw.choice(choices)
         keywords = draw.choice(STEP.get(name, ({},)))
         steps = draw.choice((1, 3, 8) if name in ("LCMScheduler", "TCDScheduler") else (4, 11, 20))
-        expected = theirs(name, config, steps, keywords)
-        with jax.enable_x64(True):
-            got = ours(name, config, steps, keywords)
-        np.testing.assert_allclose(
-            got, expected, rtol=0, atol=TOLERANCE.get(name, 5e-6) * np.abs(expected).max(),
-            err_msg=f"{config} {steps} {keywords}",
-        )  # fmt: skip
+        assert_same(name, config, {"num_inference_steps": steps}, keywords)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "name",
+    ["DDPMParallelScheduler", "DDIMScheduler", "EulerDiscreteScheduler", "LCMScheduler",
+     "TCDScheduler", "UniPCMultistepScheduler", "DPMSolverMultistepScheduler"],
+)  # fmt: skip
+def test_zero_terminal_snr(name):
+    extra = {} if name in ("LCMScheduler", "TCDScheduler") else {"timestep_spacing": "trailing"}
+    for schedule in SCHEDULES:
+        config = {**schedule, **PREDICTIONS[1], **extra, "rescale_betas_zero_snr": True}
+        assert_same(name, config, {"num_inference_steps": 6})
+        if name.startswith("DPM"):  # the levels of the linear schedule fall at its end
+            for sigmas in ("use_karras_sigmas", "use_lu_lambdas"):
+                assert_same(name, {**config, sigmas: True}, {"num_inference_steps": 6})
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "name",
+    ["DDPMScheduler", "LCMScheduler", "TCDScheduler", "EulerDiscreteScheduler",
+     "HeunDiscreteScheduler", "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler"],
+)  # fmt: skip
+def test_given_timesteps(name):
+    assert_same(name, SCHEDULES[1], {"timesteps": [999, 845, 730, 587, 443, 310, 193, 116, 53, 13]})
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_given_sigmas():
+    assert_same("EulerDiscreteScheduler", SCHEDULES[1], {"sigmas": [14.6, 6.5, 2.7, 1.4, 0.4, 0.0]})
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("DPMSolverMultistepScheduler", {**SIGMAS[1], "lambda_min_clipped": -3.0}),
+        ("DPMSolverMultistepScheduler", {"lambda_min_clipped": -5.1, "timestep_spacing": "leading"}),
+        ("DPMSolverMultistepScheduler", {"beta_schedule": "squaredcos_cap_v2", "use_lu_lambdas": True}),
+        ("UniPCMultistepScheduler", {"predict_x0": False, **FINAL[1], **THRESHOLD[1]}),
+        ("UniPCMultistepScheduler", {"predict_x0": False, **SIGMAS[3], **FINAL[1],
+                                     "sigma_min": 0.1, "sigma_max": 9.0}),
+        ("KDPM2AncestralDiscreteScheduler", {**SCHEDULES[1], **SIGMAS[2]}),
+        ("DDIMScheduler", {"trained_betas": [0.01 + i / 1e4 for i in range(300)],
+                           "num_train_timesteps": 300}),
+    ],
+)  # fmt: skip
+def test_rare_settings(name, config):
+    assert_same(name, {"timestep_spacing": "trailing", **config}, {"num_inference_steps": 30})
 
 
 def _ancestral(s, goal):

@@ -42,6 +42,8 @@ def _churned(s, steps, churn, low, high, noise):
 
 def _ancestral(s, s_next, eta=1.0):
     """(down, up): go to `down` and add `up` of noise to be at s'."""
+    if not eta:
+        return s_next, 0.0
     up = min(s_next, eta * (s_next**2 * (s**2 - s_next**2) / s**2) ** 0.5)
     return (s_next**2 - up**2) ** 0.5, up
 
@@ -98,6 +100,8 @@ def dpm2(grid, network, eta=0.0):
             rows.append(Row(**evaluate(s, t), x=(1, 0, -s)))
             continue
         middle = (s * down) ** 0.5
+        # diffusers computes them in float32, where most digits of the lower level cancel.
+        down, up = map(float, _ancestral(np.float32(s), np.float32(s_next), np.float32(eta)))
         rows += [
             Row(**evaluate(s, t), x=(1, 0, middle - s), y=(1,)),
             Row(**evaluate(middle), x=(0, 1, down - s), noise=up, interval=(s, s_next)),
