@@ -83,7 +83,7 @@ def sample(denoise, table, x, key, *, noise=None, state=None, callback=None, tra
     def run_row(carry, inputs):
         index, row, ready = inputs
         x, stopped, _ = carry
-        noise_of_row = (lambda: noise(keys, index, row, x)) if given is None else (lambda: ready)
+        noise_of_row = partial(_drawn, noise, keys, index, row, x) if given is None else lambda: ready
         branches = (_skip, _perturb, partial(_evaluate, stateful, table, callback, index))
         carry = jax.lax.switch(
             jnp.where(stopped, SKIP, row.kind),
@@ -104,6 +104,15 @@ def _skip(row, noise, carry):
 def _perturb(row, noise, carry):
     x, *rest = carry
     return x + row.noise * noise(), *rest
+
+
+def _drawn(noise, keys, index, row, like):
+    """The row's noise; deterministic samplers draw none."""
+
+    def draw():
+        return jnp.asarray(noise(keys, index, row, like), like.dtype)
+
+    return jax.lax.cond(row.noise != 0, draw, lambda: jnp.zeros_like(like))
 
 
 def _evaluate(denoise, table, callback, index, row, noise, carry):

@@ -53,6 +53,11 @@ def lu_sigmas(steps, low, high):
     return np.exp(np.linspace(*ends, steps))
 
 
+def kl_optimal_sigmas(steps, low, high):
+    """Uniform in the angle arctan σ (arXiv 2404.14507, theorem 3.1, for Gaussian data)."""
+    return np.tan(np.linspace(np.arctan(high), np.arctan(low), steps))
+
+
 def align_your_steps_sigmas(steps, name):
     """The published levels, interpolated in log σ where `steps` is not ten."""
     levels = np.log(ALIGN_YOUR_STEPS[name])
@@ -88,13 +93,15 @@ def named_sigmas(name, steps, low, high, table, rho=None):
             return beta_sigmas(steps, low, high)
         case "lu":
             return lu_sigmas(steps, low, high)
+        case "kl_optimal":
+            return kl_optimal_sigmas(steps, low, high)
         case "sgm_uniform" | "simple":
             return training_sigmas(steps, table, name)
         case "ays_sd" | "ays_sdxl" | "ays_svd":
             return align_your_steps_sigmas(steps, name)
     raise SdjaxError(
         f"unknown sigmas {name!r}: expected karras, exponential, polyexponential, beta, lu, "
-        f"sgm_uniform, simple, {', '.join(ALIGN_YOUR_STEPS)}, or falling numbers"
+        f"kl_optimal, sgm_uniform, simple, {', '.join(ALIGN_YOUR_STEPS)}, or falling numbers"
     )
 
 

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 
 from benchmarks import sampler_steps, sampling_loop, solver_order
 
@@ -47,7 +48,15 @@ def test_sampling_loop_counts_compilations(tmp_path, monkeypatch):
     sampling_loop.main(batch=1, steps=3, rounds=2)
     written = json.loads((tmp_path / "sampling_loop.json").read_text())
     assert written["recompiled"] == 0 and written["compiled"] == 1
-    assert set(written["results"]) == {"network", *sampling_loop.SAMPLERS}
+    alone = {sampling_loop.CALLS, sampling_loop.BARE}
+    assert set(written["results"]) == {*alone, *sampling_loop.SAMPLERS}
+    for name in alone:
+        assert written["results"][name]["wall_overhead"][name] == 0
+
+
+def test_overheads_are_medians_of_the_rounds_ratios():
+    taken, alone = [(1.1, 2.0), (2.4, 2.0), (10.0, 2.0)], [(1.0, 2.0), (2.0, 1.0), (2.0, 2.0)]
+    np.testing.assert_allclose(sampling_loop.overheads(taken, alone), (0.2, 0.0))
 
 
 def test_energy_distance():
@@ -57,7 +66,39 @@ def test_energy_distance():
     assert 0 <= near < 0.02 and far > 10 * near
 
 
-def test_sampler_steps_plot(tmp_path):
-    rows = [{"evaluations": n, "distance": 1 / n, "error": 1 / n} for n in (4, 8)]
-    sampler_steps.plot({"DDIM": rows, "DDPM": rows}, 0.01, tmp_path / "plot.png")
+def test_a_sampler_takes_as_many_steps_as_its_evaluations_allow():
+    config = {"_class_name": "DDIMScheduler"}
+    for name, budget, steps in (("ddim", 6, 6), ("heun", 6, 3), ("plms", 6, 5), ("heun", 1, 1)):
+        assert sampler_steps.steps_within(budget, config, name, {}) == steps
+
+
+def test_sampler_steps_measures_and_writes_its_page(tmp_path):
+    """With networks of which the samplers' steps alone decide the error."""
+
+    def latents(name, options, steps, seed):
+        made = np.random.RandomState(seed % 2**32).randn(20, 4)
+        return made * (1 + 1 / steps) if name == "ddim" else made + 1 / steps
+
+    config = {"_class_name": "DDIMScheduler"}
+    measured = sampler_steps.measure(latents, config, (4, 8), 100)
+    coarse, fine = measured["results"]["DDIM"]
+    assert coarse["error"] > 1.8 * fine["error"] > 0
+    assert "error" not in measured["results"]["DDPM"][0]
+    assert set(measured["results"]) == {*sampler_steps.DETERMINISTIC, *sampler_steps.STOCHASTIC}
+    sampler_steps.plot(measured, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000
+
+    settings = {"model": "emoji", "prompts": ["red apple"], "images": 5, "guidance_scale": 2.0,
+                "reference_steps": 100}  # fmt: skip
+    page = tmp_path / "page.md"
+    marks = "<!-- sampler_steps: written by the command -->\n{}<!-- /sampler_steps -->"
+    page.write_text("before\n" + marks.format("old") + "\nafter\n")
+    text = sampler_steps.markdown(measured, (4, 8), settings)
+    for _ in range(2):
+        sampler_steps.write_between_marks(page, text)
+        assert page.read_text() == "before\n" + marks.format(text) + "\nafter\n"
+    assert f"| DDIM | {coarse['error']:.3f} | {fine['error']:.3f} |" in text
+    assert text.count("| DDPM |") == 1 and text.count("| DDIM |") == 2
+    page.write_text("no marks")
+    with pytest.raises(SystemExit, match="must have the marks"):
+        sampler_steps.write_between_marks(page, text)

@@ -41,10 +41,18 @@ STABLE_DIFFUSION = {
         ("LMS", "lms", {}),
         ("UniPC", "unipc", {}),
         ("uni_pc_bh2", "unipc", {"variant": "bh2"}),
+        ("PLMS", "plms", {"runge_kutta": False}),
         ("PNDM", "plms", {}),
         ("DPM++ 2M SGM Uniform", "dpmpp_2m", {"sigmas": "sgm_uniform"}),
         ("DPMSolverMultistepScheduler", "dpmpp_2m", {}),
         ("heun", "heun", {}),
+        ("sample_dpmpp_2s_ancestral", "dpmpp_2s_a", {}),
+        ("k_euler_a", "euler_a", {}),
+        ("dpmpp_3m_sde_gpu", "dpmpp_3m_sde", {}),
+        ("DPM++ 2M SDE Heun Karras", "dpmpp_2m_sde", {"solver": "heun", "sigmas": "karras"}),
+        ("DPM++ 2M Align Your Steps", "dpmpp_2m", {"sigmas": "ays_sd"}),
+        ("Euler KL Optimal", "euler", {"sigmas": "kl_optimal"}),
+        ("Euler Simple", "euler", {"sigmas": "simple"}),
     ],
 )
 def test_names_of_other_programs(spelling, name, options):
@@ -105,6 +113,9 @@ def test_another_sampler_from_one_configuration():
         other.set_timesteps(20)
         table = diffusion.sampler_from_config(STABLE_DIFFUSION, 20, name)
         np.testing.assert_array_equal(table.timesteps, other.timesteps)
+    silent = {"_class_name": "DDIMScheduler"}
+    for name, evaluations in (("plms", 5), ("PNDMScheduler", 13)):
+        assert diffusion.sampler_from_config(silent, 4, name).evaluations == evaluations
     table = diffusion.sampler_from_config(STABLE_DIFFUSION, 20, "euler", spacing="leading")
     np.testing.assert_array_equal(table.timesteps[:2], [951, 901])
 
@@ -120,8 +131,8 @@ def test_custom_timesteps_are_the_spacing_they_repeat():
 
 @pytest.mark.parametrize(
     "sigmas",
-    ["karras", "exponential", "polyexponential", "beta", "lu", "sgm_uniform", "simple",
-     *ALIGN_YOUR_STEPS],
+    ["karras", "exponential", "polyexponential", "beta", "lu", "kl_optimal", "sgm_uniform",
+     "simple", *ALIGN_YOUR_STEPS],
 )  # fmt: skip
 @pytest.mark.parametrize("name", ["euler", "dpmpp_2m"])
 def test_sigma_schedules_fall_from_the_noisiest_level(sigmas, name):

@@ -163,6 +163,20 @@ def test_clipping_and_dynamic_thresholding():
     np.testing.assert_allclose(got, np.clip(3 * NOISE, -bound, bound) / bound, rtol=1e-5)
 
 
+def test_noise_is_drawn_only_where_it_is_added():
+    drawn = []
+
+    def noise(keys, index, row, like):
+        jax.debug.callback(lambda index: drawn.append(int(index)), index)
+        return jnp.zeros_like(like)
+
+    for name, rows in (("ddim", []), ("euler_a", [0, 1, 2]), ("dpmpp_sde", [0, 1, 2, 3, 4, 5])):
+        run(table_of(name), NOISE, KEY, noise=noise)
+        jax.effects_barrier()
+        assert sorted(drawn) == rows
+        drawn.clear()
+
+
 def test_given_noise_is_used_row_by_row():
     table = table_of("ddpm")
     keys = jax.vmap(jax.random.fold_in, (None, 0))(KEY, jnp.arange(3))

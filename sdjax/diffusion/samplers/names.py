@@ -28,6 +28,8 @@ ALIASES = {
     "uni_pc": "unipc",
 }
 VARIANTS = {
+    # Stable Diffusion's; diffusers' class of it starts with Runge–Kutta steps unless told not to.
+    "plms": ("plms", {"runge_kutta": False}),
     "uni_pc_bh2": ("unipc", {"variant": "bh2"}),
     "unipc_bh2": ("unipc", {"variant": "bh2"}),
     "unipc_bh1": ("unipc", {"variant": "bh1"}),
@@ -62,14 +64,26 @@ CLASSES = {
     "EDMDPMSolverMultistepScheduler": "edm_dpmpp_2m",
     "CMStochasticIterativeScheduler": "consistency",
 }
-SIGMAS = ("polyexponential", "exponential", "karras", "beta", "sgm_uniform", "simple", "lu")
+# Names of σ schedules that may follow a sampler's name; the longer of two with one end first.
+SIGMAS = {
+    "polyexponential": "polyexponential",
+    "exponential": "exponential",
+    "karras": "karras",
+    "beta": "beta",
+    "sgm_uniform": "sgm_uniform",
+    "simple": "simple",
+    "kl_optimal": "kl_optimal",
+    "align_your_steps": "ays_sd",
+    "lu": "lu",
+}
 
 
 def canonical_name(name, known):
     """(name, options) for any spelling: "DPM++ 2M SDE Karras" is dpmpp_2m_sde with Karras sigmas.
 
     Args:
-      name: a sampler's name, in any case, with spaces, hyphens or underscores; or a diffusers class.
+      name: a sampler's name, in any case, with spaces, hyphens or underscores; one of A1111,
+        ComfyUI or k-diffusion ("sample_dpmpp_2m"); or a diffusers class.
       known: the names that exist.
 
     Raises:
@@ -78,10 +92,10 @@ def canonical_name(name, known):
     if name in CLASSES:
         return CLASSES[name], {}
     plain = re.sub(r"[\s\-]+", "_", str(name).strip().lower()).replace("dpm++", "dpmpp")
-    options = {}
-    for sigmas in SIGMAS:
-        if plain.endswith(f"_{sigmas}"):
-            plain, options = plain.removesuffix(f"_{sigmas}"), {"sigmas": sigmas}
+    plain, options = plain.removeprefix("sample_"), {}
+    for suffix, sigmas in SIGMAS.items():
+        if plain.endswith(f"_{suffix}"):
+            plain, options = plain.removesuffix(f"_{suffix}"), {"sigmas": sigmas}
             break
     if plain in VARIANTS:
         plain, more = VARIANTS[plain]
