@@ -29,6 +29,7 @@ from sdjax.diffusion.schedules import (
     zero_terminal_snr,
 )
 from sdjax.diffusion.tables import Table
+from sdjax.diffusion.torch_noise import torch_noise
 from sdjax.diffusion.variational import hybrid_loss, learned_log_variance, variational_bound
 
 __all__ = [
@@ -64,6 +65,7 @@ __all__ = [
     "schedule_from_config",
     "schedule_from_signal",
     "sigmoid_schedule",
+    "torch_noise",
     "training_loss",
     "variational_bound",
     "zero_terminal_snr",

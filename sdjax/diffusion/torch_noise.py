@@ -20,10 +20,42 @@ def torch_normal(seed, shape):
     Returns:
       float32 of `shape`.
     """
+    return torch_draws(seed, shape, 1)[0]
+
+
+def torch_draws(seed, shape, count):
+    """`count` successive draws of `torch_normal` from one generator: float32[count, *shape]."""
     size = int(np.prod(shape))
     if size < BLOCK:
         raise SdjaxError(f"torch noise needs at least {BLOCK} values, got shape {tuple(shape)}")
     words = np.random.RandomState(int(seed) & 0xFFFFFFFF)
+    return np.stack([_draw(words, size).reshape(shape) for _ in range(count)])
+
+
+def torch_noise(seeds, table, shape):
+    """All noise of a generation as diffusers draws it, with a generator on the CPU for each image.
+
+    The first draw is where the image starts from, the others are what the sampler adds, in turn.
+
+    Args:
+      seeds: [batch].
+      table: a `Table`.
+      shape: (height, width, channels) of one image; PyTorch has the channels first.
+
+    Returns:
+      (x float32[batch, h, w, c], noise float32[rows, batch, h, w, c]), both for `sample`.
+    """
+    height, width, channels = shape
+    rows = table.noise_rows
+    drawn = [torch_draws(seed, (channels, height, width), 1 + len(rows)) for seed in seeds]
+    drawn = np.stack(drawn, axis=1).transpose(0, 1, 3, 4, 2)
+    noise = np.zeros((len(table.rows.kind), *drawn.shape[1:]), np.float32)
+    noise[rows] = drawn[1:]
+    return drawn[0], noise
+
+
+def _draw(words, size):
+    """[size] values from the generator's next words."""
 
     def uniform(count):
         drawn = words.randint(0, 1 << 32, count, dtype=np.uint32)
@@ -34,7 +66,7 @@ def torch_normal(seed, shape):
     values[:whole] = _normal(values[:whole])
     if size % BLOCK:
         values[-BLOCK:] = _normal(uniform(BLOCK))
-    return values.reshape(shape)
+    return values
 
 
 def _normal(uniform):

@@ -1,10 +1,13 @@
 """NumPy's imitation of torch.randn against torch."""
 
+import diffusers
+import jax
 import numpy as np
 import pytest
 import torch
 
-from sdjax.diffusion.torch_noise import torch_normal
+from sdjax import diffusion
+from sdjax.diffusion.torch_noise import torch_draws, torch_normal
 from sdjax.errors import SdjaxError
 
 
@@ -18,3 +21,45 @@ def test_equals_torch(seed, shape):
 def test_too_few_values_are_refused():
     with pytest.raises(SdjaxError, match="at least 16"):
         torch_normal(0, (15,))
+
+
+@pytest.mark.parametrize("size", [16, 21, 64])
+def test_draws_follow_one_another(size):
+    generator = torch.Generator().manual_seed(5)
+    theirs = np.stack([torch.randn(size, generator=generator).numpy() for _ in range(4)])
+    np.testing.assert_allclose(torch_draws(5, (size,), 4), theirs, atol=5e-7, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "keywords"),
+    [
+        ("EulerAncestralDiscreteScheduler", {}),
+        ("DDPMScheduler", {}),
+        ("DDIMScheduler", {"eta": 1.0}),
+        ("KDPM2AncestralDiscreteScheduler", {}),
+        ("LCMScheduler", {}),
+        ("DPMSolverMultistepScheduler", {}),
+    ],
+)
+def test_a_seed_gives_the_image_it_gives_in_diffusers(name, keywords):
+    """Through the scheduler's own calls of the generators, one an image."""
+    config, seeds = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}, (3, 8)
+    if name.startswith("DPM"):
+        config["algorithm_type"] = "sde-dpmsolver++"
+    if name.startswith("DD"):
+        config["clip_sample"] = False
+    scheduler = getattr(diffusers, name)(**config)
+    scheduler.set_timesteps(4)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    x = torch.cat([torch.randn((1, 2, 3, 4), generator=g) for g in generators])
+    x = x * scheduler.init_noise_sigma
+    for t in scheduler.timesteps:
+        prediction = 0.8 * scheduler.scale_model_input(x, t)
+        x = scheduler.step(prediction, t, x, generator=generators, **keywords).prev_sample
+
+    table = diffusion.sampler_from_config({**config, "_class_name": name}, 4, **keywords)
+    start, noise = diffusion.torch_noise(seeds, table, (3, 4, 2))
+    ours = diffusion.sample(lambda x, t: 0.8 * x, table, start, jax.random.key(0), noise=noise)
+    np.testing.assert_allclose(
+        np.moveaxis(np.asarray(ours), -1, 1), x, rtol=0, atol=2e-5 * float(x.abs().max())
+    )
