@@ -136,9 +136,9 @@ Deterministic samplers: difference of each image's latents from DDIM with
 
 {table("error")}
 
-All samplers: energy distance of the set from that of DDPM with {settings["reference_steps"]:,} steps
-and other seeds. DDIM with {settings["reference_steps"]:,} steps has
-{measured["reference_distance"]:.3f}.
+All samplers: energy distance of the set from that of DDPM with
+{settings["reference_steps"]:,} steps and other seeds. DDIM with
+{settings["reference_steps"]:,} steps has {measured["reference_distance"]:.3f}.
 
 {table("distance")}
 """

@@ -16,8 +16,8 @@ import time
 
 import jax
 import jax.numpy as jnp
-import rich
 import tyro
+from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import RESULTS, machine
@@ -131,8 +131,11 @@ def main(batch: int = 4, steps: int = 20, rounds: int = 9, save: bool = True):
             cells.append(f"{1e3 * medians[kind]:.0f} ms")
             cells += [f"{100 * over[alone][kind]:+.1f} %" for alone in (CALLS, BARE)]
         shown.add_row(name, *cells)
-    rich.print(shown)
-    rich.print(f"programs compiled: {compiled}; by other tables after that: {recompiled}")
+    console = Console()
+    if not console.is_terminal:
+        console.width = 120
+    console.print(shown)
+    console.print(f"programs compiled: {compiled}; by other tables after that: {recompiled}")
     if save:
         RESULTS.mkdir(exist_ok=True)
         written = {

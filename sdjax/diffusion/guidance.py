@@ -89,7 +89,8 @@ def cfg_zero_star(conditional, unconditional, scale, silent=False):
     Args:
       silent: give zero, as the paper does in the first steps; a bool, may be traced.
     """
-    fit = _inner(conditional, unconditional) / jnp.maximum(_inner(unconditional, unconditional), 1e-8)
+    size = jnp.maximum(_inner(unconditional, unconditional), 1e-8)
+    fit = _inner(conditional, unconditional) / size
     guided = classifier_free_guidance(conditional, fit * unconditional, scale)
     return jnp.where(silent, 0.0, guided)
 

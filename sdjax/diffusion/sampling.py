@@ -83,7 +83,8 @@ def sample(denoise, table, x, key, *, noise=None, state=None, callback=None, tra
     def run_row(carry, inputs):
         index, row, ready = inputs
         x, stopped, _ = carry
-        noise_of_row = partial(_drawn, noise, keys, index, row, x) if given is None else lambda: ready
+        drawn = partial(_drawn, noise, keys, index, row, x)
+        noise_of_row = drawn if given is None else (lambda: ready)
         branches = (_skip, _perturb, partial(_evaluate, stateful, table, callback, index))
         carry = jax.lax.switch(
             jnp.where(stopped, SKIP, row.kind),

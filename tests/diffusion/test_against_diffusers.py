@@ -52,7 +52,9 @@ LAST_ALPHA = ({"set_alpha_to_one": True}, {"set_alpha_to_one": False})
 ORDERS = tuple({"solver_order": order} for order in (1, 2, 3))
 LOWER = ({"lower_order_final": True}, {"lower_order_final": False})
 KINDS = ({"solver_type": "midpoint"}, {"solver_type": "heun"})
-EDM = tuple({"sigma_data": d, "sigma_schedule": s} for d in (0.5, 1) for s in ("karras", "exponential"))
+EDM = tuple(
+    {"sigma_data": d, "sigma_schedule": s} for d in (0.5, 1) for s in ("karras", "exponential")
+)
 DATA, NOISY = {"algorithm_type": "dpmsolver++"}, {"algorithm_type": "sde-dpmsolver++"}
 TO_ABOVE_ZERO = (
     {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"},
@@ -256,8 +258,9 @@ def test_given_sigmas():
     ("name", "config"),
     [
         ("DPMSolverMultistepScheduler", {**SIGMAS[1], "lambda_min_clipped": -3.0}),
-        ("DPMSolverMultistepScheduler", {"lambda_min_clipped": -5.1, "timestep_spacing": "leading"}),
-        ("DPMSolverMultistepScheduler", {"beta_schedule": "squaredcos_cap_v2", "use_lu_lambdas": True}),
+        ("DPMSolverMultistepScheduler", {"lambda_min_clipped": -5.1, **SPACINGS[0]}),
+        ("DPMSolverMultistepScheduler",
+         {"beta_schedule": "squaredcos_cap_v2", "use_lu_lambdas": True}),
         ("UniPCMultistepScheduler", {"predict_x0": False, **FINAL[1], **THRESHOLD[1]}),
         ("UniPCMultistepScheduler", {"predict_x0": False, **SIGMAS[3], **FINAL[1],
                                      "sigma_min": 0.1, "sigma_max": 9.0}),

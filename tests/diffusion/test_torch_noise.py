@@ -43,7 +43,8 @@ def test_draws_follow_one_another(size):
 )
 def test_a_seed_gives_the_image_it_gives_in_diffusers(name, keywords):
     """Through the scheduler's own calls of the generators, one an image."""
-    config, seeds = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}, (3, 8)
+    config = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    seeds = (3, 8)
     if name.startswith("DPM"):
         config["algorithm_type"] = "sde-dpmsolver++"
     if name.startswith("DD"):

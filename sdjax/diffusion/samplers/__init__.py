@@ -31,9 +31,10 @@ class Sampler:
     def option_names(self):
         """For each of grid, rows and network, the names of its options."""
         return [
-            [p.name for p in inspect.signature(function).parameters.values() if p.default is not p.empty]
+            [name for name, p in inspect.signature(function).parameters.items()
+             if p.default is not p.empty]
             for function in (self.grid, self.rows, self.network)
-        ]
+        ]  # fmt: skip
 
 
 _SDE = {"algorithm": "sde_dpmpp", "published": True}

@@ -22,8 +22,9 @@ def deis(grid, network, order=2, lower_order_final=True):
         left = len(grid) - i
         use = min(order, i + 1, left if lower and left < 3 else order)
         nodes = np.log(grid.ratio[[i - k for k in range(use)]])
+        rho, rho_next = grid.ratio[i], grid.ratio_next[i]
         weights = [
-            alpha_next * (_integral(nodes, k, grid.ratio_next[i]) - _integral(nodes, k, grid.ratio[i]))
+            alpha_next * (_integral(nodes, k, rho_next) - _integral(nodes, k, rho))
             for k in range(use)
         ]
         rows.append(
