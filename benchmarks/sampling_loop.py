@@ -92,7 +92,7 @@ def overheads(taken, alone):
     return tuple(statistics.median(kind) - 1 for kind in zip(*ratios, strict=True))
 
 
-def main(batch: int = 4, steps: int = 20, rounds: int = 9, save: bool = True):
+def main(batch: int = 8, steps: int = 20, rounds: int = 11, save: bool = True):
     """Measures, prints and writes."""
     params, evaluate, sample = build(batch)
     x = jax.random.normal(jax.random.key(1), (batch, 32, 32, 3))
