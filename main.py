@@ -74,8 +74,9 @@ def sample(
         noise: Who draws the first noise: with torch a seed gives the picture it gives in PyTorch.
         out: Folder of the pictures; numbers go on after those that are there.
     """
+    from sdjax.folders import writable_folder
     from sdjax.pipeline import StableDiffusion
-    from sdjax.pipeline.pictures import save_pictures, writable_folder
+    from sdjax.pipeline.pictures import save_pictures
     from sdjax.pipeline.request import listed
 
     prepare_devices()

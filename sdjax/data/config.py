@@ -2,7 +2,7 @@
 import dataclasses
 from typing import Literal
 
-from sdjax.errors import SdjaxError
+from sdjax.errors import SdjaxError, check_at_least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,12 +41,8 @@ class DataConfig:
     """Threads that read and prepare ahead of the training."""
 
     def __post_init__(self):
-        for name in ("image_size", "batch_size"):
-            if getattr(self, name) < 1:
-                raise SdjaxError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("cache", "threads"):
-            if getattr(self, name) < 0:
-                raise SdjaxError(f"{name} must not be negative, got {getattr(self, name)}")
+        check_at_least(1, self, "image_size", "batch_size")
+        check_at_least(0, self, "cache", "threads")
         if not 0 <= self.max_broken_share <= 1:
             raise SdjaxError(
                 f"max_broken_share is a share between 0 and 1, got {self.max_broken_share}"

@@ -37,7 +37,8 @@ def edges(images):
     y = padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]
     length = jnp.sqrt(jnp.square(x) + jnp.square(y) + 1e-12)
     # The angle modulo a half turn, shared linearly between the two nearest of eight directions.
-    turn = (jnp.arctan2(y, x) / jnp.pi % 1.0) * 8
+    flat = (x == 0) & (y == 0)  # where the angle, 0 by convention, has no gradient
+    turn = (jnp.arctan2(y, jnp.where(flat, 1.0, x)) / jnp.pi % 1.0) * 8
     distance = jnp.abs(turn[..., None] - jnp.arange(8))
     share = jnp.maximum(1 - jnp.minimum(distance, 8 - distance), 0)
     cells = (share * length[..., None]).reshape(-1, 8, 8, 8, 8, 8).mean((2, 4))
@@ -58,7 +59,7 @@ def textures(images):
         y = jax.lax.conv_general_dilated(small, _random_filters(level), (1, 1), "VALID",
                                          dimension_numbers=("NHWC", "HWIO", "NHWC"))
         y = jnp.abs(y)
-        found += [y.mean((1, 2)), y.std((1, 2))]
+        found += [y.mean((1, 2)), jnp.sqrt(y.var((1, 2)) + 1e-12)]
     return jnp.concatenate(found, -1)
 
 
@@ -83,7 +84,7 @@ def feature_function(name):
                          f"got {name!r}")
     try:
         return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:  # ValueError: an empty name
         raise SdjaxError(f"no feature function {name!r}: {error}") from error
 
 

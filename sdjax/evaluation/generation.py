@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 from rich.progress import track
 
-from sdjax.errors import SdjaxError
+from sdjax.errors import SdjaxError, check_at_least
 
 from .sheets import to_uint8
 
@@ -27,8 +27,7 @@ class Generation:
     """Pictures made at once."""
 
     def __post_init__(self):
-        if self.batch_size < 1:
-            raise SdjaxError(f"batch_size must be at least 1, got {self.batch_size}")
+        check_at_least(1, self, "batch_size")
 
 
 class TextToImage(Protocol):

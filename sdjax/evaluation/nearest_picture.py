@@ -5,13 +5,14 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from sdjax.data import DataConfig
-from sdjax.errors import SdjaxError
+from sdjax.errors import SdjaxError, check_at_least
+from sdjax.folders import writable_folder
 
 from .features import extract, feature_function
 from .generation import Generation, generate
 from .known import known_pictures
 from .nearest import nearest_rate
-from .report import RIGHT, WRONG, interval, open_folder, percent, show, write_json
+from .report import RIGHT, WRONG, interval, percent, show, write_json
 from .sheets import sheet
 
 
@@ -36,9 +37,8 @@ class NearestNeighbour:
     generation: Generation = field(default_factory=Generation)
 
     def __post_init__(self):
-        if self.captions < 1 or self.sheet < 0:
-            raise SdjaxError(f"captions ≥ 1 and sheet ≥ 0 expected, got {self.captions}, "
-                             f"{self.sheet}")
+        check_at_least(1, self, "captions")
+        check_at_least(0, self, "sheet")
         if self.data.source == "shapes":
             raise SdjaxError("the shapes have no end, so none of them is the nearest: "
                              "evaluate shapes instead")
@@ -47,7 +47,7 @@ class NearestNeighbour:
 def evaluate_nearest(model, config: NearestNeighbour = NearestNeighbour()):
     """Run it: {"first": share, "first_interval", "among_five": share, "known": N, "captions": [{
     "caption", "nearest": [...], "right"}], "settings"}."""
-    out = open_folder(config.out)
+    out = writable_folder(config.out)
     function = None if config.features == "raw" else feature_function(config.features)
     known, known_captions = known_pictures(config.data)
     different = list(dict.fromkeys(known_captions))

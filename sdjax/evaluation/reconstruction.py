@@ -6,11 +6,12 @@ import numpy as np
 
 from sdjax.data import DataConfig
 from sdjax.data.oracle import score
-from sdjax.errors import SdjaxError
+from sdjax.errors import SdjaxError, check_at_least
+from sdjax.folders import writable_folder
 from sdjax.parallel import map_over_devices
 
 from .known import known_pictures
-from .report import open_folder, percent, show, write_json
+from .report import percent, show, write_json
 from .sheets import sheet, to_uint8
 
 
@@ -35,9 +36,8 @@ class Reconstruction:
     """Folder of the results."""
 
     def __post_init__(self):
-        if min(self.images, self.batch_size) < 1 or self.sheet < 0:
-            raise SdjaxError("images ≥ 1, batch_size ≥ 1 and sheet ≥ 0 expected, got "
-                             f"{self.images}, {self.batch_size}, {self.sheet}")
+        check_at_least(1, self, "images", "batch_size")
+        check_at_least(0, self, "sheet")
 
 
 def psnr(images, others):
@@ -73,7 +73,7 @@ def reconstruct(vae, params, images, batch_size=32):
 def evaluate_reconstruction(model, config: Reconstruction = Reconstruction()):
     """Run it: {"psnr": mean dB, "psnr_least": dB, "images": N, "oracle": {"before": share, "after":
     share} for shapes, else None, "settings"}."""
-    out = open_folder(config.out)
+    out = writable_folder(config.out)
     images, captions = known_pictures(config.data, config.images, config.picture_seed)
     made = reconstruct(model.vae, model.params["vae"], images, config.batch_size)
     decibels = np.minimum(psnr(images, made), 100)

@@ -7,22 +7,7 @@ from pathlib import Path
 import rich
 from rich.table import Table
 
-from sdjax.errors import SdjaxError
-
 RIGHT, WRONG = "#1a7f37", "#cf222e"
-
-
-def open_folder(path):
-    """The folder `path`, made where absent. SdjaxError where nothing can be written there."""
-    path = Path(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise SdjaxError(f"expected a folder to write to, got {path}: {error.strerror}") from error
-    return path
 
 
 def write_json(path, results):

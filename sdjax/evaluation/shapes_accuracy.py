@@ -5,10 +5,11 @@ from typing import Literal
 
 from sdjax.data.oracle import ATTRIBUTES, score
 from sdjax.data.shapes import Shapes
-from sdjax.errors import SdjaxError
+from sdjax.errors import check_at_least
+from sdjax.folders import writable_folder
 
 from .generation import Generation, generate
-from .report import RIGHT, WRONG, interval, open_folder, percent, show, write_json
+from .report import RIGHT, WRONG, interval, percent, show, write_json
 from .sheets import sheet
 
 SPLITS = {"train": "seen in training", "heldout": "kept out of training"}
@@ -34,9 +35,8 @@ class ShapesAccuracy:
     generation: Generation = field(default_factory=Generation)
 
     def __post_init__(self):
-        if self.captions < 1 or self.sheet < 0:
-            raise SdjaxError(f"captions ≥ 1 and sheet ≥ 0 expected, got {self.captions}, "
-                             f"{self.sheet}")
+        check_at_least(1, self, "captions")
+        check_at_least(0, self, "sheet")
 
 
 def shapes_captions(count, objects="one", split="train", seed=0):
@@ -61,7 +61,7 @@ def accuracy(images, captions):
 
 def evaluate_shapes(model, config: ShapesAccuracy = ShapesAccuracy()):
     """Run it: {"train" | "heldout": {"captions": N, "accuracy": …, "all_interval": …}, "settings"}."""
-    out = open_folder(config.out)
+    out = writable_folder(config.out)
     results = {"settings": asdict(config)}
     for split in SPLITS:
         captions = shapes_captions(config.captions, config.objects, split, config.caption_seed)

@@ -4,12 +4,13 @@ from dataclasses import asdict, dataclass, field
 
 from sdjax.data import DataConfig
 from sdjax.errors import SdjaxError
+from sdjax.folders import writable_folder
 
 from .distances import frechet_distance, kernel_distance, precision_recall
 from .features import extract, feature_function
 from .generation import Generation, generate
 from .known import known_pictures
-from .report import open_folder, percent, show, write_json
+from .report import percent, show, write_json
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def evaluate_similarity(model, config: Similarity = Similarity()):
     """Run it: {"generated": …, "real": … or None, "counts": …, "settings"}; the model may be None
     where a folder is given.
     """
-    out, function = open_folder(config.out), feature_function(config.features)
+    out, function = writable_folder(config.out), feature_function(config.features)
     real, captions = known_pictures(config.data, 2 * config.images, config.picture_seed)
     # The second half is the yardstick, and is never what the captions are taken from.
     real, others = real[:config.images], real[config.images:]

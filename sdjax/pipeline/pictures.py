@@ -8,23 +8,10 @@ from pathlib import Path
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from sdjax.errors import SdjaxError
 from sdjax.evaluation.sheets import sheet
+from sdjax.folders import writable_folder
 
 SHOWN = 192  # pixels that a small picture is enlarged to, at least, on a sheet
-
-
-def writable_folder(path: str | os.PathLike) -> Path:
-    """A folder, made where it is missing; SdjaxError where nothing can be written into it."""
-    path = Path(path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise SdjaxError(f"cannot write to the folder {path}: {error.strerror}") from error
-    return path
 
 
 def save_pictures(

@@ -1,6 +1,5 @@
 """The autoencoder's objective: reconstruction, KL and an optional perceptual term."""
 
-import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -27,7 +26,8 @@ class AutoencoderRun(RunConfig):
     """Weight of the KL term, summed over a latent and divided by the image's values."""
     perceptual_weight: float = 0.0
     perceptual: str = ""
-    """Feature function as "package.module:name": images [b, H, W, 3] -> tree of [b, …]."""
+    """Feature function, images [b, H, W, 3] in [-1, 1] -> tree of [b, …]: default, pixels, edges or
+    textures of `sdjax.evaluation.features`, or "package.module:name"."""
     normalize: Literal["channels", "scale"] = "channels"
     """After training, make the latents' channels zero-mean and unit-variance inside the 1x1
     convolutions at the latent, or only set the configuration's scaling_factor."""
@@ -104,17 +104,6 @@ def as_float(images):
     if images.dtype == jnp.uint8:
         return images.astype(jnp.float32) / 127.5 - 1
     return images
-
-
-def feature_function(path):
-    """The function named "package.module:name"; SdjaxError where there is none."""
-    module, _, name = path.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise SdjaxError(
-            f"no feature function {path!r}, expected 'package.module:name': {error}"
-        ) from error
 
 
 def normalized(config: VAEConfig, params, mean, std) -> tuple[VAEConfig, Any]:

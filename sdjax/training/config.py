@@ -7,7 +7,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from sdjax.errors import SdjaxError
+from sdjax.errors import SdjaxError, check_at_least
 
 
 @dataclass(frozen=True)
@@ -63,13 +63,9 @@ class RunConfig:
     """Save and stop after this wall-clock time, to be resumed; 0 for no limit."""
 
     def __post_init__(self):
-        for name in ("steps", "batch_size", "accumulation", "steps_per_call", "log_every",
-                     "checkpoint_every", "keep_checkpoints"):
-            if getattr(self, name) < 1:
-                raise SdjaxError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("sheet_every", "keep_every", "max_minutes"):
-            if getattr(self, name) < 0:
-                raise SdjaxError(f"{name} must not be negative, got {getattr(self, name)}")
+        check_at_least(1, self, "steps", "batch_size", "accumulation", "steps_per_call",
+                       "log_every", "checkpoint_every", "keep_checkpoints")
+        check_at_least(0, self, "sheet_every", "keep_every", "max_minutes")
         if self.steps % self.steps_per_call:
             raise SdjaxError(
                 f"steps ({self.steps}) must be a multiple of steps_per_call "

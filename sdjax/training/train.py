@@ -8,13 +8,15 @@ import numpy as np
 
 from sdjax.data import loader, open_source
 from sdjax.errors import SdjaxError
+from sdjax.evaluation.features import feature_function
+from sdjax.folders import writable_folder
 from sdjax.models.clip import TextEncoderConfig
 from sdjax.text import Tokenizer, train_tokenizer
 from sdjax.text.tokenizer import BEGIN, END
 from sdjax.weights import VAE, TextEncoder
 
 from . import export
-from .autoencoder import AutoencoderObjective, feature_function, normalized
+from .autoencoder import AutoencoderObjective, normalized
 from .datasets import (
     CHUNK,
     cached_latents,
@@ -39,12 +41,7 @@ def train(recipe: Recipe, workdir) -> bool:
     on. The result is the diffusers folder workdir/model. Raises SdjaxError for data, settings or
     checkpoints that do not fit.
     """
-    workdir = Path(workdir)
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SdjaxError(f"cannot write to the work folder {workdir}: {error}") from error
-    stage = _Stages(recipe, workdir)
+    stage = _Stages(recipe, writable_folder(workdir))
     if isinstance(recipe.diffusion, PixelRun):
         return stage.pixel()
     return stage.autoencoder() and stage.latent()

@@ -158,7 +158,7 @@ def test_a_source_that_breaks_down_stops_the_run():
     ({"source": "shape"}, "unknown data source 'shape'.*shapes"),
     ({"source": "folder:"}, "unknown data source"),
     ({"batch_size": 0}, "batch_size must be at least 1"),
-    ({"cache": -1}, "cache must not be negative"),
+    ({"cache": -1}, "cache must be at least 0"),
     ({"max_broken_share": 2}, "between 0 and 1"),
     ({"split": "test"}, "split must be one of train, heldout, all"),
 ])

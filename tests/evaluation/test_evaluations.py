@@ -14,8 +14,9 @@ from sdjax.errors import SdjaxError
 from sdjax.evaluation.generation import Generation, generate
 from sdjax.evaluation.known import known_pictures
 from sdjax.evaluation.reconstruction import reconstruct
-from sdjax.evaluation.report import interval, open_folder
+from sdjax.evaluation.report import interval
 from sdjax.evaluation.shapes_accuracy import shapes_captions
+from sdjax.folders import writable_folder
 
 
 class Draughtsman:
@@ -173,8 +174,8 @@ def test_interval_and_folder(tmp_path):
     assert low == pytest.approx(0.8256, abs=1e-4) and high == pytest.approx(0.9448, abs=1e-4)
     assert interval(1, 5)[1] == 1 and interval(0, 5)[0] == 0
     (tmp_path / "file").write_text("")
-    with pytest.raises(SdjaxError, match="folder to write"):
-        open_folder(tmp_path / "file")
+    with pytest.raises(SdjaxError, match="cannot write to the folder"):
+        writable_folder(tmp_path / "file")
 
 
 def test_run_names_what_it_knows():

@@ -1,3 +1,5 @@
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -51,9 +53,17 @@ def test_the_distance_grows_with_damage():
     assert distances[2] > 3 * distances[0]
 
 
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_features_of_a_flat_picture_have_a_gradient(name):
+    """As a perceptual loss of an autoencoder needs it."""
+    function = feature_function(name)
+    gradient = jax.grad(lambda images: (function(images) ** 2).sum())(jnp.full((1, 16, 16, 3), 0.3))
+    assert np.isfinite(gradient).all()
+
+
 def test_functions_by_import_path_and_errors():
     assert feature_function("numpy:asarray") is np.asarray
-    for name in ("defualt", "numpy:nothing", "no_such_module:f"):
+    for name in ("defualt", "numpy:nothing", "no_such_module:f", ":f"):
         with pytest.raises(SdjaxError, match=name.split(":")[0]):
             feature_function(name)
     with pytest.raises(SdjaxError, match="N, D"):
