@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.table import Table
 
 RESULTS = Path(__file__).parent / "results"
+LOAD_BEFORE = os.getloadavg()[0]  # read on import, as the benchmark itself is a load
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "diffusers")
 
 
@@ -30,7 +31,7 @@ def machine():
     """Where and with what a result was made, as a dict for JSON."""
     info = {"date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "system": platform.platform(), "processor": platform.processor(),
-            "cores": cores(), "load_before": os.getloadavg()[0],
+            "cores": cores(), "load_before": LOAD_BEFORE,
             "python": platform.python_version()}
     if os.path.exists("/proc/cpuinfo"):
         text = Path("/proc/cpuinfo").read_text()
@@ -96,7 +97,8 @@ def _serve(pipe, build, options):
         pipe.send(("ok", sorted(tasks)))
         while (message := pipe.recv())[0] != "end":
             command, *args = message
-            pipe.send(("ok", {"time": _time, "memory": _memory, "value": _value}[command](tasks, *args)))
+            work = {"time": _time, "memory": _memory, "value": _value}[command]
+            pipe.send(("ok", work(tasks, *args)))
     except Exception:
         pipe.send(("error", traceback.format_exc()))
 

@@ -2,10 +2,10 @@
 
 The network is that of DDPM for CIFAR-10 (arXiv 2006.11239; the configuration of
 google/ddpm-cifar10-32) with widths 64, 128, 128 instead of 128, 256, 256, 256: 6.5 million
-parameters. Both peers have the same weights. A training step is all that a run does: noise, forward,
-backward, clipping, AdamW, moving average. PyTorch runs in channels_last with a thread a core, sdjax
-as its command line does: an XLA device a core, memory in huge pages and kept for the next call. As
-that helps PyTorch too, PyTorch runs both with and without.
+parameters. Both peers have the same weights. A training step is all that a run does: noise,
+forward, backward, clipping, AdamW, moving average. PyTorch runs in channels_last with a thread a
+core, sdjax as its command line does: an XLA device a core, memory in huge pages and kept for the
+next call. As PyTorch has its memory from the same library, it runs both without and with these two.
 
     python -m benchmarks.ddpm_vs_torch
 """
@@ -165,8 +165,8 @@ def main(batch: int = 32, size: int = 32, widths: tuple[int, ...] = (64, 128, 12
     for peer in peers:
         peer.close()
     settings = {"network": config, "batch": batch, "cores": count, "relative_error": error}
-    return report("ddpm_vs_torch", f"DDPM U-Net, {size}x{size}, batch {batch}, {count} cores", timed,
-                  "torch", settings, WANTED, save)
+    title = f"DDPM U-Net, {size}x{size}, batch {batch}, {count} cores"
+    return report("ddpm_vs_torch", title, timed, "torch", settings, WANTED, save)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Convolution, with gradients that XLA runs fast on the CPU.
 
-XLA:CPU takes 1.5 to 2 times as long for the gradient of a kernel as for the convolution itself, and
-in the body of a loop (`lax.scan`) 40 times as long, because there it leaves the operands in layouts
-that it has no fast program for. The gradients below are written as plain matrix products and plain
-convolutions instead. Accelerators keep their own.
+XLA:CPU takes longer for the gradient of a kernel than for the convolution itself, and longer by far
+in the body of a loop (`lax.scan`), because there it leaves the operands in layouts that it has no
+fast program for. The gradients below are written as plain matrix products and plain convolutions
+instead. Accelerators keep their own.
 """
 
 import functools

@@ -1,0 +1,94 @@
+"""The benchmarks that have a peer work, and the peers agree, at sizes that take seconds."""
+
+import functools
+import json
+import operator
+import os
+
+import numpy as np
+import pytest
+
+from benchmarks import attention, common, ddpm_vs_torch
+from benchmarks.common import Peer, compare, machine, report
+
+SIZES = {"batch": 4, "size": 8}
+
+
+class SameProcess:
+    """A peer without a process of its own."""
+
+    def __init__(self, name, build, environment, **options):
+        self.name, self.tasks = name, build(**options)
+
+    def ask(self, command, name, *args):
+        if command == "memory":
+            return None
+        return {"time": common._time, "value": common._value}[command](self.tasks, name, *args)
+
+    def close(self):
+        pass
+
+
+@pytest.fixture
+def plain_memory(monkeypatch):
+    """The tests' own process is not to keep what it frees."""
+    monkeypatch.setattr(ddpm_vs_torch, "keep_freed_memory", lambda: True)
+
+
+def test_a_peer_is_a_process_with_its_own_environment():
+    fill = functools.partial(operator.mul, b"x", 2**26)
+    read = functools.partial(os.getenv, "SDJAX_PEER")
+    peer = Peer("one", dict, {"SDJAX_PEER": "yes"}, fill=fill, read=read)
+    assert peer.tasks == ["fill", "read"] and "SDJAX_PEER" not in os.environ
+    assert peer.ask("value", "read") == "yes"
+    assert 0 < peer.ask("time", "read", 5) < 1
+    memory = peer.ask("memory", "fill")
+    assert memory is None or 60 < memory["peak"] - memory["before"] < 80
+    peer.close()
+
+
+def test_a_peer_that_fails_says_so():
+    with pytest.raises(RuntimeError, match="broken failed"):
+        Peer("broken", functools.partial(int, "x"), {})
+
+
+def test_compare_and_report(tmp_path, monkeypatch):
+    monkeypatch.setattr(common, "RESULTS", tmp_path / "results")
+    order = []
+    peers = [SameProcess(name, dict, {}, task=functools.partial(order.append, name))
+             for name in ("a", "b", "c")]
+    results = compare(peers, ["task"], rounds=3)
+    assert "".join(order) == "abc" * 3 + "bca" + "cab"  # a first and a warm call, then in turn
+    written = report("name", "title", results, "a", {"batch": 1}, {"task": 1.0})
+    assert json.loads((tmp_path / "results/name.json").read_text()) == written
+    assert set(written["over_a"]) == {"b", "c"} and written["machine"]["jax"]
+    assert machine()["cores"] >= 1
+
+
+def test_the_load_told_is_the_one_before_the_benchmark(monkeypatch):
+    before = machine()["load_before"]
+    monkeypatch.setattr(os, "getloadavg", lambda: (before + 7, 0, 0))
+    assert machine()["load_before"] == before
+
+
+def test_ddpm_peers_agree(monkeypatch, plain_memory):
+    monkeypatch.setattr(ddpm_vs_torch, "Peer", SameProcess)
+    written = ddpm_vs_torch.main(**SIZES, widths=(32, 32), rounds=1, save=False)
+    assert written["settings"]["relative_error"] < 1e-4
+    assert set(written["results"]) == {"train", "forward"}
+
+
+def test_ddpm_training_steps_agree(tmp_path, plain_memory):
+    """Both peers lower the loss of one batch; a broken step would not show in the times."""
+    options = {"config": ddpm_vs_torch.network((32, 32), 8), **SIZES,
+               "weights": str(tmp_path / "weights.safetensors")}
+    peers = [ddpm_vs_torch.build_torch(**options, threads=1), ddpm_vs_torch.build_sdjax(**options)]
+    for peer in peers:
+        losses = [peer["train"]() for _ in range(12)]
+        assert np.mean(losses[-4:]) < 0.9 * np.mean(losses[:2])
+
+
+def test_attention_peers_agree(monkeypatch):
+    monkeypatch.setattr(attention, "Peer", SameProcess)
+    written = attention.main(length=64, heads=2, head_dim=8, rounds=1, save=False)
+    assert written["settings"]["relative_error"] < 1e-4
