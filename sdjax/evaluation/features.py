@@ -28,8 +28,8 @@ def pixels(images):
 def edges(images):
     """Histograms of oriented gradients (Dalal and Triggs 2005): [N, H, W, 3] -> [N, 512].
 
-    Eight directions over a half turn in 8x8 cells of the picture's lightness. Each cell is divided by
-    the length of its 3x3 neighbourhood, plus a floor that keeps noise in flat areas small.
+    Eight directions over a half turn in 8x8 cells of the picture's lightness. Each cell is divided
+    by the length of its 3x3 neighbourhood, plus a floor that keeps noise in flat areas small.
     """
     light = _resize(images, SIDE) @ jnp.array([0.299, 0.587, 0.114])
     padded = jnp.pad(light, ((0, 0), (1, 1), (1, 1)), mode="edge")
@@ -50,8 +50,8 @@ def edges(images):
 def textures(images):
     """Means and deviations of fixed random filters: [N, H, W, 3] -> [N, 192].
 
-    At 64, 32 and 16 pixels, the picture goes through 32 random 5x5 zero-mean filters of unit length;
-    their rectified responses have a mean and a standard deviation over the picture.
+    At 64, 32 and 16 pixels, the picture goes through 32 random 5x5 zero-mean filters of unit
+    length; their rectified responses have a mean and a standard deviation over the picture.
     """
     found = []
     for level in range(3):
@@ -89,7 +89,8 @@ def feature_function(name):
 
 
 def extract(function, images):
-    """`function` over images in batches: float [N, H, W, 3] in [-1, 1] or uint8 -> [N, D] float64."""
+    """`function` over images in batches: [N, H, W, 3] float in [-1, 1] or uint8 -> [N, D] float64.
+    """
     images = np.asarray(images)
     if images.ndim != 4 or images.shape[-1] != 3 or not len(images):
         raise SdjaxError(f"images [N, H, W, 3] expected, got shape {images.shape}")

@@ -32,9 +32,11 @@ class NearestNeighbour:
     sheet: int = 40
     """Pictures on the sheet."""
     data: DataConfig = field(default_factory=lambda: DataConfig(source="emoji"))
+    """Where the known pictures and their captions come from."""
     out: str = "evaluation"
     """Folder of the results."""
     generation: Generation = field(default_factory=Generation)
+    """How the model is asked for pictures."""
 
     def __post_init__(self):
         check_at_least(1, self, "captions")

@@ -32,6 +32,7 @@ class Reconstruction:
     batch_size: int = 32
     """Pictures at once."""
     data: DataConfig = field(default_factory=DataConfig)
+    """Where the pictures come from."""
     out: str = "evaluation"
     """Folder of the results."""
 
@@ -48,8 +49,8 @@ def psnr(images, others):
     """
     images, others = np.asarray(images), np.asarray(others)
     if images.shape != others.shape or images.dtype != others.dtype:
-        raise SdjaxError(f"pairs of one shape and dtype expected, got {images.dtype} {images.shape} "
-                         f"and {others.dtype} {others.shape}")
+        raise SdjaxError("pairs of one shape and dtype expected, got "
+                         f"{images.dtype} {images.shape} and {others.dtype} {others.shape}")
     peak = 255.0 if images.dtype == np.uint8 else 2.0
     error = np.square(images.astype(np.float64) - others.astype(np.float64))
     error = error.reshape(len(images), -1).mean(1)

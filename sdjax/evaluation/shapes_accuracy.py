@@ -33,6 +33,7 @@ class ShapesAccuracy:
     out: str = "evaluation"
     """Folder of the results."""
     generation: Generation = field(default_factory=Generation)
+    """How the model is asked for pictures."""
 
     def __post_init__(self):
         check_at_least(1, self, "captions")
@@ -60,7 +61,8 @@ def accuracy(images, captions):
 
 
 def evaluate_shapes(model, config: ShapesAccuracy = ShapesAccuracy()):
-    """Run it: {"train" | "heldout": {"captions": N, "accuracy": …, "all_interval": …}, "settings"}."""
+    """Run it: {"train" | "heldout": {"captions": N, "accuracy": …, "all_interval": …},
+    "settings"}."""
     out = writable_folder(config.out)
     results = {"settings": asdict(config)}
     for split in SPLITS:

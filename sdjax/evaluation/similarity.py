@@ -33,9 +33,11 @@ class Similarity:
     picture_seed: int = 0
     """Chooses the real pictures."""
     data: DataConfig = field(default_factory=DataConfig)
+    """Where the real pictures come from."""
     out: str = "evaluation"
     """Folder of the results."""
     generation: Generation = field(default_factory=Generation)
+    """How the model is asked for pictures."""
 
     def __post_init__(self):
         if self.neighbours < 1 or self.images <= self.neighbours:
@@ -78,7 +80,8 @@ def evaluate_similarity(model, config: Similarity = Similarity()):
     columns = {"generated": results["generated"]}
     if results["real"]:
         columns["other real pictures"] = results["real"]
-    show(f"{len(made)} pictures beside {len(real)} real ones, features: {config.features}", columns, [
+    title = f"{len(made)} pictures beside {len(real)} real ones, features: {config.features}"
+    show(title, columns, [
         ("Fréchet distance", *(f"{c['frechet']:.3f}" for c in columns.values())),
         ("kernel distance", *(f"{c['kernel']:.5f} ± {c['kernel_error']:.5f}"
                               for c in columns.values())),
