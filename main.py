@@ -58,7 +58,7 @@ def sample(
             comes with the project where not given.
         negative_prompt: What to steer away from.
         steps: Sampling steps.
-        guidance_scale: How much the prompt counts; 1 turns guidance off and halves the time.
+        guidance_scale: How much the prompt counts; 1 turns guidance off and halves the work.
         guidance_rescale: Share of the contrast added by guidance that is taken back, 0 to 1.
         sampler: ddim, euler, euler_a, dpmpp_2m, unipc, …; the model's own where not given.
         spacing: How the timesteps are laid out; the sampler's own way where not given.

@@ -36,11 +36,11 @@ def model(tmp_path_factory):
 
 @pytest.fixture
 def workplace(model, tmp_path, monkeypatch):
-    """A folder like the repository, with trained models under the names that the pages use."""
+    """A folder like the repository, with small models under the names that the pages use."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    for name in ("emoji", "shapes"):
-        (tmp_path / "runs" / name).mkdir(parents=True)
-        (tmp_path / "runs" / name / "model").symlink_to(model)
+    for name in ("runs/emoji/model", "runs/shapes/model", "sdjax/assets/emoji"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).symlink_to(model)
     adapter = {"down": np.ones((2, 4, 3, 3)), "up": np.ones((16, 2, 1, 1))}
     write_safetensors(
         tmp_path / "style.safetensors",
@@ -76,6 +76,13 @@ def test_commands(text, workplace):
             arguments += [] if "--model" in arguments else ["--model", "runs/emoji/model"]
             arguments += [] if "--steps" in arguments else ["--steps", "2"]
         assert main.main(arguments) == 0
+
+
+def test_every_benchmark_is_described():
+    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        if "__main__" in path.read_text(encoding="utf-8"):
+            assert f"python -m benchmarks.{path.stem}\n" in page and f"| `{path.stem}` |" in page
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
