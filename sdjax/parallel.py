@@ -84,7 +84,7 @@ def _copy(x):
 
 
 def shard_batch(batch, leading=()):
-    """Arrays [N, …] as [devices, *leading, N / (devices · prod(leading)), …], for a mapped argument.
+    """Arrays [N, …] as [devices, *leading, N / (devices · prod(leading)), …], to be mapped over.
 
     Element order within one step is device-major: device d gets the d-th run of each step's
     images. Raises SdjaxError where N does not divide.

@@ -122,7 +122,9 @@ def _changes(before, now, path=""):
         return [
             line
             for name in dict.fromkeys([*before, *now])
-            for line in _changes(before.get(name), now.get(name), f"{path}.{name}" if path else name)
+            for line in _changes(
+                before.get(name), now.get(name), f"{path}.{name}" if path else name
+            )
         ]
     return [] if before == now else [f"changed since: {path} {before!r} -> {now!r}"]
 

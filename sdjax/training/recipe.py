@@ -45,7 +45,9 @@ class Recipe:
     def _check_latents(self):
         unet = self.diffusion.unet
         if (self.autoencoder is None) == (self.pretrained is None):
-            raise SdjaxError("a latent model takes either an autoencoder run or a pretrained folder")
+            raise SdjaxError(
+                "a latent model takes either an autoencoder run or a pretrained folder"
+            )
         if not self.diffusion.train_text_encoder and self.pretrained is None:
             raise SdjaxError("a frozen text encoder needs a pretrained folder to take it from")
         if self.autoencoder is None:

@@ -25,7 +25,8 @@ class SheetConfig:
 
         A learned variance is used by "ddpm"; other samplers have no place for it.
         """
-        options = {"variance": "learned_range"} if learned_variance and self.sampler == "ddpm" else {}
+        uses_variance = learned_variance and self.sampler == "ddpm"
+        options = {"variance": "learned_range"} if uses_variance else {}
         return diffusion.sampler(
             self.sampler,
             denoising.schedule.build(),

@@ -64,7 +64,8 @@ def test_precision_recall_of_dropped_and_invented_modes():
     both = np.concatenate([one, two + 50])
     dropped = precision_recall(both, RANDOM.normal(size=(1500, 2)) * 0.1)
     assert dropped[0] > 0.95 and 0.45 < dropped[1] < 0.5
-    invented = precision_recall(one, np.concatenate([RANDOM.normal(size=(1500, 2)) * 0.1, two - 50]))
+    near = RANDOM.normal(size=(1500, 2)) * 0.1
+    invented = precision_recall(one, np.concatenate([near, two - 50]))
     assert 0.45 < invented[0] < 0.5 and invented[1] > 0.95
 
 

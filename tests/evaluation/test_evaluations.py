@@ -107,7 +107,8 @@ def test_similarity_of_a_folder(folder, tmp_path):
 def test_similarity_of_a_model(folder, tmp_path):
     path, pictures = folder
     data = DataConfig(source=f"folder:{path}", image_size=16)
-    config = evaluation.Similarity(images=12, features="edges", data=data, out=str(tmp_path / "out"))
+    out = str(tmp_path / "out")
+    config = evaluation.Similarity(images=12, features="edges", data=data, out=out)
     results = evaluation.run(config, lambda: Album(pictures))
     assert results["generated"]["frechet"] == pytest.approx(0, abs=1e-6)
     assert results["generated"]["recall"] == 1 and results["real"] is None

@@ -108,7 +108,8 @@ def test_a_finished_run_is_left_as_it_is(toy, toy_config, tmp_path):
 
 def test_reports(toy, toy_config, tmp_path, capsys):
     pictures = np.zeros((2, 8, 8, 3), np.float32)
-    train(toy, toy_config(sheet_every=6), tmp_path, name="toy", sheet=lambda ema: (pictures, ["a", "b"]))
+    train(toy, toy_config(sheet_every=6), tmp_path, name="toy",
+          sheet=lambda ema: (pictures, ["a", "b"]))
     lines = metrics(tmp_path)
     assert [line["step"] for line in lines] == [4, 8, 12]
     assert set(lines[0]) == {"step", "seconds", "images_per_second", "loss", "grad_norm", "noise"}

@@ -11,7 +11,8 @@ from sdjax.training.optimizers import decayed, learning_rate
 
 
 def test_warm_up_then_cosine():
-    rate = learning_rate(OptimizerConfig(learning_rate=1.0, warmup_steps=10, final_fraction=0.1), 110)
+    config = OptimizerConfig(learning_rate=1.0, warmup_steps=10, final_fraction=0.1)
+    rate = learning_rate(config, 110)
     values = np.array([rate(i) for i in range(111)])
     assert values[0] == pytest.approx(1 / 11)
     assert values[10] == pytest.approx(1)
