@@ -64,6 +64,11 @@ def replicated():
     return NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec())
 
 
+def split():
+    """Sharding of arrays [devices, …], as mapped pmap arguments are: to each device its own."""
+    return NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS))
+
+
 def replicate(tree):
     """`tree` with each array copied to all local devices, as unmapped pmap arguments want it.
 

@@ -1,6 +1,6 @@
 """The mathematics of diffusion as pure functions of arrays."""
 
-from sdjax.diffusion.config import sampler_from_config, schedule_from_config
+from sdjax.diffusion.config import drawn_in_turn, sampler_from_config, schedule_from_config
 from sdjax.diffusion.guidance import (
     Momentum,
     adaptive_projected_guidance,
@@ -46,6 +46,7 @@ __all__ = [
     "composed_guidance",
     "convert_prediction",
     "cosine_schedule",
+    "drawn_in_turn",
     "forward_step",
     "guided",
     "hybrid_loss",

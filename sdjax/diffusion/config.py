@@ -146,6 +146,22 @@ def sampler_from_config(config, steps, name=None, **options):
     return sampler(chosen, schedule, steps, **{**values, **implied, **options})
 
 
+def drawn_in_turn(config, name=None):
+    """Whether diffusers takes this sampler's noise from the generators, as `torch_noise` does.
+
+    Not so for "dpmpp_sde", which has a Brownian tree there with a seed of its own, and for
+    "dpmpp_2s_a", which diffusers does not have.
+
+    Args:
+      config, name: as of `sampler_from_config`.
+    """
+    if name is None:
+        chosen = names.CLASSES.get(config.get("_class_name"))
+    else:
+        chosen, _ = names.canonical_name(name, SAMPLERS)
+    return chosen not in ("dpmpp_sde", "dpmpp_2s_a")
+
+
 def _class_of(config):
     name = config.get("_class_name")
     if name in CLASSES:

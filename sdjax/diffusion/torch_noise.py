@@ -26,32 +26,39 @@ def torch_normal(seed, shape):
 def torch_draws(seed, shape, count):
     """`count` successive draws of `torch_normal` from one generator: float32[count, *shape]."""
     size = int(np.prod(shape))
-    if size < BLOCK:
+    if count and size < BLOCK:
         raise SdjaxError(f"torch noise needs at least {BLOCK} values, got shape {tuple(shape)}")
     words = np.random.RandomState(int(seed) & 0xFFFFFFFF)
-    return np.stack([_draw(words, size).reshape(shape) for _ in range(count)])
+    drawn = np.empty((count, size), np.float32)
+    for one in drawn:
+        one[:] = _draw(words, size)
+    return drawn.reshape(count, *shape)
 
 
-def torch_noise(seeds, table, shape):
+def torch_noise(seeds, table, shape, *, start=True):
     """All noise of a generation as diffusers draws it, with a generator on the CPU for each image.
 
     The first draw is where the image starts from, the others are what the sampler adds, in turn.
+    Two samplers have other numbers elsewhere: see `config.drawn_in_turn`.
 
     Args:
       seeds: [batch].
       table: a `Table`.
       shape: (height, width, channels) of one image; PyTorch has the channels first.
+      start: False draws none to start from, as diffusers does where it is given latents: what the
+        sampler adds then begins with the generator's first number.
 
     Returns:
-      (x float32[batch, h, w, c], noise float32[rows, batch, h, w, c]), both for `sample`.
+      (x float32[batch, h, w, c], noise float32[rows, batch, h, w, c]), both for `sample`; x is
+      None without `start`.
     """
     height, width, channels = shape
-    rows = table.noise_rows
-    drawn = [torch_draws(seed, (channels, height, width), 1 + len(rows)) for seed in seeds]
+    rows, first = table.noise_rows, int(start)
+    drawn = [torch_draws(seed, (channels, height, width), first + len(rows)) for seed in seeds]
     drawn = np.stack(drawn, axis=1).transpose(0, 1, 3, 4, 2)
     noise = np.zeros((len(table.rows.kind), *drawn.shape[1:]), np.float32)
-    noise[rows] = drawn[1:]
-    return drawn[0], noise
+    noise[rows] = drawn[first:]
+    return drawn[0] if start else None, noise
 
 
 def _draw(words, size):

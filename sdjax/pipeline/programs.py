@@ -64,6 +64,11 @@ class Images(NamedTuple):
 
     keys: jax.Array
     """uint32[N, 2], the data of a random key for samplers that add noise."""
+    noise: jax.Array | None
+    """float32[N, rows, h, w, C]: what the table's rows add, where it does not come of `keys`.
+
+    Deterministic samplers have it as well, zeros, so that they run the same program.
+    """
     prompt: Embedded
     """Of the negative prompt on every other device where a guided image takes two."""
     negative: Embedded | None
@@ -137,7 +142,8 @@ def noise_to_latents(
             conditional, unconditional, settings.guidance_scale, settings.guidance_rescale
         )
 
-    return diffusion.sample(denoise, settings.table, latents, images.keys)
+    noise = None if images.noise is None else jnp.swapaxes(images.noise, 0, 1)
+    return diffusion.sample(denoise, settings.table, latents, images.keys, noise=noise)
 
 
 def latents_to_pixels(vae: VAE, params, latents: jax.Array) -> jax.Array:

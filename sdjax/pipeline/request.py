@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import jax
 import numpy as np
 
-from sdjax.diffusion.torch_noise import torch_normal
+from sdjax.diffusion import Table, torch_noise
 from sdjax.errors import SdjaxError
 
 Prompt = str | Sequence[str]
@@ -53,21 +53,39 @@ def key_data(seeds: np.ndarray) -> np.ndarray:
     return np.stack([seeds >> np.uint64(32), seeds & np.uint64(0xFFFFFFFF)], 1).astype(np.uint32)
 
 
-def initial_noise(seeds: np.ndarray, shape: tuple[int, int, int], source: str) -> np.ndarray:
-    """Unit-variance noise float32[N, h, w, C], each image's from its own seed.
+def noise_source(source: str | None, table: Table, in_turn: bool) -> str:
+    """"torch" or "jax"; None is "torch" without its promise of diffusers' numbers.
 
-    source: "torch" draws as PyTorch on a CPU does, "jax" with JAX's generator.
+    in_turn: whether diffusers draws the sampler's noise in turn.
     """
-    height, width, channels = shape
-    if source == "torch":
-        drawn = [torch_normal(seed, (channels, height, width)) for seed in seeds]
-        return np.stack(drawn).transpose(0, 2, 3, 1)
-    if source != "jax":
+    if source not in (None, "torch", "jax"):
         raise SdjaxError(f"noise must be torch or jax, got {source!r}")
+    if source == "torch" and not in_turn and table.noise_rows.size:
+        raise SdjaxError(
+            "noise='torch' promises diffusers' picture, but what this sampler adds is not drawn "
+            "from the seed there: leave noise out, or choose another sampler"
+        )
+    return source or "torch"
+
+
+def all_noise(
+    seeds: np.ndarray, table: Table, shape: tuple[int, int, int], source: str, start: bool
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """(noise to start from [N, h, w, C], noise of the table's rows [N, rows, h, w, C]), float32.
+
+    Of unit variance, each image's from its own seed. source: "torch" draws as PyTorch on a CPU
+    does, "jax" with JAX's generator, the rows' inside the program: None here. start: False draws
+    nothing to start from, and gives None for it.
+    """
+    if source == "torch":
+        first, rows = torch_noise(seeds, table, shape, start=start)
+        return first, rows.swapaxes(0, 1)
+    if not start:
+        return None, None
     keys = jax.random.wrap_key_data(key_data(seeds))
     # Sampler rows fold in their small index: the largest number keeps this draw apart from them.
     keys = jax.vmap(jax.random.fold_in, (0, None))(keys, np.uint32(0xFFFFFFFF))
-    return np.stack([jax.random.normal(key, shape) for key in keys])
+    return np.stack([jax.random.normal(key, shape) for key in keys]), None
 
 
 def image_size(

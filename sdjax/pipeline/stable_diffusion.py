@@ -248,7 +248,7 @@ class StableDiffusion:
         height: int | None = None,
         width: int | None = None,
         latents: np.ndarray | None = None,
-        noise: Literal["torch", "jax"] = "torch",
+        noise: Literal["torch", "jax"] | None = None,
         clip_skip: int = 0,
         batch_size: int | None = None,
         output: Literal["pil", "numpy", "latents"] = "pil",
@@ -269,8 +269,11 @@ class StableDiffusion:
             depends on its own seed only, not on the batch around it.
         height, width: in pixels; None for the size the model was trained at.
         latents: unit-variance noise [N, height / f, width / f, C] to start from.
-        noise: where that noise comes from otherwise: "torch" draws it as PyTorch on a CPU does, so
-            that a seed gives the picture it gives in diffusers, "jax" by JAX.
+        noise: where other noise comes from, to start from and what samplers add. "torch" draws it
+            as diffusers does with a generator on the CPU for each image, so that a seed gives the
+            picture it gives there, and refuses samplers whose noise diffusers draws otherwise
+            (dpmpp_sde) or does not have (dpmpp_2s_a). None draws the same for every sampler, for
+            these two without that promise. "jax" draws by JAX, another program.
         clip_skip: layers left out at the end of the text encoder.
         batch_size: images made at once; None for all.
         output: "pil", "numpy" (float32[N, height, width, 3] in [-1, 1]), or "latents" (float32, in
@@ -297,10 +300,17 @@ class StableDiffusion:
         table = diffusion.sampler_from_config(
             self.scheduler_config, steps, sampler, **sampler_options
         )
+        source = request.noise_source(
+            noise, table, diffusion.drawn_in_turn(self.scheduler_config, sampler)
+        )
         shape = (*(side // config.downsampling for side in size), config.latent_channels)
-        if latents is None:
-            latents = request.initial_noise(seeds, shape, noise)
-        latents = self._checked(np.asarray(latents, np.float32), (total, *shape))
+        self._check_channels(shape[-1])
+        if latents is not None:
+            latents = np.asarray(latents, np.float32)
+            if latents.shape != (total, *shape):
+                raise SdjaxError(
+                    f"latents must have shape {(total, *shape)}, got {latents.shape}"
+                )
 
         settings = programs.Settings(
             table, np.float32(guidance_scale), np.float32(guidance_rescale)
@@ -314,18 +324,25 @@ class StableDiffusion:
                 batch = np.minimum(first + np.arange(min(batch_size or total, total)), total - 1)
                 place = programs.place(len(batch), guided)
                 at = batch[place.rows]
+                start, added = request.all_noise(
+                    seeds[batch], table, shape, source, latents is None
+                )
+                start = start if latents is None else latents[batch]
                 texts, opposite = (np.array(t, object)[at // count] for t in (prompts, negatives))
                 if place.across:
                     texts[::2] = opposite[::2]
                 images = programs.Images(
                     keys=request.key_data(seeds)[at],
+                    noise=None if added is None else added[place.rows],
                     prompt=self._embedded(texts, clip_skip),
                     negative=self._embedded(opposite, clip_skip)
                     if guided and not place.across
                     else None,
                     time_ids=self._time_ids(size, at.shape),
                 )
-                result = self._sampled(settings, images, latents[at], place.across, advance)
+                result = self._sampled(
+                    settings, images, start[place.rows], place.across, advance
+                )
                 result = result if output == "latents" else self._decoded(result)
                 made.append((result, place, len(batch)))
         result = np.concatenate([programs.joined(*part) for part in made])[:total]
@@ -337,7 +354,7 @@ class StableDiffusion:
         self,
         settings: programs.Settings,
         images: programs.Images,
-        noise: np.ndarray,
+        start: np.ndarray,
         across: bool,
         advance: Advance | None,
     ) -> jax.Array:
@@ -347,10 +364,13 @@ class StableDiffusion:
             programs.noise_to_latents, self.unet, across, in_axes=(None, None, 0, 0)
         )
 
+        # Put there once: a table carried out in parts takes it several times.
+        images = images._replace(noise=jax.device_put(images.noise, parallel.split()))
+
         def run(table, latents):
             return sample(self.params["unet"], settings._replace(table=table), images, latents)
 
-        return carry_out(run, settings.table, begin(settings.table, noise), advance).x
+        return carry_out(run, settings.table, begin(settings.table, start), advance).x
 
     def _decoded(self, latents: jax.Array) -> jax.Array:
         """Pixels [devices, n, H, W, 3] of latents [devices, n, h, w, C]."""
@@ -368,16 +388,13 @@ class StableDiffusion:
         params = tuple(self.params[part] for part in self._encoder_parts())
         return run(params, programs.Prompts(ids, np.float32(~dropped)))
 
-    def _checked(self, latents: np.ndarray, expected: tuple[int, ...]) -> np.ndarray:
-        if latents.shape != expected:
-            raise SdjaxError(f"latents must have shape {expected}, got {latents.shape}")
+    def _check_channels(self, channels: int):
         wanted = self.unet.config.in_channels
-        if wanted != expected[-1]:
+        if wanted != channels:
             raise SdjaxError(
-                f"this U-Net takes {wanted} channels, the latents have {expected[-1]}: "
+                f"this U-Net takes {wanted} channels, the latents have {channels}: "
                 "it needs an image condition and cannot make images from a prompt alone"
             )
-        return latents
 
     def _time_ids(self, size: tuple[int, int], places: tuple[int, int]) -> np.ndarray | None:
         if self.unet.config.addition_embed_type is None:

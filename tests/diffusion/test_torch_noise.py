@@ -64,3 +64,24 @@ def test_a_seed_gives_the_image_it_gives_in_diffusers(name, keywords):
     np.testing.assert_allclose(
         np.moveaxis(np.asarray(ours), -1, 1), x, rtol=0, atol=2e-5 * float(x.abs().max())
     )
+
+
+def test_without_a_start_the_rows_get_the_first_draws():
+    table = diffusion.sampler("euler_a", diffusion.scaled_linear_schedule(), 3)
+    start, noise = diffusion.torch_noise([4], table, (3, 4, 2))
+    none, moved = diffusion.torch_noise([4], table, (3, 4, 2), start=False)
+    first, second = table.noise_rows
+    assert none is None and not moved[second + 1 :].any()
+    np.testing.assert_array_equal(moved[first], start)
+    np.testing.assert_array_equal(moved[second], noise[first])
+    # Nothing to draw: no size is too small.
+    table = diffusion.sampler("euler", diffusion.scaled_linear_schedule(), 3)
+    assert not diffusion.torch_noise([4], table, (1, 1, 4), start=False)[1].any()
+
+
+def test_samplers_that_draw_otherwise_are_known():
+    config = {"_class_name": "DPMSolverSDEScheduler"}
+    assert not diffusion.drawn_in_turn(config)
+    assert not diffusion.drawn_in_turn({}, "DPM++ SDE Karras")
+    assert not diffusion.drawn_in_turn({}, "dpmpp_2s_ancestral")
+    assert diffusion.drawn_in_turn(config, "dpmpp_2m_sde")

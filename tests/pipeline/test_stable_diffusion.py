@@ -1,5 +1,6 @@
 """The pipeline against PyTorch diffusers, and what it promises about batches and compilation."""
 
+import diffusers
 import jax
 import numpy as np
 import pytest
@@ -50,6 +51,51 @@ def test_seed_gives_the_image_of_diffusers(folder, model):
     assert_close(ours, theirs)
 
 
+@pytest.mark.parametrize(
+    ("scheduler", "settings", "eta", "sampler"),
+    [
+        ("DDPMScheduler", {}, {}, "ddpm"),
+        ("EulerAncestralDiscreteScheduler", {}, {}, "euler_a"),
+        ("DDIMScheduler", {}, {"eta": 0.7}, "ddim"),
+        ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, {}, "dpmpp_2m_sde"),
+    ],
+)
+def test_seed_of_a_stochastic_sampler_gives_the_image_of_diffusers(
+    folder, model, scheduler, settings, eta, sampler
+):
+    pipeline = with_scheduler(folder, scheduler, **settings)
+    generators = [torch.Generator().manual_seed(seed) for seed in (7, 3)]
+    theirs = peers.images(pipeline, PROMPTS, generator=generators, num_inference_steps=6, **eta)
+    ours = model.generate(
+        PROMPTS, steps=6, guidance_scale=5.0, seed=[7, 3], sampler=sampler, noise="torch",
+        output="numpy", **eta,
+    )  # fmt: skip
+    assert_close(ours, theirs)
+
+
+def test_seed_with_given_latents_gives_the_image_of_diffusers(folder, model):
+    """The generator's first numbers are then the first step's."""
+    pipeline = with_scheduler(folder, "EulerAncestralDiscreteScheduler")
+    noise = np.random.RandomState(0).randn(1, 8, 8, 4).astype(np.float32)
+    theirs = peers.images(
+        pipeline, PROMPTS[0], latents=torch_latents(noise), num_inference_steps=4,
+        generator=torch.Generator().manual_seed(5),
+    )  # fmt: skip
+    ours = model.generate(
+        PROMPTS[0], steps=4, guidance_scale=5.0, seed=5, sampler="euler_a", latents=noise,
+        output="numpy",
+    )  # fmt: skip
+    assert_close(ours, theirs)
+
+
+def with_scheduler(folder, name, **settings):
+    """The peer with another scheduler, of the model's own settings."""
+    pipeline = peers.load("sd1", folder)
+    scheduler = getattr(diffusers, name)
+    pipeline.scheduler = scheduler.from_config(pipeline.scheduler.config, **settings)
+    return pipeline
+
+
 def test_unguided_equals_diffusers(folder, model):
     theirs = peer_images(
         folder, PROMPTS[0], guidance_scale=1.0, generator=torch.Generator().manual_seed(3)
@@ -82,13 +128,16 @@ def test_nothing_recompiles(model):
         "red", "blue", steps=40, guidance_scale=2.0, guidance_rescale=0.5, seed=99, sampler="ddpm"
     )
     model.generate(PROMPTS[1], steps=7, sampler="ddim", eta=0.5, spacing="trailing")
+    model.generate(PROMPTS[1], steps=7, sampler="dpmpp_sde", latents=np.ones((1, 8, 8, 4)))
+    model.generate(PROMPTS[1], steps=7, sampler="euler", noise="torch")
     assert compilations == []
     model.generate(PROMPTS[1], steps=7, height=18, output="latents")
     assert compilations != []
 
 
-def test_progress_counts_every_evaluation_and_changes_nothing(model, monkeypatch):
-    options = {"count": 3, "batch_size": 2, "steps": 4, "sampler": "dpmpp_2m", "output": "latents"}
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "euler_a"])
+def test_progress_counts_every_evaluation_and_changes_nothing(model, monkeypatch, sampler):
+    options = {"count": 3, "batch_size": 2, "steps": 4, "sampler": sampler, "output": "latents"}
     plain = model.generate(PROMPTS[0], progress=False, **options)
     monkeypatch.setattr(progress, "STILL", 1e-9)  # a part after each evaluation
     told, compilations = [], []
@@ -193,6 +242,7 @@ def test_assigned_parameters_are_used(model):
         ({"sampler": "eulr"}, "sampler"),
         ({"steps": 0}, "steps"),
         ({"noise": "pink"}, "torch or jax"),
+        ({"noise": "torch", "sampler": "dpmpp_sde"}, "promises diffusers' picture"),
         ({"latents": np.zeros((1, 4, 4, 4))}, r"must have shape \(1, 8, 8, 4\)"),
         ({"negative_prompt": ["a", "b"]}, "1 prompts, 2 negative"),
     ],
