@@ -5,7 +5,8 @@
 A model of the published shapes is written to a temporary folder (4.3 GB); both sides then read it
 in float32 and in bfloat16, turn about, from the page cache, until every parameter is in memory:
 diffusers maps a float32 file as it is, so a number of each of its pages is looked at. Memory is
-the process's peak during a load, mapped pages included, over the size of the parameters.
+what the first load of a fresh process adds at its peak to what the imports took, mapped pages
+included, over the size of the parameters: later loads take what earlier ones have freed.
 """
 
 import os
@@ -91,6 +92,8 @@ def build_ours(folder):
 
     import sdjax
 
+    assert sdjax.StableDiffusion and jax.devices()  # imported and started before a load
+
     def load(dtype):
         jax.block_until_ready(sdjax.StableDiffusion.from_pretrained(folder, dtype=dtype).params)
 
@@ -103,6 +106,7 @@ def build_diffusers(folder):
     import torch
 
     diffusers.utils.logging.disable_progress_bar()
+    assert diffusers.StableDiffusionPipeline  # imported before a load
 
     def load(dtype):
         pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
@@ -122,13 +126,16 @@ def main(size: Literal["full", "tiny"] = "full", rounds: int = 3, save: bool = T
         total = write_model(Path(folder), size)
         assert size != "full" or total == PARAMETERS
         one_device = {"JAX_NUM_CPU_DEVICES": "1", "JAX_PLATFORMS": "cpu"}
-        peers = [
-            Peer("sdjax", build_ours, one_device, folder=folder),
-            Peer("diffusers", build_diffusers, {}, folder=folder),
-        ]
+        sides = {"sdjax": (build_ours, one_device), "diffusers": (build_diffusers, {})}
+        peers = [Peer(name, *side, folder=folder) for name, side in sides.items()]
         results = compare(peers, list(BYTES), rounds=rounds)
         for peer in peers:
             peer.close()
+        for dtype in BYTES:
+            for name, side in sides.items():
+                fresh = Peer(name, *side, folder=folder)
+                results[dtype][name]["memory_mib"] = fresh.ask("memory", dtype)
+                fresh.close()
     for dtype, width in BYTES.items():
         mib = total * width / 2**20
         for name, result in results[dtype].items():
