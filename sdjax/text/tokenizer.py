@@ -36,6 +36,8 @@ class Tokenizer:
         pad_token: str = END,
         learned: Sequence[str] = (),
     ):
+        # It would tell, at every start, that PyTorch is missing; nothing here wants it.
+        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
         from transformers import CLIPTokenizer
 
         for token in (BEGIN, END, pad_token):
