@@ -4,7 +4,8 @@
 
 A model of the published shapes is written to a temporary folder (4.3 GB); both sides then read it
 in float32 and in bfloat16, turn about, from the page cache, until every parameter is in memory:
-diffusers maps a float32 file as it is, so a number of each of its pages is looked at. Memory is
+diffusers maps a float32 file as it is, so a number of each of its pages is looked at. A peer's
+`first` load is told apart: later ones find the parameters' shapes traced already. Memory is
 what the first load of a fresh process adds at its peak to what the imports took, mapped pages
 included, over the size of the parameters: later loads take what earlier ones have freed.
 """

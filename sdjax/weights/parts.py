@@ -5,6 +5,7 @@ held in `dtype`. It reads a diffusers folder (a pipeline's or the part's own), a
 hub id.
 """
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -43,22 +44,30 @@ def unet_inputs(config: unet.UNetConfig) -> tuple:
     return x, jnp.zeros((1,)), context, added, None, labels
 
 
+@functools.cache
 def unet_shapes(config: unet.UNetConfig) -> dict:
-    """Shapes of a U-Net's parameters, a tree of `jax.ShapeDtypeStruct`; nothing is computed."""
+    """Shapes of a U-Net's parameters, a tree of `jax.ShapeDtypeStruct`; nothing is computed.
+
+    Tracing a large network takes as long as reading its file, so that the shapes are kept for the
+    next model of this configuration; leave the tree as it is. So with the other `…_shapes`.
+    """
     network = unet.UNet(config)
     return jax.eval_shape(network.init, jax.random.key(0), *unet_inputs(config))["params"]
 
 
+@functools.cache
 def vae_shapes(config: vae.VAEConfig) -> dict:
     """Shapes of an autoencoder's parameters."""
     return jax.eval_shape(vae.VAE(config).init, jax.random.key(0))
 
 
+@functools.cache
 def tiny_vae_shapes(config: tiny_vae.TinyVAEConfig) -> dict:
     """Shapes of a TAESD's parameters."""
     return jax.eval_shape(tiny_vae.TinyVAE(config).init, jax.random.key(0))
 
 
+@functools.cache
 def controlnet_shapes(config: controlnet.ControlNetConfig) -> dict:
     """Shapes of a ControlNet's parameters."""
     network = controlnet.ControlNet(config)
@@ -71,6 +80,7 @@ def controlnet_shapes(config: controlnet.ControlNetConfig) -> dict:
     return shapes["params"]
 
 
+@functools.cache
 def text_shapes(config: clip.TextEncoderConfig) -> dict:
     """Shapes of a text encoder's parameters."""
     network, ids = clip.TextEncoder(config), jnp.zeros((1, 1), jnp.int32)

@@ -105,6 +105,16 @@ def test_pipeline_folder_finds_the_part(tmp_path):
     assert vae.config.latent_channels == 4
 
 
+def test_a_network_is_traced_once(tmp_path, monkeypatch):
+    peer("unet").save_pretrained(tmp_path)
+    ours("unet", tmp_path)
+    traced = []
+    original = jax.eval_shape
+    monkeypatch.setattr(jax, "eval_shape", lambda *a: traced.append(a) or original(*a))
+    ours("unet", tmp_path, dtype="bfloat16")
+    assert traced == []
+
+
 def test_wrong_weights_are_named(tmp_path):
     peer("unet").save_pretrained(tmp_path)
     weights = tmp_path / "diffusion_pytorch_model.safetensors"
