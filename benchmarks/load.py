@@ -4,14 +4,17 @@
 
 A model of the published shapes is written to a temporary folder (4.3 GB); both sides then read it
 in float32 and in bfloat16, turn about, from the page cache, until every parameter is in memory:
-diffusers maps a float32 file as it is, so a number of each of its pages is looked at. A peer's
-`first` load is told apart: later ones find the parameters' shapes traced already. Memory is
-what the first load of a fresh process adds at its peak to what the imports took, mapped pages
-included, over the size of the parameters: later loads take what earlier ones have freed.
+diffusers maps a float32 file as it is, so a number of each of its pages is looked at.
+
+The times are those of later loads in a process. The first of a fresh process is told apart, for
+with sdjax it traces the parameters' shapes, which later ones find; imports count with neither.
+Memory is what that first load adds at its peak to what the imports took, mapped pages included,
+over the size of the parameters: later loads take what earlier ones have freed.
 """
 
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -135,7 +138,9 @@ def main(size: Literal["full", "tiny"] = "full", rounds: int = 3, save: bool = T
         for dtype in BYTES:
             for name, side in sides.items():
                 fresh = Peer(name, *side, folder=folder)
-                results[dtype][name]["memory_mib"] = fresh.ask("memory", dtype)
+                start, result = time.perf_counter(), results[dtype][name]
+                result["memory_mib"] = fresh.ask("memory", dtype)
+                result["first_s"] = time.perf_counter() - start
                 fresh.close()
     for dtype, width in BYTES.items():
         mib = total * width / 2**20
@@ -146,6 +151,7 @@ def main(size: Literal["full", "tiny"] = "full", rounds: int = 3, save: bool = T
                 result["memory_over_parameters"] = round(over, 3)
                 wanted = f" (wanted ≤ {WANTED_MEMORY})" if name == "sdjax" else ""
                 print(f"{dtype:>9} {name:>9}: {over:.2f} of the parameters' {mib:.0f} MiB{wanted}")
+            print(f"{dtype:>9} {name:>9}: {result['first_s']:.2f} s the first load of a process")
     settings = {
         "parameters": total, "rounds": rounds, "size": size, "file": "float32 safetensors",
     }  # fmt: skip
