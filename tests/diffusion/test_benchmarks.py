@@ -49,7 +49,7 @@ def test_sampling_loop_counts_compilations(tmp_path, monkeypatch):
     written = json.loads((tmp_path / "sampling_loop.json").read_text())
     assert written["recompiled"] == 0 and written["compiled"] == 1
     alone = {sampling_loop.CALLS, sampling_loop.BARE}
-    assert set(written["results"]) == {*alone, *sampling_loop.SAMPLERS}
+    assert set(written["results"]) == {*alone, *sampling_loop.SAMPLERS, sampling_loop.ALL}
     for name in alone:
         assert written["results"][name]["wall_overhead"][name] == 0
 
