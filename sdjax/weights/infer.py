@@ -39,7 +39,10 @@ def unet_config(state: Mapping[str, LazyTensor]) -> dict:
 
     def shape(key):
         if key not in state:
-            raise SdjaxError(f"the U-Net's tensor {key} is missing: the file is not whole")
+            raise SdjaxError(
+                f"the U-Net's tensor {key} is missing: the file is not whole, or the model is of no "
+                "published kind and needs its diffusers folder as `config`"
+            )
         return state[key].shape
 
     levels = count(state, r"down_blocks\.(\d+)\.")

@@ -88,7 +88,8 @@ def test_a_latent_recipe_ends_in_a_folder_that_makes_pictures(trained):
 
 
 def test_diffusers_loads_the_folder(trained):
-    diffusers = pytest.importorskip("diffusers")
+    import diffusers
+
     pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
         trained / "model", safety_checker=None
     )
