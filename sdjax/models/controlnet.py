@@ -120,7 +120,7 @@ class ControlNet(UNet):
             raise SdjaxError(f"ControlNet picture: expected {expected}, got {picture.shape}")
         if config.controlnet_conditioning_channel_order == "bgr":
             picture = picture[..., ::-1]
-        emb = self.embed(x.shape[0], t, added, None, class_labels)
+        emb = self.embed(x.shape[0], t, context, added, None, class_labels)
         hint = HintNetwork(config, self.dtype, name="controlnet_cond_embedding")(picture)
         middle, skips = self.encode(x, emb, context.astype(self.dtype), hint)
 

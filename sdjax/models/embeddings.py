@@ -5,7 +5,9 @@ import math
 import flax.linen as nn
 import jax.numpy as jnp
 
+from sdjax.models.attention import attention
 from sdjax.models.layers import Dense
+from sdjax.models.norms import LayerNorm
 
 
 def sinusoidal_embedding(values, features, *, cosine_first=True, frequency_shift=0.0):
@@ -39,3 +41,43 @@ class TimestepEmbedding(nn.Module):
             x = x + Dense(x.shape[-1], use_bias=False, dtype=self.dtype, name="cond_proj")(condition)
         x = nn.silu(Dense(self.features, dtype=self.dtype, name="linear_1")(x))
         return Dense(self.features, dtype=self.dtype, name="linear_2")(x)
+
+
+class AttentionPooling(nn.Module):
+    """One vector of a sequence: its mean looks at itself and at every token. [B, L, C] -> [B, C]."""
+
+    heads: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        channels = x.shape[-1]
+
+        def project(name, value):
+            y = Dense(channels, dtype=self.dtype, name=name)(value)
+            return y.reshape(*y.shape[:-1], self.heads, channels // self.heads)
+
+        init = nn.initializers.normal(channels**-0.5)
+        position = self.param("positional_embedding", init, (1, channels), jnp.float32)
+        mean = x.mean(1, keepdims=True) + position.astype(x.dtype)
+        x = jnp.concatenate([mean, x], axis=1)
+        y = attention(project("q_proj", mean), project("k_proj", x), project("v_proj", x))
+        return y.reshape(x.shape[0], channels)
+
+
+class TextTimeEmbedding(nn.Module):
+    """The pooled text, to be added to the time embedding (DeepFloyd IF). [B, L, C] -> [B, features].
+
+    So the text reaches every residual block, where cross-attention reaches the levels that have it.
+    """
+
+    features: int
+    heads: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        x = LayerNorm(dtype=self.dtype, name="norm1")(x)
+        x = AttentionPooling(self.heads, self.dtype, name="pool")(x)
+        x = Dense(self.features, dtype=self.dtype, name="proj")(x)
+        return LayerNorm(dtype=self.dtype, name="norm2")(x)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from sdjax.errors import SdjaxError
 from sdjax.models.attention import Attention
 from sdjax.models.blocks import ConvNextBlock, Downsample, ResnetBlock, Upsample
-from sdjax.models.embeddings import TimestepEmbedding, sinusoidal_embedding
+from sdjax.models.embeddings import TextTimeEmbedding, TimestepEmbedding, sinusoidal_embedding
 from sdjax.models.layers import Conv, Embedding, zeros_init
 from sdjax.models.norms import GroupNorm
 from sdjax.models.transformer import SpatialTransformer
@@ -154,7 +154,7 @@ class UNet(nn.Module):
         """
         config, dtype = self.config, self.dtype
         self.check(x, context, added, timestep_cond, class_labels)
-        emb = self.embed(x.shape[0], t, added, timestep_cond, class_labels)
+        emb = self.embed(x.shape[0], t, context, added, timestep_cond, class_labels)
         context = None if context is None else context.astype(dtype)
         if config.center_input_sample:
             x = 2 * x - 1
@@ -206,8 +206,11 @@ class UNet(nn.Module):
         """The module of one level, `kinds` being its kind of block and of attention."""
         return kind(self.config, level, *kinds, self.dtype, self.remat, name=name)
 
-    def embed(self, batch, t, added, timestep_cond, class_labels):
-        """The embedding of everything that is not an image or a text, after its SiLU: [B, E]."""
+    def embed(self, batch, t, context, added, timestep_cond, class_labels):
+        """The embedding of everything that is not an image, after its SiLU: [B, E].
+
+        The text is in it where `addition_embed_type` says so.
+        """
         config, width = self.config, self.config.block_out_channels[0]
         features = config.time_embedding_dim or 4 * width
 
@@ -240,6 +243,10 @@ class UNet(nn.Module):
             ids = sinusoid(added["time_ids"], config.addition_time_embed_dim).reshape(batch, -1)
             vector = jnp.concatenate([added["text_embeds"].astype(self.dtype), ids], axis=-1)
             emb += embedding("add_embedding")(vector)
+        elif config.addition_embed_type == "text":
+            heads = config.addition_embed_type_num_heads
+            pooled = TextTimeEmbedding(features, heads, self.dtype, name="add_embedding")
+            emb += pooled(context.astype(self.dtype))
         return nn.silu(emb)
 
     def check(self, x, context, added, timestep_cond, class_labels):

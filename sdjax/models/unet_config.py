@@ -48,7 +48,7 @@ FIXED = {
     "timestep_post_act": (None,),
     "upsample_type": ("conv",),
 }
-IGNORED = ("addition_embed_type_num_heads", "num_train_timesteps", "upcast_attention")
+IGNORED = ("num_train_timesteps", "upcast_attention")
 
 PIXEL_DEFAULTS = {
     "in_channels": 3,
@@ -67,6 +67,7 @@ CONDITION_ONLY = (
     "reverse_transformer_layers_per_block",
     "use_linear_projection",
     "addition_embed_type",
+    "addition_embed_type_num_heads",
     "addition_time_embed_dim",
     "projection_class_embeddings_input_dim",
     "time_cond_proj_dim",
@@ -85,7 +86,8 @@ class UNetConfig:
     Up, UNetMidBlock2D, UNetMidBlock2DCrossAttn) and, for pixel models, ours: LinearAttn… has
     linear attention, ConvNext… has ConvNeXt blocks, alone or before Attn, LinearAttn or CrossAttn.
     `attention_head_dim` is, as in diffusers, the **number** of heads in CrossAttn blocks and the
-    channels of a head elsewhere (None: one head).
+    channels of a head elsewhere (None: one head). `addition_embed_type` adds to the time embedding
+    SDXL's pooled text and sizes ("text_time") or a pooling of the context ("text").
     """
 
     sample_size: int | tuple[int, int] | None = None
@@ -112,6 +114,7 @@ class UNetConfig:
     class_embed_type: str | None = None
     num_class_embeds: int | None = None
     addition_embed_type: str | None = None
+    addition_embed_type_num_heads: int = 64
     addition_time_embed_dim: int | None = None
     resnet_time_scale_shift: str = "default"
     time_embedding_dim: int | None = None
@@ -135,7 +138,7 @@ class UNetConfig:
                 _one_of(f"{side.lower()}_block_types", name, known)
         _one_of("mid_block_type", self.mid_block_type, [None, *MID_BLOCKS])
         _one_of("resnet_time_scale_shift", self.resnet_time_scale_shift, ["default", "scale_shift"])
-        _one_of("addition_embed_type", self.addition_embed_type, [None, "text_time"])
+        _one_of("addition_embed_type", self.addition_embed_type, [None, "text", "text_time"])
         _one_of(
             "class_embed_type",
             self.class_embed_type,
@@ -160,7 +163,14 @@ class UNetConfig:
                 )
         if self.cross_attention_dim is None and any(a == "cross" for _, a in self.all_stages()):
             raise SdjaxError("cross_attention_dim: expected a width for CrossAttn blocks, got None")
-        if self.addition_embed_type and not self.addition_time_embed_dim:
+        if self.addition_embed_type == "text":
+            width, heads = self.per_level("cross_attention_dim")[0], self.addition_embed_type_num_heads
+            if width is None or heads < 1 or width % heads:
+                raise SdjaxError(
+                    f"addition_embed_type_num_heads: expected a divisor of the context's width "
+                    f"{width}, got {heads}"
+                )
+        if self.addition_embed_type == "text_time" and not self.addition_time_embed_dim:
             raise SdjaxError("addition_time_embed_dim: expected a width for text_time, got None")
 
     def all_stages(self):

@@ -46,6 +46,7 @@ CONDITIONAL = {
     },
     "upscaler": SMALL
     | {"in_channels": 7, "only_cross_attention": (True, False), "num_class_embeds": 10},
+    "pooled_text": SMALL | {"addition_embed_type": "text", "addition_embed_type_num_heads": 4},
     "lcm": SMALL | {"time_cond_proj_dim": 12},
     "scale_shift": SMALL
     | {
@@ -93,7 +94,7 @@ def condition_inputs(config, size=(8, 8)):
     ours = {"x": x, "t": t, "context": context}
     theirs = {"sample": nchw(x), "timestep": torch.tensor(t)}
     theirs["encoder_hidden_states"] = torch.tensor(context)
-    if config.addition_embed_type:
+    if config.addition_embed_type == "text_time":
         ids = (config.projection_class_embeddings_input_dim - 16) // 8
         ours["added"] = {"text_embeds": random(2, 2, 16), "time_ids": 100 * abs(random(3, 2, ids))}
         theirs["added_cond_kwargs"] = {k: torch.tensor(v) for k, v in ours["added"].items()}
@@ -216,7 +217,7 @@ def test_own_blocks_run_and_learn(block):
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients))
 
 
-@pytest.mark.parametrize("config", [CONDITIONAL["sdxl"], PIXELS["ddpm"]])
+@pytest.mark.parametrize("config", [CONDITIONAL["sdxl"], CONDITIONAL["pooled_text"], PIXELS["ddpm"]])
 def test_configuration_survives_its_dict(config):
     config = UNetConfig(**config)
     again = UNetConfig.from_dict(config.to_dict())
@@ -237,6 +238,10 @@ def test_missing_fields_take_the_defaults_of_the_class():
         ({"block_out_channels": [32, 64]}, "expected 2 entries"),
         ({"invented": 3}, "unknown field invented"),
         ({"norm_num_groups": 7}, "multiples of norm_num_groups"),
+        (
+            {"addition_embed_type": "text", "addition_embed_type_num_heads": 7},
+            "a divisor of the context's width 1280, got 7",
+        ),
     ],
 )
 def test_configuration_that_is_not_supported(change, message):
