@@ -19,19 +19,19 @@ from sdjax.training import (
 )
 
 config = Recipe(
-    data=DataConfig(source="emoji", image_size=32),
+    data=DataConfig(source="emoji", subset="Smileys & Emotion", image_size=32, flip=True),
     diffusion=PixelRun(
-        steps=12_000,
-        batch_size=64,
-        steps_per_call=4,
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=200),
-        sheet_every=1_000,
+        steps=3_000,
+        batch_size=32,
+        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=200),
+        ema_decay=0.995,
+        sheet_every=500,
         checkpoint_every=500,
         unet=UNetConfig(
             sample_size=32,
             in_channels=3,
             out_channels=3,
-            block_out_channels=(32, 64, 96),
+            block_out_channels=(24, 48, 64),
             down_block_types=(
                 "ConvNextDownBlock2D", "ConvNextDownBlock2D", "ConvNextLinearAttnDownBlock2D",
             ),
@@ -41,7 +41,7 @@ config = Recipe(
             ),
             layers_per_block=1,
             cross_attention_dim=None,
-            attention_head_dim=32,
+            attention_head_dim=16,
             norm_num_groups=8,
         ),
         denoising=DenoisingConfig(

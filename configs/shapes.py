@@ -1,14 +1,21 @@
-"""One captioned object: "a large red circle on a yellow background".
+r"""One captioned object: "a large red circle on a yellow background".
 
     python main.py train --config configs/shapes.py --workdir runs/shapes
+    python main.py evaluate shapes-accuracy --model runs/shapes/model --generation.guidance-scale 3
+    python main.py evaluate reconstruction --model runs/shapes/model --data.source shapes \
+        --data.image-size 32
 
 A fifth of the captions is kept out of training. An autoencoder (8x8x8 latents), then a
 text-to-image U-Net with its own text encoder.
 
-As measured on 2026-11-23 on two cores of an AMD EPYC, shared with other work: 17 minutes. The
-autoencoder's pictures are read rightly in 93 % (stars lose their points), and with guidance 2 the
-model's in 30 % of 256 seen captions and 29 % of 163 kept out: backgrounds 100 %, colours 94 %,
-sizes 64 %, shapes 30 %.
+As measured on 2026-11-23 on two cores of an AMD EPYC: 12 minutes 1 second for all of it, of which
+the autoencoder took 5 minutes 26 seconds and the diffusion 6 minutes 20 seconds. With guidance 3
+the oracle reads 98.8 % of 256 seen captions and 96.3 % of the 163 kept out wholly right; of the
+autoencoder's reconstructions it reads 100 % of 256, at 38.9 dB.
+
+What that took: pooled text in the time embedding of every residual block, beside cross-attention;
+a KL weight at which the decoder learns to mend small errors; v-prediction at timesteps near the
+middle; one group in the autoencoder's norms, as several of few channels lose colour.
 """
 
 from sdjax.data import DataConfig
@@ -25,14 +32,16 @@ from sdjax.training import (
 
 config = Recipe(
     data=DataConfig(source="shapes", objects="one", image_size=32),
-    examples=12_000,
+    examples=24_000,
     autoencoder=AutoencoderRun(
-        steps=2_400,
-        batch_size=16,
+        steps=15_000,
+        batch_size=8,
         optimizer=OptimizerConfig(learning_rate=4e-3, warmup_steps=100),
         reconstruction="l2",
-        sheet_every=1_200,
-        checkpoint_every=400,
+        kl_weight=0.004,
+        log_every=200,
+        sheet_every=5_000,
+        checkpoint_every=2_500,
         vae=VAEConfig(
             latent_channels=8,
             block_out_channels=(8, 16, 32),
@@ -45,36 +54,42 @@ config = Recipe(
         ),
     ),
     diffusion=LatentRun(
-        steps=3_600,
-        batch_size=32,
-        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=200),
-        sheet_every=1_200,
-        checkpoint_every=400,
+        steps=4_200,
+        batch_size=64,
+        optimizer=OptimizerConfig(learning_rate=4e-3, warmup_steps=200),
+        ema_decay=0.99,
+        sheet_every=1_400,
+        checkpoint_every=700,
         unet=UNetConfig(
             sample_size=8,
             in_channels=8,
             out_channels=8,
-            block_out_channels=(48, 64, 80),
-            down_block_types=("CrossAttnDownBlock2D",) * 3,
-            up_block_types=("CrossAttnUpBlock2D",) * 3,
+            block_out_channels=(64, 64),
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
             mid_block_type=None,
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
             layers_per_block=1,
             norm_num_groups=8,
-            cross_attention_dim=128,
+            cross_attention_dim=64,
             attention_head_dim=4,
             use_linear_projection=True,
+            addition_embed_type="text",
+            addition_embed_type_num_heads=4,
+            resnet_time_scale_shift="scale_shift",
         ),
         text_encoder=TextEncoderConfig(
-            hidden_size=128,
-            intermediate_size=256,
-            num_hidden_layers=2,
+            hidden_size=64,
+            intermediate_size=128,
+            num_hidden_layers=1,
             num_attention_heads=4,
-            max_position_embeddings=24,
-            projection_dim=128,
+            max_position_embeddings=16,
+            projection_dim=64,
         ),
         denoising=DenoisingConfig(
             schedule=ScheduleConfig("scaled_linear", 0.00085, 0.012, zero_terminal_snr=True),
-            prediction="x_0",
+            prediction="v_prediction",
+            timesteps="logit_normal",
+            timestep_mean=-0.4,
         ),
         vocab_size=1024,
         sheet=SheetConfig(

@@ -42,6 +42,10 @@ class Checkpoints:
         """Step of the newest whole checkpoint, or None."""
         return self._manager.latest_step()
 
+    def steps(self):
+        """Steps of all whole checkpoints, in order."""
+        return sorted(self._manager.all_steps())
+
     def save(self, step, state, notes):
         """Begin to save a tree of arrays and a JSON dict as `step`; the writing goes on behind.
 

@@ -12,7 +12,7 @@ from .recipe import Recipe, load_config, with_overrides
 from .sheets import SheetConfig
 from .state import TrainState
 from .step import make_step
-from .train import train
+from .train import kept_models, train
 
 __all__ = [
     "ArrayBatches",
@@ -31,6 +31,7 @@ __all__ = [
     "SheetConfig",
     "TrainState",
     "fit",
+    "kept_models",
     "load_config",
     "make_optimizer",
     "make_step",

@@ -58,15 +58,19 @@ def export_pixel(folder, config, params, dtype):
         })
 
 
-def export_latent(folder, config, vae, text_encoder, tokenizer, params, dtype):
-    """Writes a text-to-image model as diffusers' StableDiffusionPipeline has it.
+def latent_model(config, vae, text_encoder, tokenizer, params) -> StableDiffusion:
+    """The text-to-image model of a LatentRun.
 
-    config: its LatentRun. vae: sdjax.weights.VAE. text_encoder: the TextEncoderConfig with the
-    tokenizer's vocabulary. params: {"unet", "vae", "text_encoder"}.
+    vae: sdjax.weights.VAE. text_encoder: the TextEncoderConfig with the tokenizer's vocabulary.
+    params: {"unet", "vae", "text_encoder"}.
     """
-    model = StableDiffusion(
+    return StableDiffusion(
         UNet(config.unet), vae, TextEncoder(text_encoder), tokenizer,
         scheduler_config(config.denoising, clip_sample=False), params,
     )
+
+
+def export_latent(folder, model: StableDiffusion, dtype):
+    """Writes a text-to-image model as diffusers' StableDiffusionPipeline has it."""
     with replacing(folder) as part:
         model.save_pretrained(part, dtype)

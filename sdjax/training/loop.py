@@ -96,6 +96,19 @@ def check(objective, config: RunConfig, folder):
         checkpoints.close()
 
 
+def kept_weights(objective, config: RunConfig, folder):
+    """Yields (step, seconds of training, averaged weights) of every checkpoint in `folder`."""
+    checkpoints = _checkpoints(folder, config)
+    try:
+        init = _initial(objective, make_optimizer(config.optimizer, config.steps))
+        shapes = jax.eval_shape(init, jax.random.key(0))
+        for step in checkpoints.steps():
+            state, notes = checkpoints.restore(step, shapes)
+            yield step, notes["seconds"], state.ema
+    finally:
+        checkpoints.close()
+
+
 def _checkpoints(folder, config):
     return Checkpoints(Path(folder) / "checkpoints", config.keep_checkpoints, config.keep_every)
 

@@ -26,8 +26,8 @@ from .datasets import (
     read_all,
 )
 from .feed import ArrayBatches
-from .latent import LatentObjective
-from .loop import check, fit
+from .latent import LatentObjective, LatentRun
+from .loop import check, fit, kept_weights
 from .pixel import PixelObjective, PixelRun
 from .recipe import Recipe
 
@@ -45,6 +45,44 @@ def train(recipe: Recipe, workdir) -> bool:
     if isinstance(recipe.diffusion, PixelRun):
         return stage.pixel()
     return stage.autoencoder() and stage.latent()
+
+
+def kept_models(recipe: Recipe, workdir):
+    """The text-to-image models of the diffusion's kept checkpoints, oldest first.
+
+    Yields (step, seconds of training, sdjax.StableDiffusion with the averaged weights). Raises
+    SdjaxError where `recipe` has not made checkpoints in `workdir`.
+    """
+    folder = Path(workdir) / "diffusion"
+    if not (folder / "checkpoints").is_dir():
+        raise SdjaxError(f"{folder} has no checkpoints: train into {workdir} first")
+    parts = _Stages(recipe, Path(workdir)).latent_parts()
+    for step, seconds, ema in kept_weights(parts.objective, parts.config, folder):
+        yield step, seconds, parts.model(ema)
+
+
+@dataclasses.dataclass(frozen=True)
+class _LatentParts:
+    """The frozen networks, the tokenizer, and the run with the tokenizer's vocabulary."""
+
+    given: Path
+    vae: VAE
+    vae_params: dict
+    tokenizer: Tokenizer
+    config: LatentRun
+    frozen: dict
+
+    @property
+    def objective(self):
+        return LatentObjective(self.config, self.vae.config)
+
+    def model(self, ema):
+        """The pipeline of these averaged weights."""
+        text = {"text_encoder": self.frozen.get("text_encoder")}
+        return export.latent_model(
+            self.config, self.vae, self.config.text_encoder, self.tokenizer,
+            {**text, **ema, "vae": self.vae_params},
+        )
 
 
 class _Stages:
@@ -118,13 +156,14 @@ class _Stages:
                 VAE(config).save_pretrained(params, part)
         return outcome.finished
 
-    def latent(self):
-        recipe, config = self.recipe, self.recipe.diffusion
-        given = Path(recipe.pretrained or self.workdir / "autoencoder" / "model")
+    def latent_parts(self):
+        """What the diffusion of latents needs beside its data."""
+        given = Path(self.recipe.pretrained or self.workdir / "autoencoder" / "model")
         vae, vae_params = VAE.from_pretrained(given)
         tokenizer = self.tokenizer()
         config = dataclasses.replace(
-            config, text_encoder=_for_tokenizer(config.text_encoder, tokenizer)
+            self.recipe.diffusion,
+            text_encoder=_for_tokenizer(self.recipe.diffusion.text_encoder, tokenizer),
         )
         frozen = {"empty_ids": tokenizer.encode([""])[0]}
         if not config.train_text_encoder:
@@ -132,22 +171,25 @@ class _Stages:
             if encoder.config != config.text_encoder:
                 raise SdjaxError(f"text_encoder must be that of {given} where it is frozen: "
                                  f"{encoder.config}, got {config.text_encoder}")
-        objective = LatentObjective(config, vae.config)
+        return _LatentParts(given, vae, vae_params, tokenizer, config, frozen)
+
+    def latent(self):
+        parts = self.latent_parts()
+        config, objective, frozen = parts.config, parts.objective, parts.frozen
         check(objective, config, self.workdir / "diffusion")
         prompts = list(config.sheet.prompts) or captions(self.source, config.sheet.images)
-        sheet = objective.sheet({**frozen, "vae": vae_params}, tokenizer.encode(prompts))
-        arrays = self.latents(given, vae, vae_params, tokenizer) if config.cache_latents else None
-        if arrays is None:
-            frozen["vae"] = vae_params
+        sheet = objective.sheet({**frozen, "vae": parts.vae_params}, parts.tokenizer.encode(prompts))
+        if config.cache_latents:
+            arrays = self.latents(parts.given, parts.vae, parts.vae_params, parts.tokenizer)
+        else:
+            arrays, frozen = None, {**frozen, "vae": parts.vae_params}
         outcome = self.fit(
-            objective, frozen, self.batches(config, arrays, tokenizer.encode), config, "diffusion",
-            _captioned(sheet, prompts),
+            objective, frozen, self.batches(config, arrays, parts.tokenizer.encode), config,
+            "diffusion", _captioned(sheet, prompts),
         )
         if outcome.finished:
-            params = {"text_encoder": frozen.get("text_encoder"), **outcome.ema, "vae": vae_params}
             export.export_latent(
-                self.workdir / "model", config, vae, config.text_encoder, tokenizer, params,
-                recipe.export_dtype,
+                self.workdir / "model", parts.model(outcome.ema), self.recipe.export_dtype
             )
         return outcome.finished
 

@@ -8,7 +8,7 @@ import os
 import numpy as np
 import pytest
 
-from benchmarks import attention, common, ddpm_vs_torch
+from benchmarks import accuracy_curve, attention, common, ddpm_vs_torch
 from benchmarks.common import Peer, compare, machine, report
 
 SIZES = {"batch": 4, "size": 8}
@@ -92,3 +92,36 @@ def test_attention_peers_agree(monkeypatch):
     monkeypatch.setattr(attention, "Peer", SameProcess)
     written = attention.main(length=64, heads=2, head_dim=8, rounds=1, save=False)
     assert written["settings"]["relative_error"] < 1e-4
+
+
+def test_accuracy_curve_reads_what_each_model_draws(tmp_path):
+    from sdjax.data.scenes import parse_caption
+    from sdjax.data.shapes import draw
+    from sdjax.evaluation.generation import Generation
+    from sdjax.evaluation.shapes_accuracy import shapes_captions
+
+    class Draws:
+        """Draws the captions in the middle of the picture, the first ones in the right shape."""
+
+        def __init__(self, right):
+            self.right = right
+
+        def generate(self, prompt, seed, output, **options):
+            pictures = []
+            for caption, number in zip(prompt, seed, strict=True):
+                if number >= self.right:
+                    shape = "square" if "circle" in caption else "circle"
+                    caption = caption.replace(caption.split()[3], shape)
+                pictures.append(draw(parse_caption(caption), [(32, 32)]))
+            return np.stack(pictures) / np.float32(127.5) - 1
+
+    texts = {split: shapes_captions(8, "one", split) for split in accuracy_curve.SPLITS}
+    models = [(10, 60.0, Draws(2)), (20, 120.0, Draws(8))]
+    rows = accuracy_curve.measure(models, texts, Generation())
+    assert [(row["step"], row["minutes"]) for row in rows] == [(10, 1.0), (20, 2.0)]
+    for split in accuracy_curve.SPLITS:
+        assert rows[0][split] == {"all": 0.25, "shapes_and_colours": 0.25, "background": 1.0,
+                                  "size": 1.0, "relation": 1.0}
+        assert rows[1][split]["all"] == 1.0
+    accuracy_curve.plot(rows, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").stat().st_size > 5000

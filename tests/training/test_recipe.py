@@ -23,6 +23,7 @@ from sdjax.training import (
     Recipe,
     ScheduleConfig,
     SheetConfig,
+    kept_models,
     load_config,
     train,
     with_overrides,
@@ -94,6 +95,22 @@ def test_diffusers_loads_the_folder(trained):
         trained / "model", safety_checker=None
     )
     assert pipeline.unet.config.cross_attention_dim == 8
+
+
+def test_kept_checkpoints_are_models_too(trained, tmp_path):
+    from sdjax import StableDiffusion
+
+    kept = list(kept_models(LATENT, trained))
+    assert [step for step, _, _ in kept] == [2, 4]
+    assert 0 < kept[0][1] < kept[1][1]
+    ours, exported = kept[-1][2], StableDiffusion.from_pretrained(trained / "model")
+    jax.tree.map(np.testing.assert_array_equal, ours.params, exported.params)
+    pictures = [
+        model.generate("a red circle", steps=2, output="numpy") for model in (ours, exported)
+    ]
+    np.testing.assert_array_equal(*pictures)
+    with pytest.raises(SdjaxError, match="has no checkpoints: train into"):
+        next(kept_models(LATENT, tmp_path))
 
 
 def test_a_finished_recipe_changes_nothing(trained):

@@ -1,0 +1,99 @@
+"""How accuracy grows with training: every kept checkpoint of a `shapes` recipe, read by the oracle.
+
+Captions are different ones, half from training and half kept out of it. "shapes and colours" is the
+share of pictures with the right number of objects, all of the right shape and colour; "wholly
+right" asks for size, background and relation too. Training time is that of the diffusion, as its
+checkpoints hold it, sample sheets included.
+Writes results/accuracy_curve.json and docs/accuracy_curve.png.
+
+    python main.py train --config configs/shapes_pairs.py --workdir runs/shapes_pairs
+    python -m benchmarks.accuracy_curve --workdir runs/shapes_pairs
+"""
+
+import json
+from pathlib import Path
+
+import rich
+import tyro
+
+from benchmarks.common import RESULTS, machine
+from sdjax.parallel import use_cpu_devices
+
+DOCS = Path(__file__).parent.parent / "docs"
+MEASURES = {
+    "all": "wholly right",
+    "shapes_and_colours": "shapes and colours",
+    "background": "background",
+    "size": "sizes",
+    "relation": "relation",
+}
+SPLITS = {"train": "-", "heldout": "--"}
+
+
+def measure(models, captions, config):
+    """A row for each (step, seconds, model): accuracies of each split's captions."""
+    from sdjax.data.oracle import score
+    from sdjax.evaluation.generation import generate
+
+    rows = []
+    for step, seconds, model in models:
+        row = {"step": step, "minutes": seconds / 60}
+        for split, texts in captions.items():
+            hits = score(generate(model, texts, config), texts)
+            hits["shapes_and_colours"] = hits["shape"] & hits["colour"]
+            row[split] = {name: float(hits[name].mean()) for name in MEASURES}
+        rich.print(row)
+        rows.append(row)
+    return rows
+
+
+def plot(rows, path):
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, panel = plt.subplots(figsize=(7, 4))
+    minutes = [row["minutes"] for row in rows]
+    for i, (name, label) in enumerate(MEASURES.items()):
+        for split, line in SPLITS.items():
+            values = [100 * row[split][name] for row in rows]
+            text = label if split == "train" else None
+            panel.plot(minutes, values, line, color=f"C{i}", marker="o", ms=3, label=text)
+    panel.plot([], [], "--", color="grey", label="captions kept out of training")
+    panel.set(xlabel="minutes of training", ylabel="pictures, %", ylim=(0, 101))
+    panel.grid(alpha=0.3)
+    panel.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main(
+    workdir: str,
+    config: str = "configs/shapes_pairs.py",
+    captions: int = 128,
+    guidance_scale: float = 3.0,
+    save: bool = True,
+):
+    """Measures, prints and writes. captions: different ones of each split."""
+    use_cpu_devices()
+    from sdjax.evaluation.generation import Generation
+    from sdjax.evaluation.shapes_accuracy import shapes_captions
+    from sdjax.training import kept_models, load_config
+
+    recipe = load_config(config)
+    texts = {split: shapes_captions(captions, recipe.data.objects, split) for split in SPLITS}
+    generation = Generation(guidance_scale=guidance_scale)
+    rows = measure(kept_models(recipe, workdir), texts, generation)
+    if save:
+        RESULTS.mkdir(exist_ok=True)
+        written = {
+            "benchmark": "accuracy_curve", "machine": machine(), "config": config,
+            "captions": captions, "guidance_scale": guidance_scale, "rows": rows,
+        }  # fmt: skip
+        (RESULTS / "accuracy_curve.json").write_text(json.dumps(written, indent=1) + "\n")
+        plot(rows, DOCS / "accuracy_curve.png")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
