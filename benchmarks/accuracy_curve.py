@@ -7,7 +7,7 @@ checkpoints hold it, sample sheets included.
 Writes results/accuracy_curve.json and docs/accuracy_curve.png.
 
     python main.py train --config configs/shapes_pairs.py --workdir runs/shapes_pairs
-    python -m benchmarks.accuracy_curve --workdir runs/shapes_pairs
+    python -m benchmarks.accuracy_curve
 """
 
 import json
@@ -17,6 +17,7 @@ import rich
 import tyro
 
 from benchmarks.common import RESULTS, machine
+from sdjax.errors import SdjaxError
 from sdjax.parallel import use_cpu_devices
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -69,7 +70,7 @@ def plot(rows, path):
 
 
 def main(
-    workdir: str,
+    workdir: str = "runs/shapes_pairs",
     config: str = "configs/shapes_pairs.py",
     captions: int = 128,
     guidance_scale: float = 3.0,
@@ -96,4 +97,7 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    try:
+        tyro.cli(main)
+    except SdjaxError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -21,12 +21,12 @@ from sdjax.training import (
 config = Recipe(
     data=DataConfig(source="emoji", subset="Smileys & Emotion", image_size=32, flip=True),
     diffusion=PixelRun(
-        steps=3_000,
-        batch_size=32,
+        steps=4_000,
+        batch_size=16,
         optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=200),
         ema_decay=0.995,
-        sheet_every=500,
-        checkpoint_every=500,
+        sheet_every=1_000,
+        checkpoint_every=1_000,
         unet=UNetConfig(
             sample_size=32,
             in_channels=3,
@@ -41,7 +41,7 @@ config = Recipe(
             norm_num_groups=8,
         ),
         denoising=DenoisingConfig(
-            schedule=ScheduleConfig("linear", 1e-4, 0.02), prediction="epsilon"
+            schedule=ScheduleConfig("cosine"), prediction="v_prediction"
         ),
         sheet=SheetConfig(images=32, steps=50, guidance_scale=1.0),
     ),
