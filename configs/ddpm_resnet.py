@@ -1,10 +1,17 @@
-"""DDPM in pixels: emoji at 32x32, residual blocks and full self-attention.
+r"""DDPM in pixels: emoji at 32x32, residual blocks and full self-attention.
 
     python main.py train --config configs/ddpm_resnet.py --workdir runs/ddpm_resnet
 
 The same data, steps and size as configs/ddpm_convnext.py, to be seen side by side.
 
-Not yet trained to its end: time and result are still to be measured.
+It took 13 minutes 53 seconds on 2026-11-23, on one core of an AMD EPYC whose other core was at
+work; the README has the last sheet. Faces are clear with v-prediction under the cosine schedule;
+with epsilon under the linear one, the objective of arXiv 2006.11239, their colours were still wrong
+after 2,500 steps. To see that:
+
+    python main.py train --config configs/ddpm_resnet.py --workdir runs/ddpm_epsilon \
+        --diffusion.denoising.prediction epsilon --diffusion.denoising.schedule.name linear \
+        --diffusion.denoising.schedule.beta-start 1e-4 --diffusion.denoising.schedule.beta-end 0.02
 """
 
 from sdjax.data import DataConfig
