@@ -167,10 +167,10 @@ class _Area:
         if len(colours) == 1:
             return [self._object(colours[0], mask, others)]
         first, second = colours[:2]
-        if _surrounds(mask & (self.core == second), mask & (self.core == first)):
+        masks = [mask & ((self.owner == k) | (self.core == k)) for k in (first, second)]
+        if _surrounds(masks[1], masks[0]):
             first, second = second, first
-        if not _surrounds(mask & (self.core == first), mask & (self.core == second)):
-            masks = [mask & (self.owner == k) for k in (first, second)]
+        elif not _surrounds(masks[0], masks[1]):
             return [
                 self._object(first, masks[0], others | masks[1]),
                 self._object(second, masks[1], others | masks[0]),
@@ -195,9 +195,10 @@ class _Area:
 
 
 def _surrounds(outer, inner):
-    """Whether the bounding box of `outer` reaches beyond that of `inner` on every side."""
+    """Whether the bounding box of `outer` reaches beyond that of `inner`: on three sides at least,
+    and on the fourth, where a thin rim may be lost, as far."""
+    room = []
     for axis in (0, 1):
         o, i = (np.flatnonzero(m.any(axis)) for m in (outer, inner))
-        if not (o[0] < i[0] and i[-1] < o[-1]):
-            return False
-    return True
+        room += [i[0] - o[0], o[-1] - i[-1]]
+    return min(room) >= 0 and sum(r > 0 for r in room) >= 3

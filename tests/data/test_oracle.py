@@ -38,6 +38,14 @@ def test_true_pictures_are_read_right(pictures):
     assert right["all"].mean() >= 0.995
 
 
+def test_an_object_inside_another_is_read_at_half_the_size():
+    source = Shapes(image_size=32, objects="two", split="all", seed=5)
+    inside = [i for i in range(2_000) if source.layout(i)[0].relation == "inside"]
+    items = [source[i] for i in inside]
+    right = score(np.stack([i["image"] for i in items]), [i["caption"] for i in items])
+    assert right["all"].mean() >= 0.995
+
+
 def test_floats_read_as_bytes_do(pictures):
     images, captions = pictures
     images, captions = images[:50], captions[:50]
