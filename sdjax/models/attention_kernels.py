@@ -3,8 +3,6 @@
 All take q [B, Lq, H, D] and k, v [B, Lk, H, D] and return [B, Lq, H, D] in q's dtype.
 """
 
-import contextlib
-import contextvars
 import functools
 
 import jax
@@ -14,23 +12,19 @@ CHUNK = 1024
 SPLASH_BLOCK = 512
 HIDDEN = jnp.finfo(jnp.float32).min
 
-_target = contextvars.ContextVar("target", default=None)
+# JAX's own kind of context, so that what was traced for one platform is not reused for another.
+_target = jax.make_user_context(default_value=None)
 
 
 def platform():
     """The platform that programs traced now will run on: "cpu", "gpu" or "tpu"."""
-    name = _target.get() or jax.default_backend()
+    name = _target.value or jax.default_backend()
     return "gpu" if name in ("cuda", "rocm") else name
 
 
-@contextlib.contextmanager
 def compiling_for(name):
-    """Inside, programs are traced for platform `name`, for devices that this machine lacks."""
-    token = _target.set(name)
-    try:
-        yield
-    finally:
-        _target.reset(token)
+    """A context in which programs are traced for platform `name`, whose devices may be absent."""
+    return _target(name)
 
 
 def whole(q, k, v, mask, causal, scale):
@@ -47,11 +41,14 @@ def whole(q, k, v, mask, causal, scale):
 
 
 def cudnn_accepts(q, k):
-    """Whether cuDNN's fused attention takes these shapes on this machine's GPU."""
-    capability = [float(d.compute_capability) for d in jax.local_devices(backend="gpu")]
-    widest = 256 if min(capability) >= 9.0 else 128
+    """Whether cuDNN's fused attention takes these shapes on all GPUs of this machine."""
+    try:
+        capability = min(float(d.compute_capability) for d in jax.local_devices(backend="gpu"))
+    except (RuntimeError, ValueError):  # no GPU in this machine, or AMD's, which say "gfx942"
+        return False
+    widest = 256 if capability >= 9.0 else 128
     half = q.dtype in (jnp.float16, jnp.bfloat16)
-    return half and min(capability) >= 8.0 and q.shape[-1] % 8 == 0 and q.shape[-1] <= widest
+    return half and capability >= 8.0 and q.shape[-1] % 8 == 0 and q.shape[-1] <= widest
 
 
 def cudnn(q, k, v, causal, scale):

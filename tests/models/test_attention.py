@@ -1,5 +1,7 @@
 """Every way to compute attention against the definition, values and gradients."""
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -82,12 +84,33 @@ def test_tpu_kernel_is_for_long_whole_blocks(length, accepted):
     assert kernels.splash_accepts(q, q) == accepted
 
 
+@pytest.mark.parametrize(
+    ("found", "head_dim", "accepted"),
+    [(("9.0", "10.3"), 256, True), (("9.0", "8.6"), 256, False), (("8.6",), 128, True),
+     (("8.6",), 100, False), (("7.5",), 64, False), (("gfx942",), 64, False), (None, 64, False)],
+)  # fmt: skip
+def test_cudnn_is_for_gpus_that_have_it(monkeypatch, found, head_dim, accepted):
+    """found: the compute capability of each GPU, None for a machine without any."""
+
+    def local_devices(backend):
+        if found is None:
+            raise RuntimeError(f"Unknown backend {backend}")
+        return [types.SimpleNamespace(compute_capability=one) for one in found]
+
+    monkeypatch.setattr(jax, "local_devices", local_devices)
+    q = jax.ShapeDtypeStruct((1, 4096, 2, head_dim), jnp.bfloat16)
+    assert kernels.cudnn_accepts(q, q) == accepted
+    if not accepted:
+        with kernels.compiling_for("rocm"):
+            assert jax.eval_shape(attention, q, q, q) == q
+
+
 def test_target_platform_can_be_another():
-    assert kernels.platform() == "cpu"
-    with kernels.compiling_for("tpu"):
-        assert kernels.platform() == "tpu"
-        q = jax.ShapeDtypeStruct((1, 4096, 2, 64), jnp.bfloat16)
-        assert "pallas_call" in str(jax.make_jaxpr(attention)(q, q, q))
+    q = jax.ShapeDtypeStruct((1, 4096, 2, 64), jnp.bfloat16)
+    for target, has_kernel in (("cpu", False), ("tpu", True), ("cpu", False)):
+        with kernels.compiling_for(target):
+            assert kernels.platform() == target
+            assert ("pallas_call" in str(jax.make_jaxpr(attention)(q, q, q))) == has_kernel
     assert kernels.platform() == "cpu"
 
 
