@@ -39,8 +39,8 @@ def training_loss(prediction, target, kind="mse", delta=1.0):
 def loss_weight(schedule, t, prediction_type, weighting="uniform", gamma=None, k=1.0):
     """The weight of a timestep in the loss of a given prediction type.
 
-    A squared error in x_0 is snr times smaller than in ε and (snr + 1) times larger than in v is
-    smaller, so one weighting has a form for each type.
+    The same misjudged picture is a squared error snr times as large in ε as in x_0, and snr + 1
+    times as large in v, so that one weighting has a form for each type.
 
     Args:
       schedule: a `Schedule`; snr = ᾱ/(1 − ᾱ).

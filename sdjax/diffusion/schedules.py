@@ -139,9 +139,12 @@ def zero_terminal_snr(schedule):
     √ᾱ is shifted by its last value and scaled so that the first is kept (Lin et al. 2023, arXiv
     2305.08891, algorithm 1). Use v-prediction, trailing spacing and guidance rescale with it.
     """
-    root = np.sqrt(np.asarray(schedule.alphas_cumprod, np.float64))
-    if root.size < 2:
+    if len(schedule) < 2:
         raise SdjaxError("zero_terminal_snr needs a schedule of at least 2 timesteps, got 1")
+    # β is the difference of neighbouring ᾱ, too few digits of which are left in float32: ᾱ is made
+    # anew, of the smaller of α and β at each timestep, in which float32 has kept the most.
+    alphas, betas = (np.asarray(x, np.float64) for x in (schedule.alphas, schedule.betas))
+    root = np.sqrt(np.cumprod(np.where(betas < 0.5, 1 - betas, alphas)))
     root = (root - root[-1]) * root[0] / (root[0] - root[-1])
     signal = root**2
     alphas = signal / np.append(1.0, signal[:-1])

@@ -59,6 +59,32 @@ def test_zero_terminal_snr_keeps_the_first_level_and_removes_the_last():
     assert all(np.isfinite(x).all() for x in others)
 
 
+@pytest.mark.parametrize("name", ["linear", "scaled_linear", "cosine"])
+def test_zero_terminal_snr_is_as_accurate_as_float64(name):
+    """The rescaling in float64 all through; only the last, exact entries have no relative error."""
+    betas = {
+        "linear": np.linspace(1e-4, 0.02, 1000),
+        "scaled_linear": np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2,
+    }.get(name)
+    if name == "cosine":
+        level = np.cos((np.arange(1001) / 1000 + 0.008) / 1.008 * np.pi / 2) ** 2
+        betas = np.minimum(1 - level[1:] / level[:-1], 0.999)
+    root = np.sqrt(np.cumprod(1 - betas))
+    root = (root - root[-1]) * root[0] / (root[0] - root[-1])
+    alphas = (root / np.append(1, root[:-1])) ** 2
+    got = diffusion.zero_terminal_snr(SCHEDULES[name])
+    expected = {
+        "betas": 1 - alphas,
+        "alphas": alphas,
+        "sqrt_alphas_cumprod": root,
+        "sqrt_one_minus_alphas_cumprod": np.sqrt(1 - root**2),
+        "sigmas": np.sqrt(1 - root[:-1] ** 2) / root[:-1],
+    }
+    for table, values in expected.items():
+        found = getattr(got, table)[: len(values)]
+        np.testing.assert_allclose(found, values, rtol=5e-7, atol=0, err_msg=table)
+
+
 @pytest.mark.parametrize("betas", [[], [0.1, 1.2], [[0.1]], [0.0, 0.1], [1.0, 0.1]])
 def test_impossible_betas_are_refused(betas):
     with pytest.raises(SdjaxError, match="betas must"):
