@@ -1,7 +1,7 @@
 """CLIP's byte-pair tokenizer: prompts to ids.
 
-The tokenizer itself is transformers' `CLIPTokenizer`, built from a `vocab.json` and a
-`merges.txt`.
+The tokenizer itself is transformers' `CLIPTokenizer`, which also reads the files: what they say
+of the padding is spread over three of them, by rules that have changed.
 """
 
 import json
@@ -17,6 +17,17 @@ from sdjax.errors import SdjaxError
 
 BEGIN = "<|startoftext|>"
 END = "<|endoftext|>"
+LENGTH = 77  # of published models, where a tokenizer's files do not say
+UNSET = 1e20  # from here on a length is transformers' mark for none
+
+
+def clip_class():
+    """transformers' `CLIPTokenizer`, imported when it is first needed."""
+    # It would tell, at every start, that PyTorch is missing; nothing here wants it.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    from transformers import CLIPTokenizer
+
+    return CLIPTokenizer
 
 
 class Tokenizer:
@@ -32,24 +43,20 @@ class Tokenizer:
         self,
         vocabulary: dict[str, int],
         merges: Sequence[tuple[str, str]],
-        max_length: int = 77,
+        max_length: int = LENGTH,
         pad_token: str = END,
         learned: Sequence[str] = (),
     ):
-        # It would tell, at every start, that PyTorch is missing; nothing here wants it.
-        os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-        from transformers import CLIPTokenizer
-
         for token in (BEGIN, END, pad_token):
             if token not in vocabulary:
                 raise SdjaxError(f"a CLIP vocabulary must hold {token!r}; this one does not")
-        if max_length < 3:
-            raise SdjaxError(f"max_length must be at least 3, got {max_length}")
+        if not isinstance(max_length, int) or max_length < 3:
+            raise SdjaxError(f"max_length must be an integer of at least 3, got {max_length!r}")
         self.vocabulary = dict(vocabulary)
         self.merges = [tuple(pair) for pair in merges]
         self.max_length = max_length
         self.pad_token = pad_token
-        self.clip = CLIPTokenizer(
+        self.clip = clip_class()(
             vocab=self.vocabulary,
             merges=self.merges,
             pad_token=pad_token,
@@ -86,34 +93,43 @@ class Tokenizer:
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike) -> "Tokenizer":
-        """Reads vocab.json, merges.txt and, where present, tokenizer_config.json of a folder.
+        """Reads a folder that transformers' `save_pretrained` wrote, of whichever version.
 
-        `folder` may be the tokenizer's own or a pipeline's that has it as `tokenizer/`.
+        `folder` may be the tokenizer's own or a pipeline's that has it as `tokenizer/`. It holds
+        tokenizer.json, or vocab.json and merges.txt; the settings beside them count as they do in
+        transformers. Raises SdjaxError where files are missing or damaged.
         """
         folder = Path(folder)
         folder = folder / "tokenizer" if (folder / "tokenizer").is_dir() else folder
+        if not (folder / "tokenizer.json").is_file():
+            for name in ("vocab.json", "merges.txt"):
+                if not (folder / name).is_file():
+                    raise SdjaxError(
+                        f"no tokenizer in {folder}: it has no {name}; expected tokenizer.json, or "
+                        "vocab.json and merges.txt"
+                    )
         try:
-            vocabulary = json.loads((folder / "vocab.json").read_text(encoding="utf-8"))
-            lines = (folder / "merges.txt").read_text(encoding="utf-8").split("\n")
-            settings = folder / "tokenizer_config.json"
-            config = json.loads(settings.read_text(encoding="utf-8")) if settings.is_file() else {}
-        except OSError as error:
+            clip = clip_class().from_pretrained(folder, local_files_only=True)
+            model = json.loads(clip.backend_tokenizer.to_str())["model"]
+        except Exception as error:  # whatever transformers or its library in Rust meets
+            reason = str(error).strip().partition("\n")[0]
             raise SdjaxError(
-                f"no tokenizer in {folder}: cannot read {Path(error.filename).name} "
-                f"({error.strerror}); expected vocab.json and merges.txt"
+                f"the tokenizer in {folder} is damaged: {type(error).__name__}: {reason}"
             ) from error
-        except ValueError as error:
-            raise SdjaxError(f"the tokenizer in {folder} is damaged: {error}") from error
-        merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#ver")]
-        if not isinstance(vocabulary, dict) or any(len(pair) != 2 for pair in merges):
-            raise SdjaxError(f"the tokenizer in {folder} is damaged: not a CLIP vocabulary")
-        pad = config.get("pad_token", END)
-        pad = pad["content"] if isinstance(pad, dict) else pad
-        added = config.get("added_tokens_decoder", {})
-        learned = [
-            added[i]["content"] for i in sorted(added, key=int) if int(i) >= len(vocabulary)
-        ]
-        return cls(vocabulary, merges, config.get("model_max_length", 77), pad or END, learned)
+        vocabulary, length = model["vocab"], clip.model_max_length
+        added = clip.added_tokens_decoder
+        learned = [added[i].content for i in sorted(added) if i >= len(vocabulary)]
+        unset = isinstance(length, int | float) and length >= UNSET
+        try:
+            return cls(
+                vocabulary,
+                model["merges"],
+                LENGTH if unset else length,
+                clip.pad_token or END,
+                learned,
+            )
+        except SdjaxError as error:
+            raise SdjaxError(f"the tokenizer in {folder}: {error}") from error
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Writes the files that transformers' `CLIPTokenizer.from_pretrained` reads."""

@@ -61,14 +61,14 @@ def make(kind, folder):
     parts = {
         "vae": diffusers.AutoencoderKL(**VAE_SD1),
         "unet": diffusers.UNet2DConditionModel(**UNETS[kind]),
-        "tokenizer": _tokenizer(folder / "tokenizer", "!" if open_clip else None),
+        "tokenizer": _tokenizer("!" if open_clip else None),
     }
     text = SD2_TEXT if open_clip else TEXT_SD1
     parts["text_encoder"] = _text(transformers.CLIPTextModel, text, parts["tokenizer"])
     prediction = "v_prediction" if open_clip else "epsilon"
     scheduler = diffusers.DDIMScheduler(**SCHEDULER, prediction_type=prediction)
     if kind in ("sdxl", "sdxl_inpaint"):
-        tokenizer = parts["tokenizer_2"] = _tokenizer(folder / "tokenizer_2", "!")
+        tokenizer = parts["tokenizer_2"] = _tokenizer("!")
         model = transformers.CLIPTextModelWithProjection
         parts["text_encoder_2"] = _text(model, BIG_TEXT, tokenizer)
         pipeline = CLASSES[kind](**parts, scheduler=scheduler, add_watermarker=False)
@@ -87,13 +87,14 @@ def make(kind, folder):
     return folder
 
 
-def _tokenizer(folder, pad):
-    tokenizer = sdjax.train_tokenizer(PROMPTS, vocab_size=600, max_length=LENGTH)
-    tokenizer = sdjax.Tokenizer(
-        tokenizer.vocabulary, tokenizer.merges, LENGTH, **({"pad_token": pad} if pad else {})
+def _tokenizer(pad=None):
+    ours = sdjax.train_tokenizer(PROMPTS, vocab_size=600, max_length=LENGTH)
+    return transformers.CLIPTokenizer(
+        vocab=ours.vocabulary,
+        merges=ours.merges,
+        model_max_length=LENGTH,
+        **({"pad_token": pad} if pad else {}),
     )
-    tokenizer.save_pretrained(folder)
-    return transformers.CLIPTokenizer.from_pretrained(folder)
 
 
 def _text(model, config, tokenizer):

@@ -51,6 +51,49 @@ def test_reading_back_gives_the_same_tokenizer(trained):
     np.testing.assert_array_equal(again.encode("red circle"), tokenizer.encode("red circle"))
 
 
+# tokenizer_config.json and special_tokens_map.json beside vocab.json and merges.txt.
+SETTINGS = {
+    "nothing": ({}, None),
+    "map alone, as SD2": ({}, {"pad_token": "!"}),
+    "map against config, as SD2": ({"pad_token": END}, {"pad_token": "!"}),
+    "map of SD1": (
+        {"pad_token": END, "bos_token": {"__type": "AddedToken", "content": BEGIN}},
+        {"pad_token": END, "bos_token": {"content": BEGIN, "normalized": True}},
+    ),
+    "config alone, as SDXL": (
+        {"pad_token": "!", "added_tokens_decoder": {"0": {"content": "!", "special": True}}},
+        {"pad_token": END},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_padding_is_what_transformers_reads(name, trained, tmp_path):
+    trained[0].save_pretrained(tmp_path)
+    config, specials = SETTINGS[name]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": 12}))
+    if specials is None:
+        (tmp_path / "special_tokens_map.json").unlink()
+    else:
+        (tmp_path / "special_tokens_map.json").write_text(json.dumps(specials))
+    peer = transformers.CLIPTokenizer.from_pretrained(tmp_path)
+    prompts = ["a red circle", "red!"]
+    theirs = peer(prompts, padding="max_length", max_length=12)["input_ids"]
+    ours = sdjax.Tokenizer.from_pretrained(tmp_path)
+    assert ours.pad_token == peer.pad_token == ("!" if "SD2" in name or "SDXL" in name else END)
+    np.testing.assert_array_equal(ours.encode(prompts), theirs)
+
+
+def test_files_that_transformers_writes(trained, tmp_path):
+    tokenizer = trained[0].with_token("<cat>")
+    tokenizer.clip.save_pretrained(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"tokenizer.json", "tokenizer_config.json"}
+    again = sdjax.Tokenizer.from_pretrained(tmp_path)
+    assert again.vocabulary == tokenizer.vocabulary and again.merges == tokenizer.merges
+    assert (again.max_length, again.learned) == (24, ("<cat>",))
+    np.testing.assert_array_equal(again.encode("a <cat>!"), tokenizer.encode("a <cat>!"))
+
+
 def test_vocabulary_is_bytes_merges_specials(trained):
     tokenizer, _ = trained
     tokens = sorted(tokenizer.vocabulary, key=tokenizer.vocabulary.get)
@@ -87,10 +130,35 @@ def test_bad_input(tmp_path):
         sdjax.train_tokenizer(CAPTIONS, vocab_size=100)
     with pytest.raises(sdjax.SdjaxError, match="startoftext"):
         sdjax.Tokenizer({"a": 0, END: 1}, [])
-    (tmp_path / "vocab.json").write_text("[1")
-    (tmp_path / "merges.txt").write_text("")
-    with pytest.raises(sdjax.SdjaxError, match="damaged"):
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("vocab.json", "[1", "damaged"),
+        ("vocab.json", '["a"]', "damaged"),
+        ("vocab.json", '{"a": "b"}', "damaged"),
+        ("tokenizer_config.json", "[]", "damaged"),
+        ("tokenizer_config.json", '{"pad_token": 3}', "damaged: TypeError"),
+        ("tokenizer_config.json", '{"pad_token": "unseen"}', "must hold 'unseen'"),
+        ("tokenizer_config.json", '{"model_max_length": 2}', "at least 3, got 2"),
+        ("tokenizer_config.json", '{"model_max_length": "long"}', "at least 3, got 'long'"),
+        ("tokenizer.json", "{}", "damaged"),
+    ],
+)
+def test_damaged_files_are_one_line(file, content, message, trained, tmp_path):
+    trained[0].save_pretrained(tmp_path)
+    (tmp_path / "special_tokens_map.json").unlink()
+    (tmp_path / file).write_text(content)
+    with pytest.raises(sdjax.SdjaxError, match=message) as caught:
         sdjax.Tokenizer.from_pretrained(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_length_that_is_not_set_is_that_of_published_models(trained, tmp_path):
+    trained[0].save_pretrained(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 1e30}')
+    assert sdjax.Tokenizer.from_pretrained(tmp_path).encode("red").shape == (1, 77)
 
 
 @pytest.mark.parametrize("case", CLIP_CASES, ids=lambda case: case["prompt"][:24])
