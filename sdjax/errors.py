@@ -1,8 +1,19 @@
-"""The one exception that sdjax raises for input it cannot use, and the commonest check."""
+"""The one exception that sdjax raises for input it cannot use, and the commonest checks."""
+
+import math
 
 
 class SdjaxError(ValueError):
-    """One line that names what was expected, what came, and what to do."""
+    """One line that names what was expected, what came, and what to do.
+
+    Names out of a file may hold line breaks or a terminal's control characters: spaces here.
+    """
+
+    def __init__(self, message: object):
+        text = str(message)
+        if not text.isprintable():
+            text = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+        super().__init__(text)
 
 
 def check_at_least(least, config, *names):
@@ -10,3 +21,10 @@ def check_at_least(least, config, *names):
     for name in names:
         if getattr(config, name) < least:
             raise SdjaxError(f"{name} must be at least {least}, got {getattr(config, name)}")
+
+
+def check_finite(**numbers):
+    """SdjaxError that names the first of these numbers that is infinite or not a number."""
+    for name, value in numbers.items():
+        if not math.isfinite(value):
+            raise SdjaxError(f"{name} must be a finite number, got {value}")

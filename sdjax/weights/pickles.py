@@ -35,19 +35,39 @@ _STORAGES = {
     "BoolStorage": np.dtype(np.bool_),
 }
 _REBUILD = ("torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_tensor")
-_PARAMETER = "torch._utils _rebuild_parameter"
-_DICTS = ("collections OrderedDict", "torch.nn.modules.container ParameterDict")
+_PARAMETER = ("torch._utils _rebuild_parameter", "torch._utils _rebuild_parameter_with_state")
+_TYPED = "torch._tensor _rebuild_from_type_v2"  # a tensor with attributes
+_PARAMETERS = "torch.nn.modules.container ParameterDict"
+_DICTS = (
+    "collections OrderedDict",
+    "collections defaultdict",
+    "pytorch_lightning.utilities.parsing AttributeDict",
+    "lightning_fabric.utilities.data AttributeDict",
+    _PARAMETERS,
+)
 # Harmless values of training states: read over, kept as marks without content.
 _INERT = (
     "numpy.core.multiarray scalar",
     "numpy._core.multiarray scalar",
+    "numpy.core.multiarray _reconstruct",
+    "numpy._core.multiarray _reconstruct",
     "numpy dtype",
     "torch Size",
     "torch device",
     "__builtin__ set",
     "builtins set",
     "_codecs encode",
+    "argparse Namespace",
+    "pathlib PosixPath",
+    "pathlib WindowsPath",
+    "omegaconf.dictconfig DictConfig",
+    "omegaconf.listconfig ListConfig",
+    "omegaconf.base ContainerMetadata",
+    "omegaconf.base Metadata",
+    "omegaconf.nodes AnyNode",
 )
+_AXES = 32  # that a tensor has at most, as in NumPy before version 2
+_SCALARS = (str, bytes, int, float, bool, type(None))
 _DAMAGE = (
     zipfile.BadZipFile,
     zlib.error,
@@ -60,7 +80,6 @@ _DAMAGE = (
     MemoryError,
     RecursionError,
     struct.error,
-    NotImplementedError,
 )
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
@@ -79,8 +98,8 @@ class _Storage:
         self.dtype, self.key, self.size = dtype, key, size
 
 
-class _Mark:
-    """The beginning of a run of stack items."""
+class _ParameterDict(dict):
+    """PyTorch's module that maps names to parameters: A1111 keeps a learned word in one."""
 
 
 def read_pickle(path: str | os.PathLike) -> dict:
@@ -124,6 +143,13 @@ def _read_zip(path: Path):
             raise SdjaxError(f"{path} is a zip file without a PyTorch data.pkl in it")
         folder = pickles[0].removesuffix("data.pkl")
         entries = {info.filename: info for info in archive.infolist()}
+        stored = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+        for entry in entries.values():
+            if entry.flag_bits & 1 or entry.compress_type not in stored:
+                raise SdjaxError(
+                    f"{path} is damaged or no PyTorch file: its {entry.filename} is encrypted, or "
+                    "compressed otherwise than by deflate"
+                )
         info = entries[pickles[0]]
         if info.file_size > 2**28:
             raise SdjaxError(f"{path}: its pickle of {info.file_size} bytes is too large")
@@ -186,6 +212,8 @@ def _read_legacy(path: Path, file):
     value = machine.run(file)
     keys = machine.run(file)
     for key in keys if isinstance(keys, list) else ():
+        if not isinstance(key, str):
+            raise SdjaxError(f"{path} is damaged: the key of a storage is not text")
         size = int.from_bytes(file.read(8), "little")
         offsets[key] = file.tell()
         storage = machine.storages.get(key)
@@ -205,6 +233,7 @@ class _Machine:
     def run(self, file):
         """The value of the next pickle in a file, which is left just behind it."""
         self.stack: list = []
+        self.marks: list[int] = []  # how high the stack was at each mark
         self.memo: dict = {}
         for opcode, argument, _ in pickletools.genops(file):
             if opcode.name == "STOP":
@@ -221,7 +250,7 @@ class _Machine:
         elif name in ("PROTO", "FRAME"):
             pass
         elif name == "MARK":
-            stack.append(_Mark)
+            self.marks.append(len(stack))
         elif name in ("PUT", "BINPUT", "LONG_BINPUT"):
             self.memo[int(argument)] = stack[-1]
         elif name == "MEMOIZE":
@@ -229,16 +258,21 @@ class _Machine:
         elif name in ("GET", "BINGET", "LONG_BINGET"):
             stack.append(self.memo[int(argument)])
         elif name == "POP":
-            stack.pop()
+            if self.marks and self.marks[-1] == len(stack):
+                self.marks.pop()
+            else:
+                stack.pop()
         elif name == "POP_MARK":
             self._marked()
         elif name == "DUP":
             stack.append(stack[-1])
         elif name in ("TUPLE", "LIST", "DICT", "FROZENSET"):
             items = self._marked()
-            pairs = zip(items[::2], items[1::2], strict=False)
-            stack.append({"TUPLE": tuple, "LIST": list, "FROZENSET": list}[name](items)
-                         if name != "DICT" else dict(pairs))
+            if name == "DICT":
+                stack.append({})
+                self._set(items)
+            else:
+                stack.append(tuple(items) if name == "TUPLE" else items)
         elif name in ("TUPLE1", "TUPLE2", "TUPLE3"):
             count = int(name[-1])
             items = tuple(stack[-count:])
@@ -249,9 +283,7 @@ class _Machine:
             if isinstance(stack[-1], list):
                 stack[-1].extend(items)
         elif name in ("SETITEM", "SETITEMS"):
-            items = self._marked() if name == "SETITEMS" else [stack.pop(-2), stack.pop()]
-            if isinstance(stack[-1], dict):
-                stack[-1].update(zip(items[::2], items[1::2], strict=True))
+            self._set(self._marked() if name == "SETITEMS" else [stack.pop(-2), stack.pop()])
         elif name == "ADDITEMS":
             self._marked()
         elif name == "GLOBAL":
@@ -263,7 +295,7 @@ class _Machine:
             arguments, function = stack.pop(), stack.pop()
             stack.append(self._call(function, arguments))
         elif name == "BINPERSID":
-            stack.append(self._storage(stack.pop()))
+            stack.append(self._persistent(stack.pop()))
         elif name == "BUILD":
             self._build(stack.pop(), stack[-1])
         else:
@@ -271,19 +303,29 @@ class _Machine:
 
     def _marked(self) -> list:
         """The items above the last mark, taken off with it."""
-        start = len(self.stack) - 1 - self.stack[::-1].index(_Mark)
-        items = self.stack[start + 1 :]
+        start = self.marks.pop()
+        items = self.stack[start:]
         del self.stack[start:]
         return items
+
+    def _set(self, items: list) -> None:
+        """Keys and values in turn, into the dictionary on top of the stack."""
+        # To hash a tuple of tuples of … is the one thing here that could end the process.
+        if not all(isinstance(key, (*_SCALARS, _Global)) for key in items[::2]):
+            raise SdjaxError(f"{self.path} has a dictionary whose keys are not names or numbers")
+        if isinstance(self.stack[-1], dict):
+            self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
 
     def _call(self, function, arguments):
         name = function.name if isinstance(function, _Global) else repr(type(function).__name__)
         if name in _REBUILD:
             return self._tensor(*arguments[:4])
-        if name == _PARAMETER:
+        if name in _PARAMETER:
             return arguments[0]
-        if name in _DICTS:
-            return dict(arguments[0]) if arguments else {}
+        if name == _TYPED:
+            return self._call(arguments[0], arguments[2])
+        if name in _DICTS and all(isinstance(argument, _Global) for argument in arguments):
+            return _ParameterDict() if name == _PARAMETERS else {}
         if name in _INERT:
             return _Global(name)
         raise SdjaxError(
@@ -292,25 +334,34 @@ class _Machine:
         )
 
     def _build(self, state, target) -> None:
+        parameters = state.get("_parameters") if isinstance(state, dict) else None
+        if isinstance(target, _ParameterDict) and isinstance(parameters, dict):
+            target.update(parameters)  # the others are attributes that every module has
         if isinstance(target, _Global) and target.name not in _INERT:
             raise SdjaxError(
                 f"{self.path} would set the state of {target.name.replace(' ', '.')}: refused"
             )
 
-    def _storage(self, reference) -> _Storage:
-        kind, storage_type, key, _, size = reference[:5]
+    def _persistent(self, reference) -> _Storage | _Global:
+        """What a file of PyTorch keeps beside its pickle: storages, and the classes of modules."""
+        if reference[0] == "module" and isinstance(reference[1], _Global):
+            return reference[1]
+        kind, storage_type, key, _, size, *view = reference
         name = storage_type.name.split()[-1]
-        if kind != "storage" or name not in _STORAGES or type(size) is not int or size < 0:
+        sound = type(key) is str and type(size) is int and size >= 0 and view in ([], [None])
+        if kind != "storage" or name not in _STORAGES or not sound:
             raise SdjaxError(f"{self.path} refers to something that is not a tensor storage")
         if key not in self.storages:
-            storage = self.storages[key] = _Storage(_STORAGES[name], str(key), size)
+            storage = self.storages[key] = _Storage(_STORAGES[name], key, size)
             self.check(storage)
         return self.storages[key]
 
     def _tensor(self, storage: _Storage, offset: int, shape, strides) -> LazyTensor:
-        numbers = (offset, *shape, *strides)
-        if any(type(n) is not int or n < 0 for n in numbers) or len(shape) != len(strides):
-            raise SdjaxError(f"{self.path} holds a tensor of impossible shape {shape}")
+        axes = len(shape)
+        if axes != len(strides) or axes > _AXES or not all(
+            type(n) is int and 0 <= n < 2**63 for n in (offset, *shape, *strides)
+        ):
+            raise SdjaxError(f"{self.path} holds a tensor of impossible shape and strides")
         last = sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
         if math.prod(shape) > storage.size or (0 not in shape and offset + last >= storage.size):
             raise SdjaxError(f"{self.path} holds a tensor that reaches beyond its storage")

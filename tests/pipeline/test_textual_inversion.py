@@ -28,16 +28,19 @@ def vectors(count, width=24):
 
 
 @pytest.mark.parametrize("count", [1, 3])
-@pytest.mark.parametrize("style", ["diffusers", "a1111", "safetensors"])
+@pytest.mark.parametrize("style", ["diffusers", "a1111", "module", "safetensors"])
 def test_picture_equals_diffusers(folder, model, style, count, tmp_path):
     value = vectors(count)
     if style == "safetensors":
         path = tmp_path / "word.safetensors"
         save_file({WORD: value}, path)
-    elif style == "a1111":
+    elif style in ("a1111", "module"):
         path = tmp_path / "word.pt"
-        content = {"string_to_token": {"*": 265}, "string_to_param": {"*": value}, "name": WORD}
-        torch.save(content, path)
+        learned = {"*": value}
+        if style == "module":  # as A1111 itself and the method's first authors write it
+            learned = torch.nn.ParameterDict(learned)
+        content = {"string_to_token": {"*": 265}, "string_to_param": learned, "name": WORD}
+        torch.save(content, path, _use_new_zipfile_serialization=count == 1)
     else:
         path = tmp_path / "word.bin"
         torch.save({WORD: value[0] if count == 1 else value}, path)

@@ -1,5 +1,7 @@
 """Files that are not what they seem: one clear line, nothing run, nothing hung."""
 
+import argparse
+import collections
 import json
 import os
 import pickle
@@ -74,6 +76,43 @@ def test_views_and_parameters_of_a_pickle(tmp_path):
         )
 
 
+class ModelCheckpoint:
+    """Of Lightning, the class itself a key in the files of Stable Diffusion 1."""
+
+    __module__ = "pytorch_lightning.callbacks.model_checkpoint"
+
+
+class Tagged(torch.Tensor):
+    """Pickled by `_rebuild_from_type_v2`."""
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_what_a_training_state_holds_beside_the_weights(tmp_path, zipped, monkeypatch):
+    """Of the published Stable Diffusion 1 files and of others that Lightning wrote."""
+    module = ModelCheckpoint.__module__.split(".")
+    for i in range(len(module)):  # as if it were installed
+        there = argparse.Namespace(ModelCheckpoint=ModelCheckpoint)
+        monkeypatch.setitem(sys.modules, ".".join(module[: i + 1]), there)
+    weight = torch.nn.Parameter(torch.arange(6.0).reshape(2, 3))
+    weight.origin = "here"  # pickled by `_rebuild_parameter_with_state`
+    content = {
+        "epoch": 3,
+        "global_step": 470000,
+        "pytorch-lightning_version": "1.4.2",
+        "callbacks": {ModelCheckpoint: {"best_model_score": np.float64(1.5), "dirpath": tmp_path}},
+        "lr_schedulers": [{"base_lrs": [1e-4], "_last_lr": np.arange(2.0)}],
+        "optimizer_states": [collections.defaultdict(list, state={0: {"step": 1}})],
+        "hyper_parameters": argparse.Namespace(lr=1e-4),
+        "state_dict": collections.OrderedDict(a=weight, b=torch.ones(2).as_subclass(Tagged)),
+    }
+    path = tmp_path / "a.ckpt"
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    state, metadata = read_file(path)
+    assert metadata == {"global_step": "470000"} and set(state) == {"a", "b"}
+    np.testing.assert_array_equal(state["a"].load(), np.arange(6.0).reshape(2, 3))
+    np.testing.assert_array_equal(state["b"].load(), np.ones(2))
+
+
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 def test_malicious_pickle_names_the_refused_global(tmp_path, protocol):
     trap = tmp_path / "trap"
@@ -105,14 +144,50 @@ PROGRAMS = {
         b"\x80\x02ccollections\nOrderedDict\n)Rcposix\nsystem\nX\x01\0\0\0a\x85Rb.",
         "would call posix.system",
     ),
-    "state of a class": (b"\x80\x02ctorch.nn\nModule\n}b.", "would set the state of torch.nn.Module"),
+    "state of a class": (b"\x80\x02ctorch.nn\nModule\n}b.",
+                         "would set the state of torch.nn.Module"),
     "numpy's own loader": (b"\x80\x02cnumpy\nload\nX\x01\0\0\0a\x85R.", "would call numpy.load"),
     "torch's own loader": (b"\x80\x02ctorch\nload\nX\x01\0\0\0a\x85R.", "would call torch.load"),
+    "the class of a module": (
+        b"\x80\x02(X\x06\0\0\0modulecposix\nsystem\nX\x01\0\0\0aX\x01\0\0\0atQ)\x81.",
+        "would call posix.system",
+    ),
+    "a tensor of a type": (
+        b"\x80\x02ctorch._tensor\n_rebuild_from_type_v2\n(cposix\nsystem\nN(X\x01\0\0\0at}tR.",
+        "would call posix.system",
+    ),
+    "what a dictionary is made from": (
+        b"\x80\x02ccollections\nOrderedDict\n]\x85R.", "would call collections.OrderedDict",
+    ),
+    "a name of several lines": (
+        b"\x80\x04\x8c\x03a\n\x1b\x8c\x03b\nc\x93)R.", "would call a .b c when unpickled",
+    ),
+    "a storage of a view": (
+        b"\x80\x02(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\0aNK\x01(X\x01\0\0\0b"
+        b"K\0K\x01ttQ.", "not a tensor storage",
+    ),
+    "a key too deep to hash": (
+        b"\x80\x02})" + b"\x85" * 200_000 + b"Ns.", "keys are not names or numbers",
+    ),
+    "a storage too deep to hash": (
+        b"\x80\x02(X\x07\0\0\0storagectorch\nFloatStorage\n)" + b"\x85" * 200_000 + b"NK\x01tQ.",
+        "not a tensor storage",
+    ),
     "a storage that is none": (
         b"\x80\x02(X\x07\0\0\0storagecposix\nsystem\nX\x01\0\0\0aNK\x01tQ.",
         "not a tensor storage",
     ),
 }  # fmt: skip
+
+
+def test_marks_take_time_once_each(tmp_path):
+    """Each mark is found at once, whatever lies below it: in a second, not most of an hour."""
+    count = 200_000
+    program = b"\x80\x02}X\x01\0\0\0a](" + b"(t" * count + b"es" + b"X\x01\0\0\0b(0(0" + b"Ns."
+    with zipfile.ZipFile(tmp_path / "a.ckpt", "w") as archive:
+        archive.writestr("a/data.pkl", program)
+    found = read_pickle(tmp_path / "a.ckpt")
+    assert found == {"a": [()] * count, "b": None}
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -159,7 +234,11 @@ def test_truncated_files(files, tmp_path):
                     tensor.load()
 
 
-def test_what_a_file_is_not(tmp_path):
+def changed(whole, place, value):
+    return bytes(whole[:place]) + bytes([value]) + bytes(whole[place + 1 :])
+
+
+def test_what_a_file_is_not(files, tmp_path):
     text = tmp_path / "note.safetensors"
     text.write_text("this was never a checkpoint")
     refused("not a safetensors file or is truncated", read_single_file, text)
@@ -168,6 +247,11 @@ def test_what_a_file_is_not(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.ckpt", "w") as archive:
         archive.writestr("readme", "a zip file")
     refused("without a PyTorch data.pkl", read_single_file, tmp_path / "a.ckpt")
+    whole = bytearray((files / "a.ckpt").read_bytes())
+    directory = whole.index(b"PK\x01\x02")
+    for offset, value in ((8, 1), (10, zipfile.ZIP_LZMA)):  # flags; the way of compression
+        (tmp_path / "b.ckpt").write_bytes(changed(whole, directory + offset, value))
+        refused("encrypted, or compressed otherwise", read_file, tmp_path / "b.ckpt")
     refused("no such model folder or file", locate, tmp_path / "absent")
     write_safetensors(tmp_path / "other.safetensors", {"x.weight": lazy(np.zeros(3))})
     refused("not a Stable Diffusion checkpoint", read_single_file, tmp_path / "other.safetensors")
