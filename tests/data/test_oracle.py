@@ -46,6 +46,15 @@ def test_an_object_inside_another_is_read_at_half_the_size():
     assert right["all"].mean() >= 0.995
 
 
+@pytest.mark.parametrize("objects", ["one", "two"])
+def test_pictures_of_half_the_size_are_read_right(objects):
+    """32 pixels, the size that the recipes train at."""
+    source = Shapes(image_size=32, objects=objects, split="all", seed=12)
+    items = [source[i] for i in range(2 * NUMBER)]
+    right = score(np.stack([i["image"] for i in items]), [i["caption"] for i in items])
+    assert right["all"].mean() >= 0.995
+
+
 def test_floats_read_as_bytes_do(pictures):
     images, captions = pictures
     images, captions = images[:50], captions[:50]
