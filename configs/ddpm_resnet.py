@@ -26,7 +26,7 @@ from sdjax.training import (
 )
 
 config = Recipe(
-    data=DataConfig(source="emoji", subset="Smileys & Emotion", image_size=32, flip=True),
+    data=DataConfig(source="emoji", subset="Smileys & Emotion", image_size=32),
     diffusion=PixelRun(
         steps=4_000,
         batch_size=16,

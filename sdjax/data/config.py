@@ -15,8 +15,6 @@ class DataConfig:
     """The source's split; shapes has train, heldout and all."""
     image_size: int = 64
     """Side of the square pictures; others are cropped to their middle and resized."""
-    batch_size: int = 64
-    """Pictures in a step, over all processes."""
     seed: int = 0
     """Order of the pictures, and the pictures themselves where they are drawn."""
     objects: Literal["one", "two", "both"] = "one"
@@ -32,16 +30,19 @@ class DataConfig:
     require_captions: bool = True
     """Whether a picture without a caption counts as broken."""
     max_broken_share: float = 0.01
-    """The run stops when more than this share of the source is broken; less is skipped."""
+    """The run stops when more than this share of the source is broken; less is skipped. Counted
+    anew by each start of the program."""
     flip: bool = False
-    """Mirrors half of the pictures. Wrong for captions that say left, right or words."""
+    """Mirrors half of the pictures, by chance each time. Wrong for captions that say left, right or
+    words; not for cached latents."""
     cache: int = 0
-    """Keeps up to so many prepared pictures in memory."""
+    """Keeps up to so many prepared pictures in memory, where a run reads them as it goes, which it
+    does without cache_images or cache_latents."""
     threads: int = 1
-    """Threads that read and prepare ahead of the training."""
+    """Threads that read and prepare ahead of a run that reads as it goes."""
 
     def __post_init__(self):
-        check_at_least(1, self, "image_size", "batch_size")
+        check_at_least(1, self, "image_size")
         check_at_least(0, self, "cache", "threads")
         if not 0 <= self.max_broken_share <= 1:
             raise SdjaxError(

@@ -15,6 +15,7 @@ _BATCHES_AHEAD = 2  # read, not yet put together
 def loader(
     source,
     config: DataConfig,
+    batch_size: int,
     tokenize: Callable[[Sequence[str]], np.ndarray] | None = None,
     *,
     shuffle: bool = True,
@@ -26,7 +27,7 @@ def loader(
 
     A batch has "image" float32 [b, size, size, 3] in [-1, 1]; "caption" str [b], or, where
     `tokenize` is given, "ids" = tokenize(captions), int32 [b, length]; and "label" int [b] where
-    the source has labels. b is config.batch_size / process_count.
+    the source has labels. b is batch_size / process_count.
 
     The order depends on `config.seed` alone, and is another in every epoch. `get_state()` gives the
     position as a dictionary that JSON can hold, and `set_state(state)` goes there: the next batch
@@ -35,15 +36,17 @@ def loader(
 
     Args:
       source: items by index, None for those to be skipped (`sdjax.data.open_source`).
+      config: its seed, flip and threads count here.
+      batch_size: pictures in a batch, over all processes.
       shuffle: False keeps the source's order.
       repeat: False ends after one epoch, with a smaller last batch where the items do not fill it.
 
     Raises:
       SdjaxError: where the batch cannot be shared out among the processes, or the source is empty.
     """
-    if config.batch_size % process_count:
+    if batch_size % process_count:
         raise SdjaxError(
-            f"batch_size {config.batch_size} cannot be shared by {process_count} processes; "
+            f"batch_size {batch_size} cannot be shared by {process_count} processes; "
             f"choose a multiple of {process_count}"
         )
     if not len(source):
@@ -56,13 +59,13 @@ def loader(
     items = items[process_index::process_count]
     if config.flip:
         items = items.random_map(_flip)
-    batch_size = config.batch_size // process_count
+    share = batch_size // process_count
     options = grain.ReadOptions(
         num_threads=config.threads,
-        prefetch_buffer_size=_BATCHES_AHEAD * batch_size if config.threads else 0,
+        prefetch_buffer_size=_BATCHES_AHEAD * share if config.threads else 0,
     )
     batches = items.to_iter_dataset(options).batch(
-        batch_size, drop_remainder=repeat, batch_fn=lambda items: _batch(items, tokenize)
+        share, drop_remainder=repeat, batch_fn=lambda items: _batch(items, tokenize)
     )
     return iter(batches)
 

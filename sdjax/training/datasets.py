@@ -74,7 +74,7 @@ def cached_latents(path, data: DataConfig, examples, weights, compute):
     """
     path = Path(path)
     made_of = json.dumps({
-        "data": {k: v for k, v in asdict(data).items() if k not in ("batch_size", "threads")},
+        "data": {k: v for k, v in asdict(data).items() if k != "threads"},
         "examples": examples,
         "autoencoder": [hashlib.sha256(Path(f).read_bytes()).hexdigest() for f in weights],
     }, sort_keys=True)

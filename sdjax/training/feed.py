@@ -16,33 +16,43 @@ class ArrayBatches:
 
     arrays: dict of NumPy arrays [N, …]; a batch is a dict of [batch_size, …]. Epoch e has the
     order drawn from (seed, e), so the position is a single number. A batch may run over the end of
-    an epoch into the next.
+    an epoch into the next. With flip, "image" [N, H, W, C] is mirrored half of the time, by a coin
+    that is drawn with the order.
     """
 
-    def __init__(self, arrays, batch_size, seed):
+    def __init__(self, arrays, batch_size, seed, flip=False):
         sizes = {name: len(array) for name, array in arrays.items()}
         if len(set(sizes.values())) != 1 or not min(sizes.values()):
             raise SdjaxError(f"arrays of one length, not empty, are expected, got {sizes}")
+        if flip and "image" not in arrays:
+            raise SdjaxError(f"flip mirrors the array 'image', there are {', '.join(arrays)}")
         self._arrays, self._size = arrays, min(sizes.values())
-        self._batch_size, self._seed = batch_size, seed
+        self._batch_size, self._seed, self._flip = batch_size, seed, flip
         self._position = 0
-        self._epoch, self._order = None, None
+        self._epoch = None
 
     def __iter__(self):
         return self
 
     def __next__(self):
-        parts, wanted = [], self._batch_size
+        parts, coins, wanted = [], [], self._batch_size
         while wanted:
             epoch, offset = divmod(self._position, self._size)
             if epoch != self._epoch:
-                self._order = np.random.default_rng((self._seed, epoch)).permutation(self._size)
+                random = np.random.default_rng((self._seed, epoch))
+                self._order = random.permutation(self._size)
+                self._coins = random.integers(2, size=self._size, dtype=bool)
                 self._epoch = epoch
             parts.append(self._order[offset:offset + wanted])
+            coins.append(self._coins[offset:offset + wanted])
             wanted -= len(parts[-1])
             self._position += len(parts[-1])
         index = np.concatenate(parts)
-        return {name: array[index] for name, array in self._arrays.items()}
+        batch = {name: array[index] for name, array in self._arrays.items()}
+        if self._flip:
+            mirrored = np.concatenate(coins)
+            batch["image"][mirrored] = batch["image"][mirrored, :, ::-1]
+        return batch
 
     def get_state(self):
         """The position, as JSON: items drawn so far."""

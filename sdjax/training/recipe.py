@@ -50,6 +50,11 @@ class Recipe:
             )
         if not self.diffusion.train_text_encoder and self.pretrained is None:
             raise SdjaxError("a frozen text encoder needs a pretrained folder to take it from")
+        if self.data.flip and self.diffusion.cache_latents:
+            raise SdjaxError(
+                "data.flip cannot mirror cached latents: set diffusion.cache_latents to False, "
+                "or data.flip to False"
+            )
         if self.autoencoder is None:
             return
         vae = self.autoencoder.vae

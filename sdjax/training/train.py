@@ -106,12 +106,12 @@ class _Stages:
     def batches(self, run, arrays, tokenize=None):
         """Batches from memory, or from the loader where arrays is None."""
         if arrays is not None:
-            return ArrayBatches(arrays, run.batch_size, run.seed)
-        data = dataclasses.replace(self.recipe.data, batch_size=run.batch_size, seed=run.seed)
+            return ArrayBatches(arrays, run.batch_size, run.seed, self.recipe.data.flip)
+        data = dataclasses.replace(self.recipe.data, seed=run.seed)
         source = self.source
         if self.recipe.examples:
             source = _First(source, self.recipe.examples)
-        return _Arrays(loader(source, data, tokenize))
+        return _Arrays(loader(source, data, run.batch_size, tokenize))
 
     def pixel(self):
         config = self.recipe.diffusion

@@ -227,6 +227,26 @@ def test_every_epoch_visits_each_item_once():
     np.testing.assert_array_equal(next(again)["i"], seen[8:12])
 
 
+def test_pictures_in_memory_are_mirrored_by_seed_and_position():
+    pictures = np.arange(10 * 2 * 3).reshape(10, 1, 2, 3)  # [N, H, W, C], all values different
+    arrays = {"image": pictures, "i": np.arange(10)}
+    plain, batches = (ArrayBatches(arrays, 4, 3, flip) for flip in (False, True))
+    coins = []
+    for _ in range(25):
+        state, batch, wanted = batches.get_state(), next(batches), next(plain)
+        np.testing.assert_array_equal(batch["i"], wanted["i"])
+        mirrored = (batch["image"] != wanted["image"]).any((1, 2, 3))
+        np.testing.assert_array_equal(batch["image"][mirrored], wanted["image"][mirrored, :, ::-1])
+        coins.append(mirrored)
+        resumed = ArrayBatches(arrays, 4, 3, flip=True)
+        resumed.set_state(state)
+        np.testing.assert_array_equal(next(resumed)["image"], batch["image"])
+    assert 35 <= np.sum(coins) <= 65  # of 100 fair coins
+    np.testing.assert_array_equal(pictures, np.arange(60).reshape(pictures.shape))
+    with pytest.raises(SdjaxError, match="flip mirrors the array 'image', there are i"):
+        ArrayBatches({"i": np.arange(10)}, 4, 3, flip=True)
+
+
 def test_positions_do_not_run_ahead_of_the_batches():
     feed = Feed(ArrayBatches({"i": np.arange(10)}, 4, seed=0), (1, 1), ahead=4)
     for k in range(1, 4):

@@ -232,6 +232,7 @@ def test_wrong_options_and_configs_are_named(tmp_path, capsys):
     ({"data": dataclasses.replace(DATA, image_size=64)}, "sample_size must be data.image_size / 2"),
     ({"diffusion": dataclasses.replace(LATENT.diffusion, train_text_encoder=False)},
      "frozen text encoder needs a pretrained folder"),
+    ({"data": dataclasses.replace(DATA, flip=True)}, "data.flip cannot mirror cached latents"),
 ])
 def test_recipes_that_do_not_fit_together(changes, message):
     with pytest.raises(SdjaxError, match=message):
