@@ -23,7 +23,7 @@ from sdjax.parallel import use_cpu_devices
 DOCS = Path(__file__).parent.parent / "docs"
 MEASURES = {
     "all": "wholly right",
-    "shapes_and_colours": "shapes and colours",
+    "shape_and_colour": "shapes and colours",
     "background": "background",
     "size": "sizes",
     "relation": "relation",
@@ -33,16 +33,15 @@ SPLITS = {"train": "-", "heldout": "--"}
 
 def measure(models, captions, config):
     """A row for each (step, seconds, model): accuracies of each split's captions."""
-    from sdjax.data.oracle import score
     from sdjax.evaluation.generation import generate
+    from sdjax.evaluation.shapes_accuracy import accuracy
 
     rows = []
     for step, seconds, model in models:
         row = {"step": step, "minutes": seconds / 60}
         for split, texts in captions.items():
-            hits = score(generate(model, texts, config), texts)
-            hits["shapes_and_colours"] = hits["shape"] & hits["colour"]
-            row[split] = {name: float(hits[name].mean()) for name in MEASURES}
+            found = accuracy(generate(model, texts, config), texts)
+            row[split] = {name: found[name] for name in MEASURES}
         rich.print(row)
         rows.append(row)
     return rows

@@ -12,7 +12,9 @@ from sdjax.data.shapes import UNIT
 from sdjax.data.templates import match
 from sdjax.errors import SdjaxError
 
-ATTRIBUTES = ("count", "shape", "colour", "size", "background", "relation", "all")
+ATTRIBUTES = (
+    "count", "shape", "colour", "shape_and_colour", "size", "background", "relation", "all",
+)
 
 _PALETTE = np.array(list(COLOURS.values()), np.float32)
 _FAR = 90.0  # distance in RGB beyond which a colour has no name
@@ -43,7 +45,8 @@ def score(images, captions) -> dict[str, np.ndarray]:
 
     Names are `ATTRIBUTES`. "shape", "colour" and "size" ask it of all objects at once, and are
     False where the number of objects differs. Two objects are matched the way round that agrees
-    better. "relation" is True where caption and picture have one object.
+    better. "shape_and_colour" asks both. "relation" is True where caption and picture have one
+    object.
     """
     captions = [captions] if isinstance(captions, str) else list(captions)
     batch = _as_batch(images)
@@ -70,6 +73,7 @@ def _score(said, read):
                 "relation": said.relation == read.relation and order == 0,
             })
         row.update(max(options, key=lambda option: sum(option.values())))
+    row["shape_and_colour"] = row["shape"] and row["colour"]
     row["all"] = all(row[name] for name in ATTRIBUTES[:-1])
     return row
 

@@ -12,7 +12,7 @@ from .generation import Generation, generate
 from .report import RIGHT, WRONG, interval, percent, show, write_json
 from .sheets import sheet
 
-SPLITS = {"train": "seen in training", "heldout": "kept out of training"}
+SPLITS = {"train": "of training's combinations", "heldout": "of combinations kept out"}
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,8 @@ def evaluate_shapes(model, config: ShapesAccuracy = ShapesAccuracy()):
     write_json(out / "shapes.json", results)
     show("Pictures that agree with their captions", SPLITS.values(), [
         ("captions", *(results[s]["captions"] for s in SPLITS)),
-        *((name, *(percent(results[s]["accuracy"][name]) for s in SPLITS)) for name in ATTRIBUTES),
+        *((name.replace("_", " "), *(percent(results[s]["accuracy"][name]) for s in SPLITS))
+          for name in ATTRIBUTES),
     ], out)
     return results
 

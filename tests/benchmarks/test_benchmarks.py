@@ -120,7 +120,7 @@ def test_accuracy_curve_reads_what_each_model_draws(tmp_path):
     rows = accuracy_curve.measure(models, texts, Generation())
     assert [(row["step"], row["minutes"]) for row in rows] == [(10, 1.0), (20, 2.0)]
     for split in accuracy_curve.SPLITS:
-        assert rows[0][split] == {"all": 0.25, "shapes_and_colours": 0.25, "background": 1.0,
+        assert rows[0][split] == {"all": 0.25, "shape_and_colour": 0.25, "background": 1.0,
                                   "size": 1.0, "relation": 1.0}
         assert rows[1][split]["all"] == 1.0
     accuracy_curve.plot(rows, tmp_path / "curve.png")
