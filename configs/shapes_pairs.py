@@ -46,14 +46,14 @@ config = Recipe(
         ),
     ),
     diffusion=LatentRun(
-        steps=96_000,
+        steps=70_000,
         batch_size=16,
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=1_000),
         ema_decay=0.999,
         log_every=200,
-        sheet_every=8_000,
-        checkpoint_every=4_000,
-        keep_every=8_000,
+        sheet_every=10_000,
+        checkpoint_every=5_000,
+        keep_every=10_000,
         unet=UNetConfig(
             sample_size=8,
             in_channels=8,
@@ -68,7 +68,7 @@ config = Recipe(
             attention_head_dim=4,
             use_linear_projection=True,
             addition_embed_type="text",
-            addition_embed_type_num_heads=4,
+            addition_embed_type_num_heads=16,
             resnet_time_scale_shift="scale_shift",
         ),
         text_encoder=TextEncoderConfig(
@@ -83,7 +83,8 @@ config = Recipe(
             schedule=ScheduleConfig("scaled_linear", 0.00085, 0.012, zero_terminal_snr=True),
             prediction="v_prediction",
             timesteps="logit_normal",
-            timestep_mean=-0.2,
+            timestep_mean=0.4,
+            timestep_std=1.4,
         ),
         vocab_size=1024,
         sheet=SheetConfig(
