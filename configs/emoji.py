@@ -81,6 +81,7 @@ config = Recipe(
                 "blue heart with ribbon", "green apple with heart", "sunglasses on a lemon",
                 "purple tulip",
             ),
+            guidance_scale=2.0,
         ),
     ),
     export_dtype="float16",

@@ -25,8 +25,13 @@ from sdjax.weights.hub import locate
 from sdjax.weights.single_file import read_single_file, write_single_file
 from sdjax.weights.tensors import dtype_of
 
+GUIDANCE_SCALE = 7.5
+"""Of models that do not say what suits them."""
+
 # The version of diffusers whose folders are written; its inpainting pipeline asks for one.
 LAYOUT = "0.42.1"
+# The model's own guidance in model_index.json: diffusers passes over names that begin so.
+_GUIDANCE = "_guidance_scale"
 # diffusers' pipeline for the U-Net's input channels, where they are not only the latent's.
 _SD_PIPELINES = {
     5: "StableDiffusionDepth2ImgPipeline",
@@ -48,11 +53,15 @@ _PARTS_OF_CLASS = {
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A checkpoint with its tokenizers, keyed by the text encoders' parts."""
+    """A checkpoint with its tokenizers, keyed by the text encoders' parts.
+
+    guidance_scale: what suits the model, where nobody asks for another.
+    """
 
     checkpoint: Checkpoint
     tokenizers: Mapping[str, Tokenizer]
     zero_negative: bool = False
+    guidance_scale: float = GUIDANCE_SCALE
 
     @property
     def is_whole(self) -> bool:
@@ -76,13 +85,20 @@ def read_model(
     if path.is_dir():
         if (path / "config.json").is_file() and not (path / "model_index.json").is_file():
             return Model(_part_alone(path, variant), {})
-        checkpoint = read_folder(path, variant)
-        zero = bool(read_model_index(path).get("force_zeros_for_empty_prompt"))
-        return Model(checkpoint, _tokenizers(checkpoint, path), zero)
+        checkpoint, index = read_folder(path, variant), read_model_index(path)
+        zero = bool(index.get("force_zeros_for_empty_prompt"))
+        return Model(checkpoint, _tokenizers(checkpoint, path), zero, _guidance_scale(index, path))
     configs = None if config is None else _configs(Path(config))
     checkpoint = read_single_file(path, configs, prediction_type)
     tokenizers = _tokenizers(checkpoint, None if config is None else Path(config))
     return Model(checkpoint, tokenizers, zero_negative=checkpoint.family == "sdxl")
+
+
+def _guidance_scale(index: Mapping, folder: Path) -> float:
+    value = index.get(_GUIDANCE, GUIDANCE_SCALE)
+    if type(value) not in (int, float):
+        raise SdjaxError(f"{_GUIDANCE} of {folder}/model_index.json must be a number, got {value!r}")
+    return float(value)
 
 
 def _part_alone(folder: Path, variant: str | None) -> Checkpoint:
@@ -176,6 +192,8 @@ def _model_index(model: Model) -> dict:
         "_diffusers_version": LAYOUT,
         "scheduler": ["diffusers", checkpoint.scheduler["_class_name"]],
     }
+    if model.guidance_scale != GUIDANCE_SCALE:
+        index[_GUIDANCE] = model.guidance_scale
     for name, part in parts.items():
         if name in model.tokenizers:
             index[name] = ["transformers", part.config["architectures"][0]]

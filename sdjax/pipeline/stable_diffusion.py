@@ -13,7 +13,7 @@ from PIL import Image
 from sdjax import diffusion, parallel
 from sdjax.errors import SdjaxError
 from sdjax.pipeline import programs, request
-from sdjax.pipeline.files import Model, read_model, write_model
+from sdjax.pipeline.files import GUIDANCE_SCALE, Model, read_model, write_model
 from sdjax.pipeline.progress import Advance, carry_out, reported
 from sdjax.pipeline.request import Prompt
 from sdjax.text.encode import Embedded
@@ -36,6 +36,7 @@ class StableDiffusion:
         (SDXL). Assigning `params` again changes the model without compiling anything anew.
     zero_negative: whether no negative prompt means an embedding of zeros (SDXL) rather than that
         of the empty prompt.
+    guidance_scale: what `generate` takes where it is given none; saved with the model.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class StableDiffusion:
         text_encoder_2: TextEncoder | None = None,
         tokenizer_2: Tokenizer | None = None,
         zero_negative: bool = False,
+        guidance_scale: float = GUIDANCE_SCALE,
     ):
         second = text_encoder_2 is not None
         self.unet, self.vae = unet, vae
@@ -57,6 +59,7 @@ class StableDiffusion:
         self.tokenizers = (tokenizer, tokenizer_2 or tokenizer) if second else (tokenizer,)
         self.scheduler_config = dict(scheduler_config)
         self.zero_negative = zero_negative
+        self.guidance_scale = guidance_scale
         self.params = params
 
     @property
@@ -146,6 +149,7 @@ class StableDiffusion:
             model.checkpoint.scheduler,
             params,
             zero_negative=model.zero_negative,
+            guidance_scale=model.guidance_scale,
             **second,
         )
 
@@ -168,9 +172,8 @@ class StableDiffusion:
             for name in ("unet", "vae", *names)
         }
         checkpoint = Checkpoint(parts, family_of(parts), self.scheduler_config)
-        return Model(
-            checkpoint, dict(zip(names, self.tokenizers, strict=True)), self.zero_negative
-        )
+        tokenizers = dict(zip(names, self.tokenizers, strict=True))
+        return Model(checkpoint, tokenizers, self.zero_negative, self.guidance_scale)
 
     def load_lora(
         self, path: str | os.PathLike, weight: float = 1.0, name: str | None = None
@@ -240,7 +243,7 @@ class StableDiffusion:
         negative_prompt: Prompt | None = None,
         *,
         steps: int = 30,
-        guidance_scale: float = 7.5,
+        guidance_scale: float | None = None,
         guidance_rescale: float = 0.0,
         sampler: str | None = None,
         seed: int | Sequence[int] = 0,
@@ -262,7 +265,8 @@ class StableDiffusion:
         same one.
 
         negative_prompt: one for all images, one a prompt, or None.
-        guidance_scale: 1 turns guidance off and halves the work.
+        guidance_scale: 1 turns guidance off and halves the work; None for the model's own, 7.5
+            where it has none.
         sampler: a name of `sdjax.sampler`, or None for the model's own; `sampler_options` (spacing,
             sigmas, eta, order, …) take precedence over the model's.
         seed: of the first image, the others take seed + 1, …; or one for each image. An image
@@ -284,6 +288,7 @@ class StableDiffusion:
 
         Raises SdjaxError for arguments that do not fit, before anything is compiled.
         """
+        guidance_scale = self.guidance_scale if guidance_scale is None else guidance_scale
         prompts = request.listed(prompt)
         negatives = request.negatives_of(negative_prompt, prompts)
         for name, value in (("count", count), ("batch_size", batch_size)):

@@ -67,6 +67,7 @@ def latent_model(config, vae, text_encoder, tokenizer, params) -> StableDiffusio
     return StableDiffusion(
         UNet(config.unet), vae, TextEncoder(text_encoder), tokenizer,
         scheduler_config(config.denoising, clip_sample=False), params,
+        guidance_scale=config.sheet.guidance_scale,
     )
 
 

@@ -18,6 +18,7 @@ class SheetConfig:
     sampler: str = "ddim"
     steps: int = 30
     guidance_scale: float = 3.0
+    """Also the exported model's own, which it samples with where none is given."""
     seed: int = 0
 
     def table(self, denoising: DenoisingConfig, clip=None, learned_variance=False):

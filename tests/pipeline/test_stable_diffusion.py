@@ -10,6 +10,7 @@ from rich.console import Console
 import sdjax
 from sdjax import diffusion
 from sdjax.pipeline import programs, progress
+from sdjax.weights.folder import read_model_index, write_json
 from tests.pipeline import peers
 from tests.pipeline.peers import PROMPTS, assert_close, torch_latents
 
@@ -102,6 +103,22 @@ def test_unguided_equals_diffusers(folder, model):
     )
     ours = model.generate(PROMPTS[0], steps=20, guidance_scale=1, seed=3, output="numpy")
     assert_close(ours, theirs)
+
+
+def test_own_guidance_is_kept_and_used_where_none_is_given(model, tmp_path):
+    assert model.guidance_scale == 7.5
+    once = model.generate(PROMPTS[0], steps=2, guidance_scale=2.5, output="numpy")
+    model.save_pretrained(tmp_path / "plain")
+    assert "_guidance_scale" not in read_model_index(tmp_path / "plain")
+    again = sdjax.StableDiffusion.from_pretrained(tmp_path / "plain")
+    again.guidance_scale = 2.5
+    again.save_pretrained(tmp_path / "own")
+    own = sdjax.StableDiffusion.from_pretrained(tmp_path / "own")
+    np.testing.assert_allclose(own.generate(PROMPTS[0], steps=2, output="numpy"), once, atol=1e-5)
+    index = read_model_index(tmp_path / "own")
+    write_json(tmp_path / "own/model_index.json", index | {"_guidance_scale": "high"})
+    with pytest.raises(sdjax.SdjaxError, match="_guidance_scale .* must be a number, got 'high'"):
+        sdjax.StableDiffusion.from_pretrained(tmp_path / "own")
 
 
 @pytest.mark.parametrize("noise", ["torch", "jax"])

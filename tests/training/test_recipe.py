@@ -80,6 +80,7 @@ def test_a_latent_recipe_ends_in_a_folder_that_makes_pictures(trained):
     model = StableDiffusion.from_pretrained(trained / "model")
     images = model.generate("a red circle", steps=2, output="numpy")
     assert images.shape == (1, 32, 32, 3) and np.isfinite(images).all()
+    assert model.guidance_scale == LATENT.diffusion.sheet.guidance_scale != 7.5
     scheduler = json.loads((trained / "model/scheduler/scheduler_config.json").read_text())
     assert scheduler["prediction_type"] == "sample"
     config = json.loads((trained / "model/text_encoder/config.json").read_text())
