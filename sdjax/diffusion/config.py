@@ -9,13 +9,10 @@ from sdjax.diffusion import config_options as read
 from sdjax.diffusion.samplers import SAMPLERS, names, sampler
 from sdjax.diffusion.schedules import (
     cosine_schedule,
-    linear_schedule,
-    scaled_linear_schedule,
     schedule_from_betas,
     schedule_from_signal,
-    sigmoid_beta_schedule,
-    zero_terminal_snr,
 )
+from sdjax.diffusion.sigmas import float32_steps
 from sdjax.errors import SdjaxError
 
 
@@ -86,29 +83,48 @@ _CLASS_OF_SAMPLER = {sampler: name for name, sampler in reversed(names.CLASSES.i
 
 
 def schedule_from_config(config):
-    """The `Schedule` of a diffusers scheduler configuration (a dict)."""
+    """The `Schedule` of a diffusers scheduler configuration (a dict).
+
+    Its β are diffusers' to the last bit: where a sampler cuts the timesteps of σ off to integers,
+    one bit of σ is a whole timestep.
+    """
     get = read.getter(config, _class_of(config).defaults)
     count = get("num_train_timesteps", 1000)
-    ends = get("beta_start", 0.0001), get("beta_end", 0.02)
+    start, end = get("beta_start", 0.0001), get("beta_end", 0.02)
     kind = get("beta_schedule", "linear")
     if (betas := get("trained_betas")) is not None:
-        schedule = schedule_from_betas(betas)
+        pass
     elif kind == "linear":
-        schedule = linear_schedule(*ends, count)
+        betas = float32_steps(start, end, count)
     elif kind == "scaled_linear":
-        schedule = scaled_linear_schedule(*ends, count)
+        betas = float32_steps(start**0.5, end**0.5, count) ** 2
     elif kind == "squaredcos_cap_v2":
-        schedule = cosine_schedule(count)
+        betas = cosine_schedule(count).betas
     elif kind == "sigmoid":
-        schedule = sigmoid_beta_schedule(*ends, count)
+        rise = 1 / (1 + np.exp(-float32_steps(-6, 6, count)))
+        betas = rise * np.float32(end - start) + np.float32(start)
     elif kind == "exp":
-        schedule = schedule_from_signal(lambda time: np.exp(-12 * time), count)
+        betas = schedule_from_signal(lambda time: np.exp(-12 * time), count).betas
     else:
         raise SdjaxError(
             f"unknown beta_schedule {kind!r}: expected linear, scaled_linear, squaredcos_cap_v2, "
             "sigmoid or exp"
         )
-    return zero_terminal_snr(schedule) if get("rescale_betas_zero_snr") else schedule
+    betas = np.asarray(betas, np.float32)
+    if get("rescale_betas_zero_snr"):
+        betas = _without_last_signal(betas)
+    return schedule_from_betas(betas)
+
+
+def _without_last_signal(betas):
+    """float32[T] β with ᾱ zero at the end: what `zero_terminal_snr` does, rounded as in diffusers.
+
+    The β of the last timesteps are small differences, of which the rounding is a good part.
+    """
+    root = np.sqrt(np.cumprod(1 - betas, dtype=np.float64).astype(np.float32))
+    root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
+    signal = root**2
+    return 1 - np.append(signal[0], signal[1:] / signal[:-1])
 
 
 def sampler_from_config(config, steps, name=None, **options):

@@ -7,7 +7,8 @@ import numpy as np
 from sdjax.diffusion.predictions import prediction_coefficients
 
 # Where no signal is left, ε says nothing about x_0; where no noise is left, x_0 nothing about ε.
-SMALLEST = 2.0**-12
+# Clipped, x_0 is at its bounds for any x − ε that float32 tells from zero, as in the limit.
+LEAST_SIGNAL, LEAST_NOISE = 2.0**-24, 2.0**-12
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +27,9 @@ class Network:
         size = np.hypot(alpha, sigma)
         alpha, sigma = alpha / size, sigma / size
         if self.prediction in ("epsilon", "score"):
-            alpha = alpha or SMALLEST
+            alpha = alpha or LEAST_SIGNAL
         if self.prediction == "x_0":
-            sigma = sigma or SMALLEST
+            sigma = sigma or LEAST_NOISE
         p, q, e, f = prediction_coefficients(self.prediction, alpha, sigma)
         return 1 / size, p / size, q, e / size, f
 

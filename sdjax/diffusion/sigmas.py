@@ -23,6 +23,18 @@ ALIGN_YOUR_STEPS = {
 }  # fmt: skip
 
 
+def float32_steps(start, end, count):
+    """float32[count] numbers evenly from `start` to `end`, rounded as PyTorch rounds them.
+
+    The step is a float32; the numbers are counted from the end that is nearer.
+    """
+    start, end = np.float32(start), np.float32(end)
+    step = (end - start) / np.float32(max(count - 1, 1))
+    number = np.arange(count, dtype=np.float64)
+    rising, falling = start + step * number, end - step * (count - 1 - number)
+    return np.where(number < max(count // 2, 1), rising, falling).astype(np.float32)
+
+
 def karras_sigmas(steps, low, high, rho=7.0):
     """Uniform in σ^(1/ρ) (Karras et al. 2022, arXiv 2206.00364, equation 5)."""
     return np.linspace(high ** (1 / rho), low ** (1 / rho), steps) ** rho

@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from sdjax import diffusion
+from sdjax.diffusion.samplers import training_signal
 
 SHAPE = (2, 3, 4)
 RANDOM = np.random.RandomState(0)
@@ -236,6 +237,34 @@ def test_zero_terminal_snr(name):
         if name.startswith("DPM"):  # the levels of the linear schedule fall at its end
             for sigmas in ("use_karras_sigmas", "use_lu_lambdas"):
                 assert_same(name, {**config, sigmas: True}, {"num_inference_steps": 6})
+
+
+@pytest.mark.parametrize("count", [60, 250, 1000, 2000])
+def test_schedules_are_equal_to_the_last_bit(count):
+    for schedule in (*SCHEDULES, {"beta_schedule": "squaredcos_cap_v2"}):
+        config = {**schedule, "num_train_timesteps": count}
+        ours = diffusion.schedule_from_config({**config, "_class_name": "DDPMScheduler"})
+        theirs = diffusers.DDPMScheduler(**config)
+        np.testing.assert_array_equal(ours.betas, theirs.betas)
+        np.testing.assert_array_equal(training_signal(ours), theirs.alphas_cumprod)
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "steps"),
+    [
+        ("DPMSolverMultistepScheduler", 250, 3),
+        ("DPMSolverSinglestepScheduler", 2000, 9),
+        ("UniPCMultistepScheduler", 250, 7),
+        ("DEISMultistepScheduler", 250, 7),
+    ],
+)
+def test_timesteps_that_are_cut_off_are_the_same(name, count, steps):
+    """σ of the first is the last of the schedule: a bit less of it is another timestep."""
+    config = {**SCHEDULES[1], "use_exponential_sigmas": True, "num_train_timesteps": count}
+    scheduler = getattr(diffusers, name)(**config)
+    scheduler.set_timesteps(steps)
+    table = diffusion.sampler_from_config({**config, "_class_name": name}, steps)
+    np.testing.assert_array_equal(table.timesteps, scheduler.timesteps)
 
 
 @pytest.mark.filterwarnings("ignore")

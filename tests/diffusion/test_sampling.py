@@ -305,6 +305,17 @@ def test_zero_terminal_snr_is_finite_for_every_sampler_and_prediction():
             assert np.isfinite(run(table, NOISE, KEY)).all(), (name, kind)
 
 
+@pytest.mark.parametrize("name", ["ddpm", "ddim", "lcm"])
+def test_without_signal_a_clipped_x_0_is_at_its_bounds(name):
+    """Where ε is told and x − ε is not nothing, x_0 is infinite before it is clipped."""
+    schedule, spacing = diffusion.zero_terminal_snr(SCHEDULE), {"spacing": "trailing"}
+    table = diffusion.sampler(
+        name, schedule, 1, clip=1.3, **({} if name == "lcm" else spacing)
+    )
+    x = run_with(lambda x, t: x * t / (t + 1), table, NOISE, KEY)
+    np.testing.assert_allclose(x, 1.3 * jnp.sign(NOISE), rtol=1e-5)
+
+
 def test_brownian_motion_has_its_covariance():
     """Cov(W(s), W(t)) = min(s, t), over many paths."""
     times = jnp.array([0.1, 0.35, 0.8, 1.0])
