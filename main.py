@@ -8,10 +8,8 @@ from typing import Annotated, Literal, Union
 
 import tyro
 
-from sdjax import memory
+from sdjax import EMOJI, memory
 from sdjax.errors import SdjaxError
-
-SHIPPED = Path(__file__).parent / "sdjax" / "assets" / "emoji"
 
 
 def prepare_devices() -> None:
@@ -25,7 +23,7 @@ def prepare_devices() -> None:
 
 def sample(
     prompt: tuple[str, ...],
-    model: str = str(SHIPPED),
+    model: str = str(EMOJI),
     negative_prompt: str | None = None,
     steps: int = 30,
     guidance_scale: float | None = None,
@@ -41,7 +39,7 @@ def sample(
     clip_skip: int = 0,
     batch_size: int = 8,
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
-    noise: Literal["torch", "jax"] = "torch",
+    noise: Literal["torch", "jax"] | None = None,
     out: Path = Path("images"),
 ) -> None:
     """Turn prompts into pictures, each a numbered PNG, and one captioned sheet of them all.
@@ -58,7 +56,8 @@ def sample(
             comes with the project where not given.
         negative_prompt: What to steer away from.
         steps: Sampling steps.
-        guidance_scale: How much the prompt counts; 1 turns guidance off and halves the work.
+        guidance_scale: How much the prompt counts; 1 turns guidance off and halves the work. The
+            model's own where not given: 2 for the emoji, 7.5 for models that have none.
         guidance_rescale: Share of the contrast added by guidance that is taken back, 0 to 1.
         sampler: ddim, euler, euler_a, dpmpp_2m, unipc, …; the model's own where not given.
         spacing: How the timesteps are laid out; the sampler's own way where not given.
@@ -71,24 +70,24 @@ def sample(
         clip_skip: Layers of the text encoder left out at its end.
         batch_size: Pictures made at once.
         dtype: What the networks compute in.
-        noise: Who draws the first noise: with torch a seed gives the picture it gives in PyTorch.
+        noise: Who draws the noise: with torch a seed gives the picture that it gives in PyTorch, or
+            the sampler is refused. Torch, for every sampler, where not given.
         out: Folder of the pictures; numbers go on after those that are there.
     """
-    from sdjax.folders import writable_folder
+    from sdjax.folders import check_writable
     from sdjax.pipeline import StableDiffusion
     from sdjax.pipeline.pictures import save_pictures
     from sdjax.pipeline.request import listed
 
     prepare_devices()
     prompts = listed(prompt)
-    writable_folder(out)
+    check_writable(out)
+    pipeline = StableDiffusion.from_pretrained(model, dtype=dtype)
     options = {"spacing": spacing, "sigmas": sigmas, "eta": eta}
-    if guidance_scale is None:
-        guidance_scale = 2.0 if model == str(SHIPPED) else 7.5
     chosen = {
         "negative_prompt": negative_prompt,
         "steps": steps,
-        "guidance_scale": guidance_scale,
+        "guidance_scale": pipeline.guidance_scale if guidance_scale is None else guidance_scale,
         "guidance_rescale": guidance_rescale,
         "sampler": sampler,
         "height": height,
@@ -97,7 +96,6 @@ def sample(
         "noise": noise,
         **{name: value for name, value in options.items() if value is not None},
     }
-    pipeline = StableDiffusion.from_pretrained(model, dtype=dtype)
     images = pipeline.generate(prompts, seed=seed, count=count, batch_size=batch_size, **chosen)
     captions = [text for text in prompts for _ in range(count)]
     settings = {name: value for name, value in chosen.items() if value is not None}
@@ -148,7 +146,7 @@ def run_evaluate(arguments: list[str]) -> int:
     # Without the prefix of `measure`, but with those of what lies in it: data.seed and so on.
     kinds = Annotated[Union[tuple(evaluation.EVALUATIONS)], tyro.conf.arg(name="")]
 
-    def evaluate(measure: kinds, model: str = str(SHIPPED)) -> None:
+    def evaluate(measure: kinds, model: str = str(EMOJI)) -> None:
         """Measure a model; results go to a JSON file and a table, pictures to a sheet.
 
         python main.py evaluate shapes-accuracy --model runs/shapes/model

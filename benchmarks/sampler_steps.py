@@ -26,8 +26,7 @@ import rich
 import tyro
 
 from benchmarks.common import RESULTS, machine
-from main import SHIPPED
-from sdjax import diffusion
+from sdjax import EMOJI, diffusion
 from sdjax.parallel import use_cpu_devices
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -187,7 +186,7 @@ def plot(measured, path):
 
 
 def main(
-    model: str = str(SHIPPED),
+    model: str = str(EMOJI),
     prompts: tuple[str, ...] = ("red apple", "smiling face", "dog face", "blue heart"),
     images: int = 16,
     steps: tuple[int, ...] = (4, 6, 8, 12, 16, 24, 40),

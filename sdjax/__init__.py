@@ -6,9 +6,13 @@ the mathematics never loads a tokenizer.
 """
 
 import importlib
+from pathlib import Path
 
 from .errors import SdjaxError
 from .version import __version__
+
+EMOJI = Path(__file__).parent / "assets" / "emoji"
+"""The model that comes with the project, for `StableDiffusion.from_pretrained`."""
 
 _HOME = {
     "sdjax.diffusion": (
@@ -36,7 +40,7 @@ _HOME = {
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
-__all__ = ["SdjaxError", "__version__", *_MODULE_OF]
+__all__ = ["EMOJI", "SdjaxError", "__version__", *_MODULE_OF]
 
 
 def __getattr__(name):

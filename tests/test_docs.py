@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import main
+import sdjax
 import sdjax.evaluation
 import sdjax.training
 from sdjax.weights.tensors import lazy, write_safetensors
@@ -48,6 +49,7 @@ def workplace(model, tmp_path, monkeypatch):
     )
     write_safetensors(tmp_path / "cat-toy.safetensors", {"<cat-toy>": lazy(np.ones((1, 24)))})
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sdjax, "EMOJI", model)
     # A training or an evaluation is read to its last option, and not carried out.
     monkeypatch.setattr(sdjax.training, "train", lambda recipe, workdir: True)
     monkeypatch.setattr(sdjax.evaluation, "run", lambda config, load_model: {})

@@ -1,10 +1,17 @@
 """The command line in this process: what it writes, and how it refuses."""
 
+import glob
+import shutil
+import tomllib
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
 import main
+import sdjax
+from sdjax.weights.folder import write_json
 from tests.weights.small import random_pipeline
 
 FAST = ["--steps", "2"]
@@ -64,7 +71,28 @@ def test_sample_refuses_in_one_line(model, tmp_path, capsys):
     assert "empty list" in refusal(capsys, "sample", "--model", model, *out, "--prompt")
     (tmp_path / "file").touch()
     assert "cannot write" in refusal(capsys, *start, "--out", str(tmp_path / "file"))
-    assert not list((tmp_path / "out").iterdir())
+    pixels = tmp_path / "pixels"
+    shutil.copytree(Path(model) / "unet", pixels / "unet")
+    write_json(pixels / "scheduler" / "scheduler_config.json", {"_class_name": "DDIMScheduler"})
+    write_json(pixels / "model_index.json", {"unet": ["diffusers", "UNet2DConditionModel"]})
+    line = refusal(capsys, "sample", "--prompt", "a", "--model", str(pixels), *out)
+    assert "holds unet: expected a U-Net, an autoencoder and a text encoder" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_every_sampler_draws_where_no_noise_is_asked_for(model, tmp_path, capsys):
+    command = ["sample", "--prompt", "a", "--model", model, *FAST, "--sampler", "dpmpp_sde"]
+    command += ["--out", str(tmp_path / "out")]
+    assert "leave noise out" in refusal(capsys, *command, "--noise", "torch")
+    assert main.main(command) == 0
+
+
+def test_evaluate_looks_at_the_folder_before_it_loads_the_model(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    start = ["evaluate", "shapes-accuracy", "--model", str(tmp_path / "absent"), "--out"]
+    assert "cannot write" in refusal(capsys, *start, str(tmp_path / "file"))
+    assert "no such model folder" in refusal(capsys, *start, str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_sample_tells_the_words_that_are_cut_off(model, tmp_path, capsys):
@@ -114,7 +142,17 @@ def test_every_evaluation_has_help(kind, capsys):
     assert stop.value.code == 0 and "--out" in capsys.readouterr().out
 
 
+def test_a_wheel_carries_every_asset():
+    """The patterns of pyproject.toml, matched as setuptools matches them."""
+    package = Path(sdjax.__file__).parent
+    settings = tomllib.loads((package.parent / "pyproject.toml").read_text())
+    patterns = settings["tool"]["setuptools"]["package-data"]["sdjax"]
+    carried = {f for p in patterns for f in glob.glob(str(package / p), recursive=True)}
+    files = {str(path) for path in (package / "assets").rglob("*") if path.is_file()}
+    assert len(files) > 10 and files <= carried
+
+
 def test_the_model_of_the_project_is_small_and_whole():
-    assert main.SHIPPED.joinpath("model_index.json").is_file()
-    size = sum(file.stat().st_size for file in main.SHIPPED.rglob("*") if file.is_file())
+    assert sdjax.EMOJI.joinpath("model_index.json").is_file()
+    size = sum(file.stat().st_size for file in sdjax.EMOJI.rglob("*") if file.is_file())
     assert 1_000_000 < size <= 12_000_000  # bytes

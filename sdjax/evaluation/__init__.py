@@ -4,6 +4,7 @@ An evaluation is a configuration and a function of a model and it, found by `run
 """
 
 from sdjax.errors import SdjaxError
+from sdjax.folders import check_writable
 
 from .generation import Generation
 from .nearest_picture import NearestNeighbour, evaluate_nearest
@@ -30,6 +31,7 @@ def run(config, load_model):
     if type(config) not in EVALUATIONS:
         known = ", ".join(c.__name__ for c in EVALUATIONS)
         raise SdjaxError(f"expected one of {known}, got {type(config).__name__}")
+    check_writable(config.out)
     needs_none = isinstance(config, Similarity) and config.folder is not None
     return EVALUATIONS[type(config)](None if needs_none else load_model(), config)
 

@@ -31,7 +31,7 @@ class NearestNeighbour:
     """What is compared: raw, all pixels at full size, or a feature function's name."""
     sheet: int = 40
     """Pictures on the sheet."""
-    data: DataConfig = field(default_factory=lambda: DataConfig(source="emoji"))
+    data: DataConfig = field(default_factory=lambda: DataConfig(source="emoji", subset="core"))
     """Where the known pictures and their captions come from."""
     out: str = "evaluation"
     """Folder of the results."""

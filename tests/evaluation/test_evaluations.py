@@ -16,7 +16,7 @@ from sdjax.evaluation.known import known_pictures
 from sdjax.evaluation.reconstruction import reconstruct
 from sdjax.evaluation.report import interval
 from sdjax.evaluation.shapes_accuracy import shapes_captions
-from sdjax.folders import writable_folder
+from sdjax.folders import check_writable, writable_folder
 
 
 class Draughtsman:
@@ -130,6 +130,7 @@ def test_nearest_neighbour(folder, tmp_path):
         evaluation.run(evaluation.NearestNeighbour(
             data=DataConfig(source=f"folder:{path}", image_size=8), out=str(tmp_path)),
             lambda: Album(pictures))
+    assert evaluation.NearestNeighbour().data.subset == "core"  # what the shipped model knows
     with pytest.raises(SdjaxError, match="evaluate shapes"):
         evaluation.NearestNeighbour(data=DataConfig())
 
@@ -177,6 +178,10 @@ def test_interval_and_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SdjaxError, match="cannot write to the folder"):
         writable_folder(tmp_path / "file")
+    with pytest.raises(SdjaxError, match="cannot write to the folder .* is a file"):
+        check_writable(tmp_path / "file" / "in it")
+    check_writable(tmp_path / "new" / "newer")
+    assert not (tmp_path / "new").exists()
 
 
 def test_run_names_what_it_knows():

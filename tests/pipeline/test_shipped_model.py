@@ -7,7 +7,6 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 import sdjax
-from main import SHIPPED
 
 
 def test_diffusers_draws_the_same_picture(caplog, monkeypatch):
@@ -17,14 +16,14 @@ def test_diffusers_draws_the_same_picture(caplog, monkeypatch):
     """
     prompt, steps, scale = "penguin", 10, 2.0
     monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
-    peer = StableDiffusionPipeline.from_pretrained(SHIPPED, torch_dtype=torch.float32)
+    peer = StableDiffusionPipeline.from_pretrained(sdjax.EMOJI, torch_dtype=torch.float32)
     assert not caplog.records
     peer.set_progress_bar_config(disable=True)
     theirs = peer(
         prompt, num_inference_steps=steps, guidance_scale=scale, output_type="np",
         generator=torch.Generator().manual_seed(7),
     ).images[0]  # fmt: skip
-    model = sdjax.StableDiffusion.from_pretrained(SHIPPED)
+    model = sdjax.StableDiffusion.from_pretrained(sdjax.EMOJI)
     assert model.guidance_scale == scale
     ours = model.generate(prompt, steps=steps, seed=7, noise="torch", output="numpy")[0]
     ours = np.asarray(ours) / 2 + 0.5
