@@ -11,6 +11,7 @@ import numpy as np
 
 from sdjax.diffusion.sigmas import (
     exponential_sigmas,
+    float32_steps,
     karras_sigmas,
     named_sigmas,
     timesteps_of_sigmas,
@@ -32,7 +33,6 @@ class Grid:
     sigma_next: np.ndarray  # [n]
     initial_scale: float  # of unit noise
     exploding: bool = False  # x is kept as x_0 + (σ/α)·ε
-    noisiest: float = 1.0  # σ/α where training starts
     signal: np.ndarray | None = None  # [T], ᾱ of the training timesteps
     betas: np.ndarray | None = None  # [T]
     stride: int = 0  # training timesteps a step, where the list is not what counts
@@ -123,6 +123,7 @@ def spaced_timesteps(num_timesteps, steps, spacing="leading", offset=0):
 
 def _spaced(num_timesteps, steps, spacing, offset, extra=0):
     """The same unrounded where spacing is "linspace"; `extra` more are spread, then left out."""
+    _check_spacing(spacing)
     if not 1 <= steps <= num_timesteps:
         raise SdjaxError(f"steps must be between 1 and {num_timesteps}, got {steps}")
     match spacing:
@@ -134,16 +135,17 @@ def _spaced(num_timesteps, steps, spacing, offset, extra=0):
             timesteps = np.round(np.arange(num_timesteps, 0, -stride))[:steps] - 1
         case "linspace":
             timesteps = np.linspace(0, num_timesteps - 1, steps + extra)[::-1][:steps]
-        case _:
-            raise SdjaxError(
-                f"unknown spacing {spacing!r}: expected leading, trailing or linspace"
-            )
     if timesteps[0] > num_timesteps - 1:
         raise SdjaxError(
             f"steps_offset {offset} moves the first timestep to {timesteps[0]:g}, past "
             f"{num_timesteps - 1}, the last of the schedule: take fewer steps or a smaller offset"
         )
     return timesteps
+
+
+def _check_spacing(spacing):
+    if spacing not in ("leading", "trailing", "linspace"):
+        raise SdjaxError(f"unknown spacing {spacing!r}: expected leading, trailing or linspace")
 
 
 def _given(timesteps, num_timesteps):
@@ -169,6 +171,7 @@ def training_grid(
         of to the next timestep of the list.
       final: "zero", "sigma_min" or a number, σ/α after the last step.
     """
+    _check_spacing(spacing)
     count = len(signal)
     final_signal = _final_signal(final, signal)
     if timesteps is None:
@@ -185,7 +188,6 @@ def training_grid(
         (np.sqrt(signal[timesteps]), np.sqrt(1 - signal[timesteps])),
         (np.sqrt(reached), np.sqrt(1 - reached)),
         initial_scale=1.0,
-        noisiest=sigma_table(signal).max(),
         signal=signal,
         stride=count // len(timesteps),
         final_signal=final_signal,
@@ -210,7 +212,6 @@ def inverse_grid(signal, steps, *, spacing="leading", steps_offset=0, final="zer
         (np.sqrt(signal[timesteps]), np.sqrt(1 - signal[timesteps])),
         initial_scale=1.0,
         signal=signal,
-        noisiest=sigma_table(signal).max(),
     )
 
 
@@ -231,6 +232,7 @@ def interpolated_grid(
       continuous: the network is told ¼·log σ instead of the timestep.
       exploding: keep x as x_0 + σ·ε.
     """
+    _check_spacing(spacing)
     count, table = len(signal), sigma_table(signal)
     if timesteps is None:
         timesteps = _spaced(count, steps, spacing, steps_offset)
@@ -261,7 +263,6 @@ def interpolated_grid(
         initial_scale=top if spacing != "leading" else np.hypot(top, 1),
         exploding=exploding,
         continuous=continuous,
-        noisiest=table.max(),
         signal=signal,
     )
 
@@ -279,20 +280,12 @@ def solver_grid(
       lambda_min: smallest log(α/σ) to start from, for schedules that end in almost pure noise.
       round_karras: round the timesteps of Karras and Lu levels; the others are cut off.
     """
+    _check_spacing(spacing)
     count, table = len(signal), sigma_table(signal)
-    usable = count - int(np.searchsorted(-np.log(table)[::-1], lambda_min))
-    if timesteps is not None:
-        timesteps = np.trunc(_given(timesteps, count))
-    elif spacing == "trailing":
-        timesteps = np.round(np.arange(usable, 0, -count / steps))[:steps] - 1
-    else:
-        timesteps = np.round(_spaced(usable, steps, spacing, steps_offset, extra=1))
-    levels = np.interp(timesteps, np.arange(count), table)
     last = _final_sigma("sigma_min" if final == "last" else final, table[0])
     if isinstance(sigmas, str):
         low = table[0] if sigma_min is None else sigma_min
         high = table[-1] if sigma_max is None else sigma_max
-        # Trailing timesteps below `lambda_min` are fewer than the steps; σ schedules are not.
         levels = named_sigmas(sigmas, steps, low, high, table, rho)
         timesteps = timesteps_of_sigmas(levels, table)
         rounded = sigmas in ("karras", "lu") and round_karras
@@ -301,15 +294,23 @@ def solver_grid(
     elif sigmas is not None:
         levels, last = _custom(sigmas, last)
         timesteps = timesteps_of_sigmas(levels, table)
-    return _chained(
-        timesteps, np.append(levels, last), initial_scale=1.0, noisiest=table.max(), signal=signal
-    )
+    else:
+        usable = count - int(np.searchsorted(-np.log(table)[::-1], lambda_min))
+        if timesteps is not None:
+            timesteps = np.trunc(_given(timesteps, count))
+        elif spacing == "trailing":
+            timesteps = np.round(np.arange(usable, 0, -count / steps))[:steps] - 1
+        else:
+            timesteps = np.round(_spaced(usable, steps, spacing, steps_offset, extra=1))
+        levels = np.interp(timesteps, np.arange(count), table)
+    return _chained(timesteps, np.append(levels, last), initial_scale=1.0, signal=signal)
 
 
 def inverse_solver_grid(
     signal, steps, *, spacing="linspace", steps_offset=0, sigmas=None, lambda_min=-np.inf
 ):
     """Rising timesteps, for DPM-Solver from data to noise."""
+    _check_spacing(spacing)
     count, table = len(signal), sigma_table(signal)
     usable = count - int(np.searchsorted(-np.log(table)[::-1], lambda_min))
     match spacing:
@@ -319,41 +320,52 @@ def inverse_solver_grid(
             timesteps = np.arange(steps) * float(usable // (steps + 1)) + steps_offset
         case "trailing":
             timesteps = np.round(np.arange(usable, 0, -count / steps))[::-1] - 1
-        case _:
-            raise SdjaxError(
-                f"unknown spacing {spacing!r}: expected leading, trailing or linspace"
-            )
     levels = np.append(np.interp(timesteps, np.arange(count), table), table[usable - 1])
     if sigmas is not None:
         levels = named_sigmas(sigmas, steps, table[0], table[-1], table)[::-1]
         timesteps = timesteps_of_sigmas(levels, table)
-        timesteps = np.round(timesteps) if sigmas == "karras" else np.trunc(timesteps)
+        timesteps = np.round(timesteps) if sigmas == "karras" else timesteps
         levels = np.append(levels, levels[-1])
-    kept = np.unique(timesteps)
-    return _chained(
-        kept, levels[: len(kept) + 1], initial_scale=1.0, noisiest=table.max(), signal=signal
-    )
+    # Those of exponential and beta levels are told apart before they are cut off.
+    kept = np.trunc(np.unique(timesteps))
+    return _chained(kept, levels[: len(kept) + 1], initial_scale=1.0, signal=signal)
 
 
 def edm_grid(
-    signal, steps, *, sigma_min=0.002, sigma_max=80.0, rho=7.0, sigmas="karras", final="zero"
-):
-    """Levels of a network that is told ¼·log σ (Karras et al. 2022, arXiv 2206.00364)."""
-    if sigmas == "exponential":
+    signal, steps, *, sigma_min=0.002, sigma_max=80.0, rho=7.0, sigmas="karras", final="zero",
+    float32_ramp=False,
+):  # fmt: skip
+    """Levels of a network that is told ¼·log σ (Karras et al. 2022, arXiv 2206.00364).
+
+    Args:
+      sigma_min, sigma_max, rho: of the Karras and exponential levels.
+      sigmas: "karras", "exponential", or falling numbers.
+      final: "zero", "sigma_min" or a number, σ after the last step.
+      float32_ramp: compute Karras levels in float32, as diffusers does for DPM-Solver: σ^(1/ρ) to
+        the power of ρ makes its rounding ρ times as large.
+    """
+    last = _final_sigma(final, sigma_min)
+    if not isinstance(sigmas, str):
+        levels, last = _custom(sigmas, last)
+    elif sigmas == "exponential":
         levels = exponential_sigmas(steps, sigma_min, sigma_max)
+    elif sigmas == "karras" and float32_ramp:
+        high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+        levels = (high + float32_steps(0, 1, steps) * (low - high)) ** rho
     elif sigmas == "karras":
         levels = karras_sigmas(steps, sigma_min, sigma_max, rho)
     else:
-        raise SdjaxError(f"unknown EDM sigmas {sigmas!r}: expected karras or exponential")
-    levels = np.append(levels, _final_sigma(final, sigma_min))
+        raise SdjaxError(
+            f"unknown EDM sigmas {sigmas!r}: expected karras, exponential or falling numbers"
+        )
+    levels = np.append(levels, last).astype(np.float32).astype(np.float64)
     return _grid(
         0.25 * np.log(levels[:-1]),
-        (np.ones(steps), levels[:-1]),
-        (np.ones(steps), levels[1:]),
-        initial_scale=np.hypot(sigma_max, 1),
+        (np.ones(len(levels) - 1), levels[:-1]),
+        (np.ones(len(levels) - 1), levels[1:]),
+        initial_scale=np.hypot(levels[0], 1),
         exploding=True,
         continuous=True,
-        noisiest=sigma_max,
     )
 
 
@@ -388,7 +400,6 @@ def distilled_grid(
         (np.sqrt(signal[timesteps]), np.sqrt(1 - signal[timesteps])),
         (np.sqrt(reached), np.sqrt(1 - reached)),
         initial_scale=1.0,
-        noisiest=sigma_table(signal).max(),
         signal=signal,
     )
 
@@ -415,7 +426,6 @@ def consistency_grid(
         (np.ones(len(ramp)), levels[1:]),
         initial_scale=sigma_max,
         exploding=True,
-        noisiest=sigma_max,
     )
 
 
@@ -428,7 +438,6 @@ def crash_grid(signal, steps):
         (alpha[:-1], sigma[:-1]),
         (alpha[1:], sigma[1:]),
         initial_scale=1.0,
-        noisiest=1 / SMALLEST_SIGNAL,
     )
 
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from sdjax.errors import SdjaxError
 
-BROWNIAN_DEPTH = 20  # halvings of the time axis, to 1e-6 of it
+BROWNIAN_DEPTH = 24  # halvings of the time axis, down to what float32 tells apart
 
 
 def image_keys(key, batch):
@@ -30,11 +30,13 @@ def independent_noise(keys, index, row, like):
 
 
 def brownian_noise(keys, index, row, like):
-    """Increments of one Brownian motion an image over σ, scaled to unit variance.
+    """Increments of one Brownian motion an image over the noise level, scaled to unit variance.
 
     Another number of steps then divides the same path differently, so that the picture changes
-    little (as k-diffusion's Brownian tree). The motion is never stored: a virtual Brownian tree
-    (Li et al. 2020, arXiv 2001.01328, algorithm 3) finds its value at any time.
+    little (as k-diffusion's Brownian tree). The motion's time is the angle arctan(σ/α), in which
+    no step is small beside the others, whether its level is σ = 0.002 or no signal at all. The
+    motion is never stored: a virtual Brownian tree (Li et al. 2020, arXiv 2001.01328, algorithm 3)
+    finds its value at any time.
     """
     start, end = row.interval
     size = jnp.abs(end - start)

@@ -64,7 +64,7 @@ class Rows:
     noise: jax.Array  # [rows]
     spread: jax.Array  # [rows]
     remember: jax.Array  # bool[rows]
-    interval: jax.Array  # [rows, 2]
+    interval: jax.Array  # [rows, 2]: arctan(σ/α) from and to, over π/2
 
 
 @jax.tree_util.register_dataclass
@@ -110,8 +110,7 @@ class Table:
 
 
 def build_table(
-    rows, *, initial_scale, start, noisiest=1.0, clip=None, threshold=None, pad_to=None,
-    dtype=np.float32,
+    rows, *, initial_scale, start, clip=None, threshold=None, pad_to=None, dtype=np.float32
 ):  # fmt: skip
     """Rows stacked, padded and rounded to `dtype`.
 
@@ -119,7 +118,6 @@ def build_table(
       rows: list of `Row`.
       initial_scale: what unit-variance noise is multiplied with to be the first x.
       start: (signal, noise) of the first x, in the variance-preserving scale.
-      noisiest: σ/α at time 1 of the Brownian motion.
       clip: bound of |x_0|, or None.
       threshold: (quantile, largest bound), or None.
       pad_to: number of rows; by default the next power of two from 64 on.
@@ -148,7 +146,7 @@ def build_table(
             noise=scalar(lambda row: row.noise),
             spread=scalar(lambda row: row.spread),
             remember=np.array([row.remember for row in rows]),
-            interval=column(lambda row: np.minimum(row.interval, noisiest) / noisiest, 2),
+            interval=column(lambda row: np.arctan(row.interval) / (np.pi / 2), 2),
         ),
         initial_scale=np.asarray(initial_scale, dtype),
         start=np.asarray(start, dtype),

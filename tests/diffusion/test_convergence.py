@@ -77,7 +77,7 @@ def test_stochastic_samplers_have_the_right_distribution(name, steps, options):
     assert distance(_samples(table, jax.random.key(3))) < CRITICAL
 
 
-@pytest.mark.parametrize("name", ["dpmpp_2m_sde", "euler_a"])
+@pytest.mark.parametrize("name", ["dpmpp_2m_sde", "euler_a", "dpmpp_sde"])
 def test_brownian_noise_keeps_the_distribution(name):
     table = diffusion.sampler(name, SCHEDULE, 150, pad_to=512)
     x = _samples(table, jax.random.key(3), noise=diffusion.brownian_noise)

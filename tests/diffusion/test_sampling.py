@@ -325,6 +325,23 @@ def test_brownian_motion_has_its_covariance():
     )
 
 
+def test_brownian_noise_has_unit_variance_in_every_row():
+    """However small the steps and however high the levels."""
+    tables = [
+        diffusion.sampler("ddpm", diffusion.zero_terminal_snr(SCHEDULE), 1000),
+        table_of("euler_a", 250),
+        table_of("euler_a", 20, sigmas="karras", sigma_max=25.0),
+        table_of("euler_a", 10, sigmas="ays_svd"),
+        table_of("dpmpp_2m_sde", 100, sigmas="karras"),
+    ]
+    rows = jax.tree.map(lambda *columns: np.concatenate(columns), *(t.rows for t in tables))
+    rows = jax.tree.map(lambda column: column[rows.noise != 0], rows)
+    draw = jax.jit(jax.vmap(lambda row: brownian_noise(KEY[None], 0, row, jnp.zeros((1, 300)))))
+    size = np.asarray(draw(rows)).std(axis=(1, 2))
+    np.testing.assert_allclose(size, 1, atol=5 / np.sqrt(2 * 300))
+    np.testing.assert_allclose((size**2).mean(), 1, atol=1e-2)
+
+
 def test_brownian_noise_changes_little_with_the_number_of_steps():
     """The paths are the same, so more steps refine one picture; independent noise makes another."""
 

@@ -64,7 +64,9 @@ SAMPLERS = {
     "tcd": Sampler(consistency.tcd, grids.distilled_grid),
     "edm_euler": Sampler(k_diffusion.euler, grids.edm_grid, {}, preconditioned),
     "edm_heun": Sampler(k_diffusion.heun, grids.edm_grid, {}, preconditioned),
-    "edm_dpmpp_2m": Sampler(dpm_solver.multistep, grids.edm_grid, {}, preconditioned),
+    "edm_dpmpp_2m": Sampler(
+        dpm_solver.multistep, grids.edm_grid, {"float32_ramp": True}, preconditioned
+    ),
     "crash_ipndm": Sampler(pndm.ipndm, grids.crash_grid),
     "consistency": Sampler(
         consistency.consistency, grids.consistency_grid, {}, consistency_model
@@ -131,7 +133,6 @@ def sampler(
         entry.rows(grid, network, **_chosen(options, entry.option_names[1])),
         initial_scale=grid.initial_scale,
         start=(grid.alpha[0] / size, grid.sigma[0] / size),
-        noisiest=grid.noisiest,
         clip=clip,
         threshold=threshold,
         pad_to=pad_to,
