@@ -18,6 +18,9 @@ clean:
 	rm -rf demo .pytest_cache build *.egg-info
 
 .venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit( \
+	  "sdjax needs Python 3.11 or newer, $(PYTHON) is %d.%d: name another, as in: make demo PYTHON=python3.12" \
+	  % sys.version_info[:2])'
 	$(PYTHON) -m venv .venv
 
 # The stamps are newer than the requirements they stand for: nothing is installed twice.

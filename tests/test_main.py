@@ -2,6 +2,8 @@
 
 import glob
 import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -150,6 +152,20 @@ def test_a_wheel_carries_every_asset():
     carried = {f for p in patterns for f in glob.glob(str(package / p), recursive=True)}
     files = {str(path) for path in (package / "assets").rglob("*") if path.is_file()}
     assert len(files) > 10 and files <= carried
+
+
+def test_make_names_the_python_that_it_needs(tmp_path):
+    old = tmp_path / "old"
+    code = 'import sys; sys.version_info = (3, 9, 1); exec(sys.argv[1])'
+    old.write_text(f"#!/bin/sh\nexec '{sys.executable}' -c '{code}' \"$2\"\n")
+    old.chmod(0o755)
+    makefile = Path(main.__file__).with_name("Makefile")
+    made = subprocess.run(
+        ["make", "-f", makefile, "-C", tmp_path, ".venv/bin/python", f"PYTHON={old}"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert made.returncode == 2 and not (tmp_path / ".venv").exists()
+    assert f"needs Python 3.11 or newer, {old} is 3.9: name another" in made.stderr
 
 
 def test_the_model_of_the_project_is_small_and_whole():
