@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from sdjax import diffusion, parallel
-from sdjax.errors import SdjaxError
+from sdjax.errors import SdjaxError, check_finite
 from sdjax.pipeline import programs, request
 from sdjax.pipeline.files import GUIDANCE_SCALE, Model, read_model, write_model
 from sdjax.pipeline.progress import Advance, carry_out, reported
@@ -19,7 +19,9 @@ from sdjax.pipeline.request import Prompt
 from sdjax.text.encode import Embedded
 from sdjax.text.tokenizer import END, Tokenizer
 from sdjax.weights.adapters import read_lora, with_adapters
+from sdjax.weights.arrays import all_finite
 from sdjax.weights.checkpoint import Checkpoint, Part
+from sdjax.weights.lora import Adapter
 from sdjax.weights.names import state_from_params
 from sdjax.weights.parts import VAE, TextEncoder, TinyVAE, UNet, load
 from sdjax.weights.single_file import family_of
@@ -31,7 +33,8 @@ class StableDiffusion:
     """A latent text-to-image model: networks, tokenizers, parameters and scheduler settings.
 
     unet, vae, text_encoder: the networks, with what they compute in as their dtype.
-    scheduler_config: a diffusers scheduler_config.json as a dict.
+    scheduler_config: a diffusers scheduler_config.json as a dict; low_res_scheduler_config: the
+        x4 upscaler's second one.
     params: {"unet", "vae", "text_encoder"} and "text_encoder_2" where there are two encoders
         (SDXL). Assigning `params` again changes the model without compiling anything anew.
     zero_negative: whether no negative prompt means an embedding of zeros (SDXL) rather than that
@@ -51,6 +54,7 @@ class StableDiffusion:
         text_encoder_2: TextEncoder | None = None,
         tokenizer_2: Tokenizer | None = None,
         zero_negative: bool = False,
+        low_res_scheduler_config: Mapping[str, Any] | None = None,
         guidance_scale: float = GUIDANCE_SCALE,
     ):
         second = text_encoder_2 is not None
@@ -58,6 +62,7 @@ class StableDiffusion:
         self.text_encoders = (text_encoder, text_encoder_2) if second else (text_encoder,)
         self.tokenizers = (tokenizer, tokenizer_2 or tokenizer) if second else (tokenizer,)
         self.scheduler_config = dict(scheduler_config)
+        self.low_res_scheduler_config = dict(low_res_scheduler_config or {})
         self.zero_negative = zero_negative
         self.guidance_scale = guidance_scale
         self.params = params
@@ -149,6 +154,7 @@ class StableDiffusion:
             model.checkpoint.scheduler,
             params,
             zero_negative=model.zero_negative,
+            low_res_scheduler_config=model.checkpoint.low_res_scheduler,
             guidance_scale=model.guidance_scale,
             **second,
         )
@@ -171,44 +177,56 @@ class StableDiffusion:
             name: Part(networks[name].config.to_dict(), state_from_params(self.params[name]))
             for name in ("unet", "vae", *names)
         }
-        checkpoint = Checkpoint(parts, family_of(parts), self.scheduler_config)
+        schedulers = self.scheduler_config, self.low_res_scheduler_config
+        checkpoint = Checkpoint(parts, family_of(parts), *schedulers)
         tokenizers = dict(zip(names, self.tokenizers, strict=True))
         return Model(checkpoint, tokenizers, self.zero_negative, self.guidance_scale)
 
     def load_lora(
         self, path: str | os.PathLike, weight: float = 1.0, name: str | None = None
     ) -> str:
-        """Adds a LoRA, LoCon, LoHa, LoKr or DoRA file; several add up. Nothing is compiled anew.
+        """Adds a LoRA, LoCon, LoHa, LoKr or DoRA; several add up. Nothing is compiled anew.
 
         Read are the formats of sd-scripts, peft and old diffusers; keys that find no target are
-        listed in a warning. name: to call it by later, the file's by default; it is returned.
-        Raises SdjaxError for an adapter of another model.
+        listed in a warning. path: a file, or a folder that peft or diffusers saved it to. weight:
+        its strength; a DoRA's lengths count in full at any but 0. name: to call it by later, the
+        file's or folder's by default; it is returned.
+        Raises SdjaxError for an adapter of another model, and where the name is taken.
         """
-        name = name or Path(path).stem
+        check_finite(weight=weight)
+        name = name or (Path(path).resolve().name if Path(path).is_dir() else Path(path).stem)
+        if name in self._loras:
+            raise SdjaxError(
+                f"an adapter {name!r} is loaded: unload it first, or give this one another name="
+            )
         layers = self.unet.config.layers_per_block
         adapter = read_lora(path, self._base, layers if isinstance(layers, int) else layers[0])
-        self._loras[name] = (adapter, weight)
-        self._params = with_adapters(self._base, list(self._loras.values()))
+        self._apply({**self._loras, name: (adapter, weight)})
         return name
 
     def set_lora_weights(self, **weights: float) -> None:
         """Changes the strength of loaded adapters, by name; 0 keeps one loaded without effect."""
-        for name, weight in weights.items():
-            self._loras[name] = (self._lora(name), weight)
-        self._params = with_adapters(self._base, list(self._loras.values()))
+        check_finite(**weights)
+        self._check_loaded(weights)
+        changed = {name: (self._loras[name][0], weight) for name, weight in weights.items()}
+        self._apply({**self._loras, **changed})
 
-    def unload_lora(self, *names: str) -> None:
+    def unload(self, *names: str) -> None:
         """Takes adapters out again, all where none is named; the parameters are the old ones."""
-        for name in names or tuple(self._loras):
-            self._lora(name)
-            del self._loras[name]
-        self._params = with_adapters(self._base, list(self._loras.values()))
+        self._check_loaded(names)
+        kept = set(self._loras) - set(names or self._loras)
+        self._apply({name: lora for name, lora in self._loras.items() if name in kept})
 
-    def _lora(self, name: str):
-        if name not in self._loras:
-            loaded = ", ".join(self._loras) or "none"
-            raise SdjaxError(f"no adapter {name!r} is loaded; loaded are: {loaded}")
-        return self._loras[name][0]
+    def _apply(self, loras: dict[str, tuple[Adapter, float]]) -> None:
+        """Makes these the loaded adapters; where their application fails, nothing has changed."""
+        self._params = with_adapters(self._base, list(loras.values()))
+        self._loras = loras
+
+    def _check_loaded(self, names: Iterable[str]) -> None:
+        for name in names:
+            if name not in self._loras:
+                loaded = ", ".join(self._loras) or "none"
+                raise SdjaxError(f"no adapter {name!r} is loaded; loaded are: {loaded}")
 
     def load_textual_inversion(self, path: str | os.PathLike, token: str | None = None) -> str:
         """Adds a learned word; returns it, as it is to be written in prompts.
@@ -232,9 +250,10 @@ class StableDiffusion:
                 eos_token_id=tokenizers[i].vocabulary[END],
             )
             encoders[i] = encoders[i].clone(config=config)
+        base = jax.device_put(base, parallel.replicated())
+        self._params = with_adapters(base, list(self._loras.values()))
         self.text_encoders, self.tokenizers = tuple(encoders), tuple(tokenizers)
-        self._base = jax.device_put(base, parallel.replicated())
-        self._params = with_adapters(self._base, list(self._loras.values()))
+        self._base = base
         return token
 
     def generate(
@@ -286,7 +305,8 @@ class StableDiffusion:
             function of (evaluations of the U-Net done, evaluations in all). The pictures and the
             compiled programs are the same.
 
-        Raises SdjaxError for arguments that do not fit, before anything is compiled.
+        Raises SdjaxError for arguments that do not fit, before anything is compiled, and for
+        images that are not finite.
         """
         guidance_scale = self.guidance_scale if guidance_scale is None else guidance_scale
         prompts = request.listed(prompt)
@@ -294,6 +314,7 @@ class StableDiffusion:
         for name, value in (("count", count), ("batch_size", batch_size)):
             if value is not None and value < 1:
                 raise SdjaxError(f"{name} must be at least 1, got {value}")
+        check_finite(guidance_scale=guidance_scale, guidance_rescale=guidance_rescale)
         if output not in ("pil", "numpy", "latents"):
             raise SdjaxError(f"output must be pil, numpy or latents, got {output!r}")
         total = len(prompts) * count
@@ -316,6 +337,8 @@ class StableDiffusion:
                 raise SdjaxError(
                     f"latents must have shape {(total, *shape)}, got {latents.shape}"
                 )
+            if not all_finite(latents):
+                raise SdjaxError("latents must be finite numbers, some are not")
 
         settings = programs.Settings(
             table, np.float32(guidance_scale), np.float32(guidance_rescale)
@@ -351,6 +374,13 @@ class StableDiffusion:
                 result = result if output == "latents" else self._decoded(result)
                 made.append((result, place, len(batch)))
         result = np.concatenate([programs.joined(*part) for part in made])[:total]
+        bad = [i for i, image in enumerate(result) if not all_finite(image)]
+        if bad:
+            raise SdjaxError(
+                f"{len(bad)} of {total} images (seed {seeds[bad[0]]} first) came out as numbers "
+                "that are not finite: the model or the sampler overflowed; load it with "
+                'dtype="bfloat16" or "float32", or lower guidance_scale and adapter weights'
+            )
         if output != "pil":
             return result
         return [Image.fromarray(np.uint8(np.round((image + 1) * 127.5))) for image in result]

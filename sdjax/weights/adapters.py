@@ -1,18 +1,27 @@
 """Adapters as functions of the parameters: the same tree, with some weights changed."""
 
-import json
 import os
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sdjax.errors import SdjaxError
-from sdjax.weights import lora
+from sdjax.weights import lora, peft_config
+from sdjax.weights.arrays import all_finite
 from sdjax.weights.names import state_from_params, tree_path
 from sdjax.weights.single_file import read_file
+
+# Adapters in a folder, as peft and diffusers write them, the safe format first.
+_FILES = (
+    "adapter_model.safetensors",
+    "pytorch_lora_weights.safetensors",
+    "adapter_model.bin",
+    "pytorch_lora_weights.bin",
+)
 
 
 def weight_shapes(params: Mapping) -> dict[str, dict[str, tuple[int, ...]]]:
@@ -25,17 +34,22 @@ def weight_shapes(params: Mapping) -> dict[str, dict[str, tuple[int, ...]]]:
 
 
 def read_lora(path: str | os.PathLike, params: Mapping, layers: int = 2) -> lora.Adapter:
-    """Reads an adapter file for these parameters; warns of the keys that find no target."""
+    """Reads an adapter for these parameters; warns of the keys that find no target.
+
+    path: a file, or a folder that peft or diffusers saved it to.
+    """
+    path = Path(path)
+    if path.is_dir():
+        found = [path / name for name in _FILES if (path / name).is_file()]
+        if not found:
+            raise SdjaxError(f"{path} holds no adapter: expected one of {', '.join(_FILES)}")
+        path = found[0]
     state, metadata = read_file(path)
+    targets = weight_shapes(params)
     try:
-        settings = json.loads(metadata.get("lora_adapter_metadata", "{}"))
-        alphas = {
-            key.removesuffix(".lora_alpha"): float(value)
-            for key, value in settings.items()
-            if key.endswith(".lora_alpha")
-        }
-        adapter = lora.read_adapter(state, weight_shapes(params), layers, alphas)
-    except (SdjaxError, ValueError, AttributeError, TypeError) as error:
+        configs = peft_config.read_configs(path, state, metadata, targets)
+        adapter = lora.read_adapter(state, targets, layers, configs)
+    except SdjaxError as error:
         raise SdjaxError(f"{path}: {error}") from error
     if adapter.unused:
         warnings.warn(
@@ -58,11 +72,11 @@ def with_adapters(
     flat = {part: flatten_dict(tree) for part, tree in params.items()}
     for (part, key), factors in chosen.items():
         path = tree_path(key, ndim=2)
-        flat[part][path] = _changed(flat[part][path], path[-1], factors)
+        flat[part][path] = _changed(flat[part][path], path[-1], factors, key)
     return {part: unflatten_dict(leaves) for part, leaves in flat.items()}
 
 
-def _changed(leaf, kind: str, factors):
+def _changed(leaf, kind: str, factors, name: str):
     weight = np.asarray(leaf).astype(np.float32)
     if kind == "kernel":
         axes = (weight.ndim - 1, weight.ndim - 2, *range(weight.ndim - 2))
@@ -70,5 +84,11 @@ def _changed(leaf, kind: str, factors):
         result = result.transpose(*range(2, weight.ndim), 1, 0)
     else:
         result = lora.adapted(weight, factors)
-    result = np.ascontiguousarray(result).astype(leaf.dtype)
+    with np.errstate(over="ignore"):
+        result = np.ascontiguousarray(result).astype(leaf.dtype)
+    if not all_finite(result):
+        raise SdjaxError(
+            f"adapters of these strengths make {name} not finite in {leaf.dtype}: lower them, or "
+            "load the model in bfloat16 or float32"
+        )
     return jax.device_put(result, leaf.sharding) if isinstance(leaf, jax.Array) else result

@@ -9,12 +9,14 @@ import dataclasses
 import math
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from sdjax.errors import SdjaxError
-from sdjax.weights import original
+from sdjax.weights import original, peft_config
+from sdjax.weights.arrays import all_finite
 from sdjax.weights.tensors import LazyTensor
 
 # Names of the same factor in the formats.
@@ -66,47 +68,67 @@ def read_adapter(
     state: Mapping[str, LazyTensor],
     targets: Mapping[str, Mapping[str, tuple[int, ...]]],
     layers: int = 2,
-    alphas: Mapping[str, float] | None = None,
+    configs: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Adapter:
     """Finds the target of every tensor of an adapter file.
 
-    alphas: for each part, the alpha of factors that come without one; their rank by default.
     targets: for each part, the shape of every weight by its state-dict key. layers:
-    residual blocks a level, for SGM's block names.
-    Raises SdjaxError where no tensor finds a target or a factor is missing.
+    residual blocks a level, for SGM's block names. configs: peft's configuration of each part that
+    has one; it gives the scale of factors that come without an alpha, which else is 1.
+    Raises SdjaxError where no tensor finds a target, or factors are missing, misshapen or not
+    finite.
     """
     names = module_names(targets, layers)
-    found: dict[Target, dict[str, LazyTensor]] = defaultdict(dict)
+    found: dict[str, dict[str, LazyTensor]] = defaultdict(dict)
     unused = []
     for key, tensor in state.items():
         module, factor = _split(key)
-        target = names.get(module) if factor else None
-        if target is None:
-            unused.append(key)
+        if factor and module in names:
+            found[module][factor] = tensor
         else:
-            found[target][factor] = tensor
+            unused.append(key)
     if not found:
         raise SdjaxError(
             f"no tensor of the adapter fits this model: its {len(state)} keys begin with "
             f"{', '.join(sorted(state)[:2])}"
         )
-    factors = {
-        target: {name: tensor.load().astype(np.float32) for name, tensor in parts.items()}
-        for target, parts in found.items()
-    }
+    factors: dict[Target, dict[str, np.ndarray]] = defaultdict(dict)
+    for module, tensors in found.items():
+        parts = {name: tensor.load().astype(np.float32) for name, tensor in tensors.items()}
+        for name, array in parts.items():
+            if not all_finite(array):
+                raise SdjaxError(f"the {name} of {module} holds values that are not finite")
+        factors[_chosen(names[module], parts, targets)] |= parts
     for (part, key), parts in factors.items():
-        if alphas and part in alphas and "alpha" not in parts:
-            parts["alpha"] = np.float32(alphas[part])
-        difference(parts, targets[part][key])  # raises where the factors do not fit
+        module = key.removesuffix(".weight")
+        if configs and part in configs and "alpha" not in parts:
+            long = module if part == "unet" else f"text_model.{module.removeprefix('text_model.')}"
+            parts["scale"] = np.float32(peft_config.scale(configs[part], long))
+        try:
+            difference(parts, targets[part][key])
+            lengths(parts, targets[part][key])
+        except SdjaxError as error:
+            raise SdjaxError(f"{module}: {error}") from error
     return Adapter(factors, tuple(unused))
 
 
-def module_names(targets, layers: int) -> dict[str, Target]:
-    """Every name that the formats give to a module, to its weight."""
-    names = {}
+def _chosen(candidates: list[Target], factors, targets) -> Target:
+    """The target that factors fit: peft does not say which of two text encoders it is."""
+    for part, key in candidates if len(candidates) > 1 else ():
+        try:
+            difference(factors, targets[part][key])
+            return part, key
+        except SdjaxError:
+            continue
+    return candidates[0]
+
+
+def module_names(targets, layers: int) -> dict[str, list[Target]]:
+    """Every name that the formats give to a module, to its weight, or those it may stand for."""
+    names = defaultdict(list)
     for part, weights in targets.items():
-        for key in weights:
-            if not key.endswith(".weight"):
+        for key, shape in weights.items():
+            if not key.endswith(".weight") or len(shape) < 2:
                 continue
             target, module = (part, key), key.removesuffix(".weight")
             if part == "unet":
@@ -114,15 +136,16 @@ def module_names(targets, layers: int) -> dict[str, Target]:
                 attended = level and f"up_blocks.{level[1]}.attentions.0.proj_in.weight" in weights
                 there = original.unet_to_original(key, layers, bool(attended))
                 flat = (module, there.removesuffix(".weight"))
-                spellings = {module, f"base_model.model.{module}", f"unet.{module}"}
+                spellings = {module, f"{peft_config.PREFIX}{module}", f"unet.{module}"}
             else:
                 bare = module.removeprefix("text_model.")
                 flat = (bare if bare == "text_projection" else f"text_model.{bare}",)
-                spellings = {f"{part}.{name}" for name in (bare, *flat)}
+                prefixes = (f"{part}.", peft_config.PREFIX)
+                spellings = {prefix + name for prefix in prefixes for name in (bare, *flat)}
             for prefix in _SCRIPTS_PREFIX[part]:
                 spellings |= {prefix + name.replace(".", "_") for name in flat}
             for name in spellings:
-                names.setdefault(name, target)
+                names[name].append(target)
     return names
 
 
@@ -139,80 +162,134 @@ def _split(key: str) -> tuple[str, str | None]:
     return key, None
 
 
+class _Product(NamedTuple):
+    """Factors known to fit, not yet multiplied."""
+
+    rank: int
+    shape: tuple[int, ...]
+    make: Callable[[], np.ndarray]
+
+
+@np.errstate(all="ignore")  # what is not finite is found once it is applied
 def difference(factors: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    """What an adapter adds to a weight of `shape` at strength 1, DoRA aside."""
+    """What an adapter adds to a weight of `shape` at strength 1, DoRA aside.
+
+    Raises SdjaxError where factors are missing or not those of such a weight.
+    """
+    try:
+        product = _product(factors, shape)
+        delta = product.make().reshape(shape)
+        alpha = factors["alpha"].item() if "alpha" in factors else product.rank
+    except (ValueError, LookupError, TypeError) as error:
+        if isinstance(error, SdjaxError):
+            raise
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in factors.items())
+        raise SdjaxError(f"an adapter's factors do not fit together: {shapes}") from error
+    scale = factors.get("scale", alpha / product.rank if product.rank else 1.0)
+    return np.float32(scale) * delta
+
+
+def _product(factors: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> _Product:
     names = set(factors)
     if {"down", "up"} <= names:
-        rank, delta = factors["down"].shape[0], _lora(factors)
+        product = _low_rank(factors["up"], factors["down"], factors.get("mid"))
     elif {"w1_a", "w1_b", "w2_a", "w2_b"} <= names:
-        rank = factors["w1_b"].shape[0]
-        halves = [_hadamard_half(factors, i) for i in ("1", "2")]
-        delta = halves[0] * halves[1]
-    elif names & {"k_w1", "k_w1_a"} and names & {"k_w2", "k_w2_a"}:
-        rank, delta = _kronecker(factors)
+        product, other = (_lycoris(factors, f"w{i}", f"t{i}") for i in "12")
+        _check_shape(other.shape, shape)
+        make = product.make
+        product = product._replace(make=lambda: make().reshape(shape) * other.make().reshape(shape))
+    elif all(f"k_{w}" in names or {f"k_{w}_a", f"k_{w}_b"} <= names for w in ("w1", "w2")):
+        product = _kronecker(_lycoris(factors, "k_w1"), _lycoris(factors, "k_w2", "k_t2"))
     else:
-        raise SdjaxError(f"an adapter's factors are not whole: found only {', '.join(names)}")
-    alpha = factors["alpha"].item() if "alpha" in factors else rank
-    if delta.size != math.prod(shape):
         raise SdjaxError(
-            f"the adapter is of another model: it changes a weight of {math.prod(shape)} numbers "
-            f"by {delta.size}"
+            f"an adapter's factors are not whole: found only {', '.join(sorted(names))}"
         )
-    scale = alpha / rank if rank else 1.0
-    return np.float32(scale) * delta.reshape(shape)
+    _check_shape(product.shape, shape)
+    return product
 
 
-def _lora(factors) -> np.ndarray:
-    down, up = factors["down"], factors["up"]
-    if "mid" in factors:  # Tucker: up · mid · down, mid being the spatial kernel
-        return np.einsum(
-            "or,rskl,si->oikl", up.reshape(len(up), -1), factors["mid"], down.reshape(len(down), -1)
+def _check_shape(found: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    """SdjaxError unless a difference is one of a weight [out, in, …]: so, or [out, in · …].
+
+    A linear layer may be written as a 1 × 1 convolution, and the other way round.
+    """
+    rows, *columns = shape
+    bare = [_without_ones(axes) for axes in (shape, (rows, math.prod(columns)))]
+    if _without_ones(found) not in bare:
+        raise SdjaxError(
+            f"the adapter is of another model: it changes a weight of shape {found}, this one's "
+            f"has {shape}"
         )
-    return up.reshape(len(up), -1) @ down.reshape(len(down), -1)
 
 
-def _hadamard_half(factors, index: str) -> np.ndarray:
-    a, b = factors[f"w{index}_a"], factors[f"w{index}_b"]
-    if f"t{index}" in factors:
-        return np.einsum("rskl,ro,si->oikl", factors[f"t{index}"], a, b)
-    return a @ b
+def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A shape without the axes of length 1 at its end."""
+    while shape and shape[-1] == 1:
+        shape = shape[:-1]
+    return tuple(shape)
 
 
-def _kronecker(factors) -> tuple[int, np.ndarray]:
-    """(rank, w1 ⊗ w2), either factor whole or itself of low rank."""
-    rank = 0
-    if "k_w1" in factors:
-        first = factors["k_w1"]
-    else:
-        first, rank = factors["k_w1_a"] @ factors["k_w1_b"], factors["k_w1_b"].shape[0]
-    if "k_w2" in factors:
-        second = factors["k_w2"]
-    elif "k_t2" in factors:
-        a, b = factors["k_w2_a"], factors["k_w2_b"]
-        second, rank = np.einsum("rskl,ro,si->oikl", factors["k_t2"], a, b), b.shape[0]
-    else:
-        a, b = factors["k_w2_a"], factors["k_w2_b"]
-        second, rank = a @ b.reshape(len(b), -1), b.shape[0]
-    if second.ndim > 2:
-        first = first.reshape(*first.shape, *(1,) * (second.ndim - 2))
-    return rank, np.kron(first, second)
+def _low_rank(a: np.ndarray, b: np.ndarray, core: np.ndarray | None = None) -> _Product:
+    """a [out, r] · b [r, in, …], or with a convolution's core [r, s, …] between them (Tucker)."""
+    left, right = a.reshape(len(a), -1), b.reshape(len(b), -1)
+    if core is None:
+        return _Product(len(b), (len(a), *b.shape[1:]), lambda: left @ right)
+    return _Product(
+        len(b),
+        (len(a), right.shape[1], *core.shape[2:]),
+        lambda: np.einsum("or,rs...,si->oi...", left, core, right),
+    )
 
 
+def _lycoris(factors, name: str, core: str = "") -> _Product:
+    """A factor that is whole, or itself of low rank, as LyCORIS names and lays it out."""
+    if name in factors:
+        whole = factors[name]
+        return _Product(0, whole.shape, lambda: whole)
+    a, b = factors[f"{name}_a"], factors[f"{name}_b"]
+    return _low_rank(a.T, b, factors[core]) if core in factors else _low_rank(a, b)
+
+
+def _kronecker(first: _Product, second: _Product) -> _Product:
+    """first ⊗ second, the first of a convolution without its spatial axes."""
+    padded = (*first.shape, *(1,) * (len(second.shape) - len(first.shape)))
+    return _Product(
+        second.rank or first.rank,
+        tuple(m * n for m, n in zip(padded, second.shape, strict=True)),
+        lambda: np.kron(first.make().reshape(padded), second.make().reshape(second.shape)),
+    )
+
+
+def lengths(factors: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray | None:
+    """A DoRA's lengths of a weight's rows [out, 1, …], or columns [1, in, …]; None without DoRA.
+
+    peft's are those of rows; for LyCORIS', the shape tells.
+    """
+    name = "magnitude" if "magnitude" in factors else "dora_scale"
+    learned = factors.get(name)
+    if learned is None:
+        return None
+    for axis in (0,) if name == "magnitude" else (0, 1):
+        along = name == "magnitude" or learned.shape[axis : axis + 1] == shape[axis : axis + 1]
+        if along and learned.size == shape[axis]:
+            return learned.reshape([-1 if i == axis else 1 for i in range(len(shape))])
+    raise SdjaxError(
+        f"its {name} of shape {learned.shape} is not that of a weight of shape {shape}"
+    )
+
+
+@np.errstate(all="ignore")
 def adapted(weight: np.ndarray, adapters) -> np.ndarray:
     """A weight [out, in, …], float32, with adapters given as (factors, strength).
 
-    Low-rank differences add up; a DoRA then replaces the length of each row (or column) of the
-    sum by the one it learned, by its strength.
+    Differences times their strength add up; a DoRA then gives each row (or column) of the sum the
+    length it learned, of whichever strength, as peft and diffusers do.
     """
     result = weight
     for factors, strength in adapters:
-        whole = result + difference(factors, weight.shape)
-        learned = factors.get("magnitude", factors.get("dora_scale"))
+        result = result + np.float32(strength) * difference(factors, weight.shape)
+        learned = lengths(factors, weight.shape)
         if learned is not None:
-            # peft's lengths are those of rows; sd-scripts' shape tells.
-            rows = "magnitude" in factors or learned.shape[0] == weight.shape[0]
-            axes = tuple(i for i in range(weight.ndim) if i != (0 if rows else 1))
-            length = np.sqrt((whole**2).sum(axis=axes, keepdims=True))
-            whole = whole * (learned.reshape(length.shape) / length)
-        result = result + np.float32(strength) * (whole - result)
+            axes = tuple(i for i in range(weight.ndim) if learned.shape[i] == 1)
+            result = result * (learned / np.sqrt((result**2).sum(axis=axes, keepdims=True)))
     return result

@@ -262,11 +262,24 @@ def test_assigned_parameters_are_used(model):
         ({"noise": "torch", "sampler": "dpmpp_sde"}, "promises diffusers' picture"),
         ({"latents": np.zeros((1, 4, 4, 4))}, r"must have shape \(1, 8, 8, 4\)"),
         ({"negative_prompt": ["a", "b"]}, "1 prompts, 2 negative"),
+        ({"guidance_scale": float("nan")}, "guidance_scale must be a finite number, got nan"),
+        ({"guidance_rescale": float("inf")}, "guidance_rescale must be a finite number, got inf"),
+        ({"latents": np.full((1, 8, 8, 4), np.nan)}, "latents must be finite numbers"),
     ],
 )
 def test_bad_requests_are_refused(model, arguments, message):
     with pytest.raises(sdjax.SdjaxError, match=message):
         model.generate(**{"prompt": PROMPTS[0], **arguments})
+
+
+@pytest.mark.parametrize("output", ["pil", "latents"])
+def test_pictures_that_are_not_finite_are_refused(model, output):
+    """One of two: the other one is not spoiled, but nothing says which the caller wanted."""
+    latents = np.ones((2, 8, 8, 4), np.float32)
+    latents[1] *= 3e38
+    message = r"1 of 2 images \(seed 8 first\) came out .*float32"
+    with pytest.raises(sdjax.SdjaxError, match=message):
+        model.generate(PROMPTS, seed=7, steps=2, latents=latents, output=output)
 
 
 def test_a_folder_that_is_no_pipeline_is_named(folder, tmp_path):

@@ -69,13 +69,23 @@ def test_saved_model_keeps_the_word(model, tmp_path):
 
 
 def test_both_encoders_of_sdxl(tmp_path):
-    model = sdjax.StableDiffusion.from_pretrained(peers.make("sdxl", tmp_path / "model"))
+    folder = peers.make("sdxl", tmp_path / "model")
+    model = sdjax.StableDiffusion.from_pretrained(folder)
     save_file({"clip_l": vectors(1), "clip_g": vectors(1, 32)}, tmp_path / "style.safetensors")
     assert model.load_textual_inversion(tmp_path / "style.safetensors", token=WORD) == WORD
     sizes = [encoder.config.vocab_size for encoder in model.text_encoders]
     assert sizes == [len(tokenizer) for tokenizer in model.tokenizers]
     for tokenizer in model.tokenizers:
         assert len(tokenizer) - 1 in tokenizer.encode(PROMPT)
+    pipeline = peers.load("sdxl", folder)
+    for name, width in (("", 24), ("_2", 32)):
+        parts = {part: getattr(pipeline, part + name) for part in ("text_encoder", "tokenizer")}
+        pipeline.load_textual_inversion(vectors(1, width), token=WORD, **parts)
+    noise = np.random.RandomState(0).randn(1, 8, 8, 4).astype(np.float32)
+    noised = peers.torch_latents(noise)
+    theirs = peers.images(pipeline, PROMPT, latents=noised, num_inference_steps=4)
+    ours = model.generate(PROMPT, steps=4, guidance_scale=5, latents=noise, output="numpy")
+    peers.assert_close(ours, theirs)
 
 
 def test_vectors_of_another_model_are_refused(model, tmp_path):
