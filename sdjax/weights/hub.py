@@ -54,13 +54,23 @@ def _safetensors(variant: str | None) -> list[str]:
     names = [f"{stem}.{variant}" if variant else stem for stem in STEMS]
     files = [f"{name}{rest}.safetensors" for name in names for rest in ("", "-0*-of-*")]
     files += [f"{stem}.safetensors.index*.json" for stem in STEMS]
-    return [f"{folder}{file}" for folder in ("", *(f"{part}/" for part in PARTS)) for file in files]
+    if variant:  # as older versions named its shards
+        files += [f"{stem}-0*-of-*.{variant}.safetensors" for stem in STEMS]
+    return _in_parts(files)
 
 
 def _pickles(variant: str | None) -> list[str]:
-    names = (STEMS[0], "pytorch_model")
-    files = [f"{name}.{variant}.bin" if variant else f"{name}.bin" for name in names]
-    files += [f"{name}-0*-of-*.bin" for name in names]
+    stems = (STEMS[0], "pytorch_model")
+    names = [f"{stem}.{variant}" if variant else stem for stem in stems]
+    files = [f"{name}{rest}.bin" for name in names for rest in ("", "-0*-of-*")]
+    files += [f"{stem}.bin.index*.json" for stem in stems]
+    if variant:
+        files += [f"{stem}-0*-of-*.{variant}.bin" for stem in stems]
+    return _in_parts(files)
+
+
+def _in_parts(files: list[str]) -> list[str]:
+    """Those files where they may lie: in the folder of a part, or in the repository's own."""
     return [f"{folder}{file}" for folder in ("", *(f"{part}/" for part in PARTS)) for file in files]
 
 

@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import sdjax
+import sdjax.weights.hub as hub_patterns
 from sdjax.weights.tensors import lazy, write_safetensors
 from tests.weights.hub_server import commit_of, served
 from tests.weights.small import random_pipeline
@@ -155,6 +157,22 @@ def test_one_line_says_what_the_hub_does_not_have(hub):
     assert revision == "the hub's someone/model has no revision v9"
     assert "has no weights in fp8 variant of vae" in variant or "fp8 variant of unet" in variant
     assert "has no weights in plain form" in empty and "of the model" in empty
+
+
+@pytest.mark.parametrize("ending", ["safetensors", "bin"])
+@pytest.mark.parametrize("variant", [None, "fp16"])
+def test_shards_of_either_way_of_naming_match(variant, ending):
+    """That of a variant once stood after the shard's number."""
+    stem = "diffusion_pytorch_model"
+    names = [f"{stem}{f'.{variant}' if variant else ''}-00001-of-00002.{ending}"]
+    names += [f"{stem}-00001-of-00002.{variant}.{ending}"] * bool(variant)
+    names += [f"{stem}.{ending}.index{f'.{variant}' if variant else ''}.json"]
+    patterns = (hub_patterns._safetensors if ending == "safetensors" else hub_patterns._pickles)(
+        variant
+    )
+    for name in names:
+        for folder in ("", "unet/"):
+            assert any(fnmatch(folder + name, pattern) for pattern in patterns), name
 
 
 def test_half_downloaded_shards_in_the_cache_are_named(tmp_path):
