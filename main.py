@@ -174,6 +174,7 @@ def convert(
     out: tyro.conf.Positional[Path],
     dtype: Literal["float32", "float16", "bfloat16"] | None = None,
     variant: str | None = None,
+    revision: str | None = None,
     config: Path | None = None,
     prediction_type: Literal["epsilon", "v_prediction"] | None = None,
 ) -> None:
@@ -188,14 +189,16 @@ def convert(
         out: Where to write: a name that ends in .safetensors, else a folder. It must not exist.
         dtype: Of the weights; as they are where not given.
         variant: Which weights of a folder are read, such as fp16.
-        config: A diffusers folder whose configurations a single file has, if not the published.
+        revision: Of a hub id: a branch, tag or commit.
+        config: A diffusers folder, of a model or of a part, whose configurations a single file
+            has, if not the published.
         prediction_type: Of a single file; what its metadata or its kind say where not given.
     """
     from sdjax.pipeline.files import read_model, write_model
 
     if out.exists():
         raise SdjaxError(f"{out} exists already: remove it or choose another name")
-    model = read_model(source, variant, config=config, prediction_type=prediction_type)
+    model = read_model(source, variant, revision, config, prediction_type)
     write_model(model, out, dtype)
     print(out)
 

@@ -5,6 +5,8 @@ Nothing here makes an array: a model is converted from file to file one tensor a
 
 import dataclasses
 import os
+import shutil
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,16 +15,19 @@ from sdjax.text.tokenizer import Tokenizer
 from sdjax.text.vocabulary import clip_tokenizer
 from sdjax.weights.checkpoint import Checkpoint
 from sdjax.weights.folder import (
+    DEPTH_EXTRAS,
     STEMS,
+    holds,
+    part_alone,
+    read_configs,
     read_folder,
-    read_json,
     read_model_index,
     read_part,
     write_json,
     write_part,
 )
 from sdjax.weights.hub import locate
-from sdjax.weights.single_file import read_single_file, write_single_file
+from sdjax.weights.single_file import family_of, read_single_file, write_single_file
 from sdjax.weights.tensors import dtype_of
 
 GUIDANCE_SCALE = 7.5
@@ -42,26 +47,28 @@ _XL_PIPELINES = {
     8: "StableDiffusionXLInstructPix2PixPipeline",
     9: "StableDiffusionXLInpaintPipeline",
 }
-_PARTS_OF_CLASS = {
-    "UNet2DConditionModel": "unet",
-    "UNet2DModel": "unet",
-    "AutoencoderKL": "vae",
-    "AutoencoderTiny": "vae",
-    "ControlNetModel": "controlnet",
-}
+# SDXL's that may be told how beautiful the picture is.
+_SCORED = ("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline")
+# Of parts whose configuration does not say.
+_CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "controlnet": "ControlNetModel"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
     """A checkpoint with its tokenizers, keyed by the text encoders' parts.
 
+    zero_negative: whether no negative prompt means an embedding of zeros.
     guidance_scale: what suits the model, where nobody asks for another.
+    aesthetics: whether the refiner is told a score.
+    home: the diffusers folder it was read from, or took its configurations from.
     """
 
     checkpoint: Checkpoint
     tokenizers: Mapping[str, Tokenizer]
     zero_negative: bool = False
     guidance_scale: float = GUIDANCE_SCALE
+    aesthetics: bool = False
+    home: Path | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -78,54 +85,42 @@ def read_model(
 ) -> Model:
     """Reads a diffusers folder, an original single file, a part alone, or a hub id.
 
-    config: a diffusers folder whose configurations and tokenizers replace what a single file's
-    shapes suggest. prediction_type: of a single file. Raises SdjaxError for anything else.
+    config: a diffusers folder, of a model or of a part, whose configurations and tokenizers replace
+    what a single file's shapes suggest. prediction_type: of a single file, in place of what it or
+    `config` says. Raises SdjaxError for anything else.
     """
     path = locate(source, variant, revision)
     if path.is_dir():
-        if (path / "config.json").is_file() and not (path / "model_index.json").is_file():
-            return Model(_part_alone(path, variant), {})
-        checkpoint, index = read_folder(path, variant), read_model_index(path)
-        zero = bool(index.get("force_zeros_for_empty_prompt"))
-        return Model(checkpoint, _tokenizers(checkpoint, path), zero, _guidance_scale(index, path))
-    configs = None if config is None else _configs(Path(config))
-    checkpoint = read_single_file(path, configs, prediction_type)
-    tokenizers = _tokenizers(checkpoint, None if config is None else Path(config))
-    return Model(checkpoint, tokenizers, zero_negative=checkpoint.family == "sdxl")
+        if config is not None or prediction_type is not None:
+            raise SdjaxError(
+                f"config and prediction_type are for single files; {path} is a folder with its own"
+            )
+        if name := part_alone(path):
+            parts = {name: read_part(path, name, variant)}
+            return Model(Checkpoint(parts, family_of(parts)), {})
+        checkpoint, home = read_folder(path, variant), path
+    else:
+        configs = None if config is None else read_configs(config)
+        checkpoint = read_single_file(path, configs, prediction_type)
+        home = None if config is None or part_alone(config) else Path(config)
+    tokenizers, family = _tokenizers(checkpoint, home), checkpoint.family
+    if home is None:  # as the published models have it
+        return Model(checkpoint, tokenizers, family == "sdxl", aesthetics=family == "refiner")
+    index = read_model_index(home)
+    # Where an index does not say, diffusers' own default.
+    zero = index.get("force_zeros_for_empty_prompt", family in ("sdxl", "refiner"))
+    aesthetics = bool(index.get("requires_aesthetics_score"))
+    guidance_scale = _guidance_scale(index, home)
+    return Model(checkpoint, tokenizers, bool(zero), guidance_scale, aesthetics, home)
 
 
 def _guidance_scale(index: Mapping, folder: Path) -> float:
     value = index.get(_GUIDANCE, GUIDANCE_SCALE)
     if type(value) not in (int, float):
-        raise SdjaxError(f"{_GUIDANCE} of {folder}/model_index.json must be a number, got {value!r}")
-    return float(value)
-
-
-def _part_alone(folder: Path, variant: str | None) -> Checkpoint:
-    config = read_json(folder / "config.json")
-    name = _PARTS_OF_CLASS.get(config.get("_class_name"))
-    if name is None and any("CLIPText" in a for a in config.get("architectures") or ()):
-        name = "text_encoder"
-    if name is None:
         raise SdjaxError(
-            f"{folder} holds a {config.get('_class_name')}: expected a U-Net, AutoencoderKL, "
-            "ControlNet or CLIP text encoder"
+            f"{_GUIDANCE} of {folder}/model_index.json must be a number, got {value!r}"
         )
-    return Checkpoint({name: read_part(folder, name, variant)})
-
-
-def _configs(folder: Path) -> dict:
-    """Configurations of a pipeline folder by part, and of its scheduler."""
-    index = read_model_index(folder)
-    configs = {
-        name: read_json(folder / name / "config.json")
-        for name in index
-        if (folder / name / "config.json").is_file()
-    }
-    for name in ("scheduler", "low_res_scheduler"):
-        if name == "scheduler" or name in index:
-            configs[name] = read_json(folder / name / "scheduler_config.json")
-    return configs
+    return float(value)
 
 
 def _tokenizers(checkpoint: Checkpoint, folder: Path | None) -> dict[str, Tokenizer]:
@@ -158,7 +153,7 @@ def write_model(
         write_single_file(out, checkpoint, dtype)
         return
     for name, part in checkpoint.parts.items():
-        folder = out / name if model.is_whole else out
+        folder = out / name if len(checkpoint.parts) > 1 else out
         stem = STEMS[1] if name.startswith("text_encoder") else STEMS[0]
         write_part(folder, part.config, part.state, dtype, stem, variant)
     if not model.is_whole:
@@ -169,7 +164,7 @@ def write_model(
     if checkpoint.low_res_scheduler:
         folder = out / "low_res_scheduler"
         write_json(folder / "scheduler_config.json", checkpoint.low_res_scheduler)
-    write_json(out / "model_index.json", _model_index(model))
+    write_json(out / "model_index.json", _model_index(model) | _copied_extras(model, out))
 
 
 def pipeline_class(checkpoint: Checkpoint) -> str:
@@ -184,29 +179,68 @@ def pipeline_class(checkpoint: Checkpoint) -> str:
     return _SD_PIPELINES.get(channels, "StableDiffusionPipeline")
 
 
+def _copied_extras(model: Model, out: Path) -> dict[str, list[str | None]]:
+    """The other components of diffusers' depth pipeline, copied: [library, class] by name.
+
+    They come from the model's home; a warning says so where they do not lie there.
+    """
+    if pipeline_class(model.checkpoint) != _SD_PIPELINES[5]:
+        return {}
+    index = read_model_index(model.home) if model.home else {}
+    absent = [n for n in DEPTH_EXTRAS if not (holds(index, n) and (model.home / n).is_dir())]
+    if absent:
+        warnings.warn(
+            f"there is no {' and no '.join(absent)}, for which diffusers' {_SD_PIPELINES[5]} asks: "
+            "give them to its from_pretrained",
+            stacklevel=3,
+        )
+        return dict.fromkeys(DEPTH_EXTRAS, [None, None])
+    extras = {}
+    for name in DEPTH_EXTRAS:
+        try:
+            shutil.copytree(model.home / name, out / name, dirs_exist_ok=True)
+        except OSError as error:
+            raise SdjaxError(f"cannot copy {model.home / name} to {out}: {error}") from error
+        library, kind = index[name]
+        # transformers 5 has no class of the name that the published model gives.
+        extras[name] = [library, kind.replace("FeatureExtractor", "ImageProcessor")]
+    return extras
+
+
+def _scheduler_class(config: Mapping) -> list[str]:
+    if not config.get("_class_name"):
+        raise SdjaxError("the scheduler's configuration has no _class_name, which folders need")
+    return ["diffusers", config["_class_name"]]
+
+
 def _model_index(model: Model) -> dict:
     checkpoint, absent = model.checkpoint, [None, None]
     parts, name_of_class = checkpoint.parts, pipeline_class(checkpoint)
     index = {
         "_class_name": name_of_class,
         "_diffusers_version": LAYOUT,
-        "scheduler": ["diffusers", checkpoint.scheduler["_class_name"]],
+        "scheduler": _scheduler_class(checkpoint.scheduler),
     }
     if model.guidance_scale != GUIDANCE_SCALE:
         index[_GUIDANCE] = model.guidance_scale
     for name, part in parts.items():
         if name in model.tokenizers:
-            index[name] = ["transformers", part.config["architectures"][0]]
+            projection = "WithProjection" if "text_projection.weight" in part.state else ""
+            index[name] = ["transformers", f"CLIPTextModel{projection}"]
             index[name.replace("text_encoder", "tokenizer")] = ["transformers", "CLIPTokenizer"]
         else:
-            index[name] = ["diffusers", part.config["_class_name"]]
+            index[name] = ["diffusers", part.config.get("_class_name") or _CLASSES[name]]
     if checkpoint.family in ("sdxl", "refiner"):
         index["force_zeros_for_empty_prompt"] = model.zero_negative
+        if name_of_class in _SCORED:
+            index["requires_aesthetics_score"] = model.aesthetics
         for name in {"text_encoder", "text_encoder_2"} - set(parts):
             index[name] = index[name.replace("text_encoder", "tokenizer")] = absent
     elif checkpoint.family == "x4":
-        index["low_res_scheduler"] = ["diffusers", checkpoint.low_res_scheduler["_class_name"]]
+        index["low_res_scheduler"] = _scheduler_class(checkpoint.low_res_scheduler)
         return index | {"safety_checker": absent, "feature_extractor": absent}
-    elif name_of_class != _SD_PIPELINES[5]:  # which has no safety checker
+    elif name_of_class == _SD_PIPELINES[5]:
+        return index
+    else:
         index |= {"safety_checker": absent, "requires_safety_checker": False}
     return index | {"feature_extractor": absent, "image_encoder": absent}

@@ -34,33 +34,34 @@ def laid_out(array: np.ndarray, dtype: np.dtype | None, name: str) -> np.ndarray
                 block = block if block.dtype == dtype else block.astype(dtype, order="K")
                 copy[..., start : start + BLOCK] = block
     if not all_finite(copy):
-        check_range(array, dtype, name)
-        raise SdjaxError(f"{name} holds values that are not finite: the checkpoint is damaged")
+        refuse(array, dtype, name)
     return copy
 
 
 def cast(array: np.ndarray, dtype: np.dtype | None, name: str) -> np.ndarray:
-    """A floating-point array in `dtype`; others, and all with None, as they are.
+    """A floating-point array in `dtype`, or its own with None; others as they are.
 
-    Raises SdjaxError where a finite value is too large for the new dtype.
+    Raises SdjaxError where a value is not finite, or too large for the new dtype.
     """
-    if dtype is None or array.dtype == dtype or not is_float(array.dtype):
+    if not is_float(array.dtype):
         return array
+    dtype = dtype or array.dtype
     with np.errstate(over="ignore"):
-        result = array.astype(dtype)
+        result = array.astype(dtype, copy=False)
     if not all_finite(result):
-        check_range(array, dtype, name)
+        refuse(array, dtype, name)
     return result
 
 
-def check_range(array: np.ndarray, dtype: np.dtype, name: str) -> None:
-    """Raises SdjaxError where all values are finite, and one is too large for float16."""
-    if dtype == np.float16 and array.size and all_finite(array):
+def refuse(array: np.ndarray, dtype: np.dtype, name: str) -> None:
+    """Raises SdjaxError for an array that is not finite in `dtype`, or nowhere."""
+    if dtype == np.float16 and all_finite(array):
         largest = np.abs(array.astype(np.float32)).max()
         raise SdjaxError(
             f"{name} holds values up to {largest:.4g}, above float16's 65504: use bfloat16 or "
             "float32"
         )
+    raise SdjaxError(f"{name} holds values that are not finite: the checkpoint is damaged")
 
 
 def all_finite(array: np.ndarray) -> bool:

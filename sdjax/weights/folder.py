@@ -9,13 +9,8 @@ from pathlib import Path
 from sdjax.errors import SdjaxError
 from sdjax.weights import openclip, original, single_file
 from sdjax.weights.checkpoint import PARTS, Checkpoint, Part
-from sdjax.weights.pickles import read_pickle
-from sdjax.weights.tensors import (
-    LazyTensor,
-    State,
-    read_safetensors,
-    write_safetensors,
-)
+from sdjax.weights.names import IGNORED_SUFFIXES
+from sdjax.weights.tensors import State, write_safetensors
 
 # The file name of a part's weights, without variant and ending.
 STEMS = ("diffusion_pytorch_model", "model")
@@ -27,6 +22,31 @@ _PATTERNS = (
     re.compile(rf"{_STEM}(?:\.(\w+))?\.bin"),
     re.compile(rf"{_STEM}(?:\.(\w+))?\.bin\.index(?:\.(\w+))?\.json"),
 )
+SCHEDULERS = ("scheduler", "low_res_scheduler")
+# Components of diffusers' depth pipeline that nothing here runs.
+DEPTH_EXTRAS = ("depth_estimator", "feature_extractor")
+_PARTS_OF_CLASS = {
+    "UNet2DConditionModel": "unet",
+    "UNet2DModel": "unet",
+    "AutoencoderKL": "vae",
+    "AutoencoderTiny": "vae",
+    "ControlNetModel": "controlnet",
+}
+# What is looked at before a configuration's network is made; null is as good as nothing.
+_FIELDS = {
+    "_class_name": str,
+    "addition_embed_type": str,
+    "architectures": list,
+    "block_out_channels": list,
+    "cross_attention_dim": int | list,
+    "hidden_act": str,
+    "in_channels": int,
+    "layers_per_block": int | list,
+    "num_class_embeds": int,
+    "prediction_type": str,
+    "sample_size": int | list,
+    "scaling_factor": int | float,
+}
 
 
 def read_json(path: str | os.PathLike) -> dict:
@@ -63,7 +83,68 @@ def read_model_index(folder: str | os.PathLike) -> dict:
             f"{folder} has no model_index.json, so it is not a diffusers pipeline folder; "
             f"it holds {_listing(folder)}"
         )
-    return read_json(folder / "model_index.json")
+    index = read_json(folder / "model_index.json")
+    for name in (*PARTS, *SCHEDULERS, *DEPTH_EXTRAS):
+        entry = index.get(name)
+        kinds = [type(item) for item in entry] if isinstance(entry, list) else entry
+        if kinds not in (None, [str, str], [type(None)] * 2):
+            raise SdjaxError(
+                f"{folder / 'model_index.json'}: {name} must be [library, class], got {entry!r}"
+            )
+    return index
+
+
+def holds(index: Mapping, name: str) -> bool:
+    """Whether a model_index.json names a component that is there."""
+    return (index.get(name) or [None])[0] is not None
+
+
+def read_config(path: str | os.PathLike) -> dict:
+    """A part's config.json or a scheduler's; SdjaxError where a value is of the wrong type."""
+    config = read_json(path)
+    for name, kind in _FIELDS.items():
+        if not (config.get(name) is None or isinstance(config[name], kind)):
+            raise SdjaxError(f"{path}: {name} cannot be {config[name]!r}")
+    return config
+
+
+def part_alone(folder: str | os.PathLike) -> str | None:
+    """Which part a folder itself is, by its config.json; None where it has none of its own."""
+    folder = Path(folder)
+    if (folder / "model_index.json").is_file() or not (folder / "config.json").is_file():
+        return None
+    config = read_config(folder / "config.json")
+    if any("CLIPText" in str(name) for name in config.get("architectures") or ()):
+        return "text_encoder"
+    name = _PARTS_OF_CLASS.get(config.get("_class_name"))
+    if name is None:
+        raise SdjaxError(
+            f"{folder} holds a {config.get('_class_name')}: expected a U-Net, AutoencoderKL, "
+            "ControlNet or CLIP text encoder"
+        )
+    return name
+
+
+def read_configs(folder: str | os.PathLike) -> dict[str, dict]:
+    """Configurations by name: of a pipeline's parts and schedulers, or of a part alone."""
+    folder = Path(folder)
+    if name := part_alone(folder):
+        return {name: read_config(folder / "config.json")}
+    index = read_model_index(folder)
+    configs = {
+        name: read_config(folder / name / "config.json")
+        for name in PARTS
+        if holds(index, name) and (folder / name / "config.json").is_file()
+    }
+    return configs | _read_schedulers(folder, index)
+
+
+def _read_schedulers(folder: Path, index: Mapping) -> dict[str, dict]:
+    return {
+        name: read_config(folder / name / "scheduler_config.json")
+        for name in SCHEDULERS
+        if name == "scheduler" or holds(index, name)
+    }
 
 
 def part_folder(folder: str | os.PathLike, part: str) -> Path:
@@ -93,14 +174,7 @@ def read_weights(folder: str | os.PathLike, variant: str | None = None) -> State
         raise SdjaxError(f"no {kind} in {folder}: found {_listing(folder)}")
     if path.suffix == ".json":
         return _read_shards(path)
-    return _read_file(path)
-
-
-def _read_file(path: Path) -> State:
-    if path.suffix == ".bin":
-        content = read_pickle(path)
-        return {str(k): t for k, t in content.items() if isinstance(t, LazyTensor)}
-    return read_safetensors(path)[0]
+    return single_file.read_file(path)[0]
 
 
 def weight_files(folder: Path) -> dict[str, Path]:
@@ -124,7 +198,7 @@ def _read_shards(index: Path) -> State:
         shard = index.parent / name
         if Path(name).name != name or not shard.is_file():
             raise SdjaxError(f"{index.name} names the shard {name}, which is not in {shard.parent}")
-        state.update(_read_file(shard))
+        state.update(single_file.read_file(shard)[0])
     missing = sorted(set(weight_map) - set(state))
     if missing:
         raise SdjaxError(f"{index} promises {missing[0]}, which no shard holds: download it again")
@@ -137,8 +211,9 @@ def read_part(folder: str | os.PathLike, part: str, variant: str | None = None) 
     Names of older versions are brought to today's, so that what is read has the manifest's keys.
     """
     folder = part_folder(folder, part)
-    config = read_json(folder / "config.json")
+    config = read_config(folder / "config.json")
     state = read_weights(folder, variant)
+    state = {key: t for key, t in state.items() if not key.endswith(IGNORED_SUFFIXES)}
     if part == "vae":
         state = original.diffusers_vae(state)
     elif part.startswith("text_encoder"):
@@ -151,18 +226,13 @@ def read_folder(folder: str | os.PathLike, variant: str | None = None) -> Checkp
     """The parts and the scheduler of a pipeline folder; SdjaxError where it is not one."""
     folder = Path(folder)
     index = read_model_index(folder)
-    names = [name for name in PARTS if (index.get(name) or [None])[0] is not None]
+    names = [name for name in PARTS if holds(index, name)]
     if "unet" not in names:
         raise SdjaxError(
             f"{folder} holds a {index.get('_class_name')}: expected a Stable Diffusion with a U-Net"
         )
     parts = {name: read_part(folder / name, name, variant) for name in names}
-    schedulers = {
-        name: read_json(folder / name / "scheduler_config.json")
-        for name in ("scheduler", "low_res_scheduler")
-        if name == "scheduler" or name in index
-    }
-    return Checkpoint(parts, single_file.family_of(parts), **schedulers)
+    return Checkpoint(parts, single_file.family_of(parts), **_read_schedulers(folder, index))
 
 
 def write_part(

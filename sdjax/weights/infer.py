@@ -28,7 +28,7 @@ def count(state: Iterable[str], pattern: str) -> int:
 def unet_family(config: Mapping) -> str:
     """sd1, sd2, sdxl, refiner or x4: which published model a U-Net's configuration is like."""
     if config.get("addition_embed_type") == "text_time":
-        return "refiner" if config["cross_attention_dim"] == 1280 else "sdxl"
+        return "refiner" if config.get("cross_attention_dim") == 1280 else "sdxl"
     if config.get("num_class_embeds"):
         return "x4"
     return "sd2" if config.get("use_linear_projection") else "sd1"
@@ -40,8 +40,8 @@ def unet_config(state: Mapping[str, LazyTensor]) -> dict:
     def shape(key):
         if key not in state:
             raise SdjaxError(
-                f"the U-Net's tensor {key} is missing: the file is not whole, or the model is of no "
-                "published kind and needs its diffusers folder as `config`"
+                f"the U-Net's tensor {key} is missing: the file is not whole, or the model is of "
+                "no published kind and needs its diffusers folder as `config`"
             )
         return state[key].shape
 

@@ -28,6 +28,8 @@ _EDGES = (
     ("controlnet_cond_embedding.conv_in.", "input_hint_block.0."),
     ("controlnet_cond_embedding.conv_out.", "input_hint_block.14."),
 )
+# LCM's input for the guidance: single files have it under diffusers' name, which stays as it is.
+_CONDITION = (("time_embed.cond_proj.", "time_embedding.cond_proj."),)
 # Inside a residual block.
 _RESNET = (
     ("norm1.", "in_layers.0."),
@@ -99,7 +101,7 @@ def unet_from_original(key: str, layers: int) -> str:
     """The diffusers key of a U-Net's or ControlNet's original key."""
     if match := re.match(r"zero_convs\.(\d+)\.0\.(.*)", key):
         return f"controlnet_down_blocks.{match[1]}.{match[2]}"
-    renamed = _replaced(key, _swapped(_EDGES))
+    renamed = _replaced(key, (*_swapped(_EDGES), *_CONDITION))
     if renamed is not None:
         return _inside_resnet(renamed, _swapped(_RESNET)) if ".resnets." in renamed else renamed
     if match := re.match(r"input_hint_block\.(\d+)\.(.*)", key):
@@ -190,7 +192,7 @@ def diffusers_vae(state: Mapping[str, LazyTensor]) -> State:
     result = {}
     for key, tensor in state.items():
         name = vae_from_original(key, levels)
-        if ".attentions." in name and len(tensor.shape) == 4:
+        if ".attentions." in name and tensor.shape[2:] == (1, 1):
             shape = tensor.shape[:2]
             tensor = tensor.map(shape, lambda array, shape=shape: array.reshape(shape))
         result[name] = tensor

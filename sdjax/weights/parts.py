@@ -16,11 +16,21 @@ import jax.numpy as jnp
 from sdjax.errors import SdjaxError
 from sdjax.models import clip, controlnet, tiny_vae, unet, vae
 from sdjax.weights.checkpoint import Part
-from sdjax.weights.folder import STEMS, read_part, write_part
+from sdjax.weights.folder import STEMS, read_configs, read_part, write_part
 from sdjax.weights.hub import locate
 from sdjax.weights.names import params_from_state, state_from_params
 from sdjax.weights.single_file import read_single_file
 from sdjax.weights.tensors import dtype_of
+
+# Fields of all configurations that count layers.
+DEPTHS = (
+    "layers_per_block",
+    "num_decoder_blocks",
+    "num_encoder_blocks",
+    "num_hidden_layers",
+    "reverse_transformer_layers_per_block",
+    "transformer_layers_per_block",
+)
 
 
 def unet_inputs(config: unet.UNetConfig) -> tuple:
@@ -92,20 +102,49 @@ def load(
 ) -> tuple[Any, dict]:
     """(configuration, params) of a part; SdjaxError where the weights are another network's."""
     try:
-        config = config_class.from_dict(part.config)
-        return config, params_from_state(part.state, dtype, shapes(config))
+        config, expected = _architecture(part, config_class, shapes)
+        return config, params_from_state(part.state, dtype, expected)
     except SdjaxError as error:
         raise SdjaxError(f"{source}: {error}") from error
 
 
+def _architecture(part: Part, config_class, shapes: Callable) -> tuple[Any, dict]:
+    """(configuration, shapes of the parameters); SdjaxError for values that make no network."""
+    try:
+        config = config_class.from_dict(part.config)
+        for name in DEPTHS:
+            value = getattr(config, name, None) or 0
+            if max(value if isinstance(value, tuple) else (value,)) > len(part.state):
+                raise SdjaxError(  # tracing so many would take for ever
+                    f"{name} is {value}, but there are only {len(part.state)} tensors"
+                )
+        return config, shapes(config)
+    except SdjaxError:
+        raise
+    except Exception as error:  # whatever Flax meets with numbers and names that do not fit
+        reason = str(error).strip().partition("\n")[0]
+        raise SdjaxError(
+            f"no network can be made of the configuration: {type(error).__name__}: {reason}"
+        ) from error
+
+
 def read(
-    source: str | os.PathLike, name: str, variant: str | None, revision: str | None
+    source: str | os.PathLike,
+    name: str,
+    variant: str | None,
+    revision: str | None,
+    config: str | os.PathLike | None = None,
 ) -> Part:
-    """A part of a diffusers folder, of a single file, or of a hub repository."""
+    """A part of a diffusers folder, of a single file, or of a hub repository.
+
+    config: a folder with the configuration of a single file's part.
+    """
     path = locate(source, variant, revision)
     if path.is_dir():
+        if config is not None:
+            raise SdjaxError(f"config is for single files; {path} has configurations of its own")
         return read_part(path, name, variant)
-    found = read_single_file(path).parts
+    found = read_single_file(path, None if config is None else read_configs(config)).parts
     if name not in found:
         raise SdjaxError(f"{path} holds {', '.join(found)}, but no {name}")
     return found[name]
@@ -123,15 +162,18 @@ class Pretrained:
         dtype: str = "float32",
         variant: str | None = None,
         revision: str | None = None,
+        config: str | os.PathLike | None = None,
         **options,
     ):
         """(network, params) of a folder, file or hub id.
 
         part: which part of a pipeline, such as "text_encoder_2". dtype: what the network computes
         in and its parameters are held in. variant, revision: see `sdjax.weights.hub.locate`.
-        options: of the network, such as remat. Raises SdjaxError where it is not found there.
+        config: a diffusers folder, the part's own or a pipeline's, whose config.json a single file
+        has in place of what its shapes suggest. options: of the network, such as remat.
+        Raises SdjaxError where it is not found there.
         """
-        found = read(source, part or cls.part, variant, revision)
+        found = read(source, part or cls.part, variant, revision, config)
         config, params = load(found, cls.config_class, cls.shapes, dtype, source)
         return cls(config, dtype_of(dtype), **options), params
 

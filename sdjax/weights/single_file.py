@@ -4,12 +4,13 @@ Read are whole models (SD1, SD2, SDXL, refiner, in all their input channels) and
 (U-Net, ControlNet, autoencoder, text encoder) in the original or in diffusers' names.
 """
 
+import datetime
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from sdjax.errors import SdjaxError
-from sdjax.weights import infer, openclip, original
+from sdjax.weights import infer, openclip, original, taesd
 from sdjax.weights.checkpoint import Checkpoint, Part
 from sdjax.weights.pickles import read_pickle
 from sdjax.weights.tensors import (
@@ -28,6 +29,7 @@ FIRST = "conditioner.embedders.0."
 SECOND = "conditioner.embedders.1."
 # SD2 takes the state before the last layer: its last layer is not part of the model.
 SD2_LAYERS = 24
+SD2_V_SIZE = 96  # of latents: SD2 that predicts v was trained at 768 pixels
 
 _TINY = "encoder.layers.0.weight"  # TAESD begins with a convolution
 
@@ -38,6 +40,7 @@ _ARCHITECTURES = {
     "refiner": "stable-diffusion-xl-v1-refiner",
     "x4": "stable-diffusion-v2-x4-upscaler",
 }
+_FAMILIES = {name: family for family, name in _ARCHITECTURES.items()}
 # By the U-Net's input channels.
 _VARIANTS = {9: "inpainting", 8: "edit", 5: "depth"}
 
@@ -50,7 +53,7 @@ def read_file(path: str | os.PathLike) -> tuple[State, dict[str, str]]:
     path = Path(path)
     if not path.is_file():
         raise SdjaxError(f"no such file: {path}")
-    if path.suffix in (".ckpt", ".bin", ".pt", ".pth"):
+    if _is_pickled(path):
         content = read_pickle(path)
         inner = content.get("state_dict", content)
         state = {
@@ -65,6 +68,20 @@ def read_file(path: str | os.PathLike) -> tuple[State, dict[str, str]]:
     return read_safetensors(path)
 
 
+def _is_pickled(path: Path) -> bool:
+    """Whether a file is PyTorch's, by its first bytes, or by its name where they do not say."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        raise SdjaxError(f"cannot read {path}: {error.strerror}") from error
+    if head[4:] == b"\0\0\0\0{":  # the length of a safetensors header, and its first letter
+        return False
+    if head.startswith((b"PK", b"\x80")):  # a zip archive, or a pickle
+        return True
+    return path.suffix in (".ckpt", ".bin", ".pt", ".pth")
+
+
 def under(state: Mapping[str, LazyTensor], prefix: str) -> State:
     """The tensors whose key begins with a prefix, without it."""
     return {key[len(prefix) :]: t for key, t in state.items() if key.startswith(prefix)}
@@ -77,38 +94,40 @@ def read_single_file(
 ) -> Checkpoint:
     """Reads an original file, or one part alone, as a `Checkpoint`.
 
-    configs: config.json of parts, in place of what is inferred from the shapes.
-    prediction_type: "epsilon" or "v_prediction"; by default the file's metadata say, or the
-        published models: v for SD2 from text alone, epsilon for all others.
+    configs: config.json of parts and of schedulers, in place of what is inferred.
+    prediction_type: "epsilon" or "v_prediction"; by default the given scheduler's, what the file's
+        metadata say, or the published models': v for SD2 from text alone, epsilon for all others.
     Raises SdjaxError where the file is not a Stable Diffusion checkpoint.
     """
     state, metadata = read_file(path)
-    states = split_parts(state)
-    if not states:
+    given = configs or {}
+    said = metadata.get("modelspec.architecture", "").partition("/")[0]
+    if taesd.is_half(state):
+        state = taesd.both_halves(Path(path), state, lambda sibling: read_file(sibling)[0])
+    try:
+        states = split_parts(state)
+        parts = configured(states, given, _FAMILIES.get(said, "sd1"))
+    except (KeyError, IndexError, ValueError) as error:
+        if isinstance(error, SdjaxError):
+            raise SdjaxError(f"{path}: {error}") from error
+        raise SdjaxError(f"{path} is not a whole checkpoint: {error} is missing") from error
+    if not parts:
         raise SdjaxError(
             f"{path} is not a Stable Diffusion checkpoint: no U-Net, ControlNet, autoencoder or "
             f"text encoder was found among its {len(state)} tensors "
             f"({', '.join(sorted(state)[:3])}, …)"
         )
-    given = configs or {}
-    try:
-        parts = configured(states, given)
-    except (KeyError, IndexError, ValueError) as error:
-        if isinstance(error, SdjaxError):
-            raise SdjaxError(f"{path}: {error}") from error
-        raise SdjaxError(f"{path} is not a whole checkpoint: {error} is missing") from error
     family = family_of(parts)
-    scheduler = infer.scheduler_config(
-        family, prediction_type or _prediction(family, parts, state, metadata)
-    )
+    prediction = prediction_type or _prediction(family, parts, state, metadata)
+    scheduler = given.get("scheduler") or infer.scheduler_config(family, prediction)
+    if prediction_type:
+        scheduler = {**scheduler, "prediction_type": prediction_type}
+    unet = parts.get("unet")
+    if family == "sd2" and unet and prediction == "v_prediction" and "unet" not in given:
+        parts["unet"] = Part({**unet.config, "sample_size": SD2_V_SIZE}, unet.state)
     low_res = infer.low_res_scheduler_config() if family == "x4" else {}
-    return Checkpoint(
-        parts,
-        family,
-        given.get("scheduler", scheduler),
-        given.get("low_res_scheduler", low_res),
-        metadata,
-    )
+    low_res = given.get("low_res_scheduler", low_res)
+    return Checkpoint(parts, family, scheduler, low_res, metadata)
 
 
 def split_parts(state: Mapping[str, LazyTensor]) -> dict[str, State]:
@@ -175,8 +194,10 @@ def _text(state: Mapping[str, LazyTensor], prefix: str, open_prefix: str) -> Sta
     return openclip.from_open_clip(fused, layers)
 
 
-def configured(states: Mapping[str, State], given: Mapping[str, Mapping]) -> dict[str, Part]:
-    family = "sd1"
+def configured(
+    states: Mapping[str, State], given: Mapping[str, Mapping], family: str = "sd1"
+) -> dict[str, Part]:
+    """Parts with their configurations, given or inferred; family: of an autoencoder alone."""
     if "unet" in states:
         family = infer.unet_family(given.get("unet") or infer.unet_config(states["unet"]))
     parts = {}
@@ -203,6 +224,8 @@ def family_of(parts: Mapping[str, Part]) -> str:
     """Whose conventions a file of these parts follows: sd1, sd2, sdxl, refiner or x4."""
     if "unet" in parts:
         family = infer.unet_family(parts["unet"].config)
+        if family == "sdxl" and "text_encoder_2" in parts and "text_encoder" not in parts:
+            return "refiner"
         if family in ("sd1", "sd2") and "text_encoder" in parts:
             # The layout of the text encoder decides, whatever projections the U-Net has.
             act = parts["text_encoder"].config.get("hidden_act", "quick_gelu")
@@ -221,7 +244,7 @@ def _prediction(family, parts, state, metadata) -> str:
         return "v_prediction" if said.startswith("v") else "epsilon"
     if "v_pred" in state or family == "x4":
         return "v_prediction"
-    plain = "unet" in parts and parts["unet"].config["in_channels"] == 4
+    plain = "unet" in parts and parts["unet"].config.get("in_channels") == 4
     if family == "sd2" and plain and metadata.get("global_step") != "875000":
         return "v_prediction"
     return "epsilon"
@@ -240,7 +263,12 @@ def original_state(checkpoint: Checkpoint) -> State:
 
     for name in ("unet", "controlnet"):
         if name in parts:
-            layers = parts[name].config.get("layers_per_block", 2)
+            layers = parts[name].config.get("layers_per_block") or 2
+            if not isinstance(layers, int):
+                raise SdjaxError(
+                    "a single file has the same layers_per_block at every level, this "
+                    f"{name} has {layers}: write a folder"
+                )
             prefix = UNET if name == "unet" else CONTROL
             add(prefix, original.original_unet(parts[name].state, layers))
     if "vae" in parts:
@@ -257,19 +285,20 @@ def original_state(checkpoint: Checkpoint) -> State:
     return state
 
 
-def write_single_file(
-    path: str | os.PathLike, checkpoint: Checkpoint, dtype=None, title: str | None = None
-) -> None:
+def write_single_file(path: str | os.PathLike, checkpoint: Checkpoint, dtype=None) -> None:
     """Writes a checkpoint as an original single .safetensors file with ModelSpec metadata."""
     path = Path(path)
     if path.suffix != ".safetensors":
         raise SdjaxError(f"a single file is written as .safetensors, got {path.name}")
-    metadata = modelspec(checkpoint, title or path.stem)
+    metadata = modelspec(checkpoint, path.stem)
     write_safetensors(path, original_state(checkpoint), dtype, metadata)
 
 
 def modelspec(checkpoint: Checkpoint, title: str) -> dict[str, str]:
-    """ModelSpec 1.0.0 metadata, which interfaces read to tell what a file is."""
+    """ModelSpec 1.0.0 metadata, which interfaces read to tell what a file is.
+
+    What the source's say of title, author, licence and the like stays; `title` is for one without.
+    """
     architecture = _ARCHITECTURES[checkpoint.family]
     v_prediction = checkpoint.scheduler.get("prediction_type") == "v_prediction"
     unet = checkpoint.parts["unet"].config if "unet" in checkpoint.parts else {}
@@ -281,16 +310,21 @@ def modelspec(checkpoint: Checkpoint, title: str) -> dict[str, str]:
     if len(checkpoint.parts) == 1 and not unet:
         (part,) = checkpoint.parts
         architecture += f"/{part.replace('_', '-')}"
+    today = datetime.datetime.now(datetime.UTC).date()
     metadata = {
+        "modelspec.title": title,
+        "modelspec.date": today.isoformat(),
+        **{key: t for key, t in checkpoint.metadata.items() if key.startswith("modelspec.")},
         "modelspec.sai_model_spec": "1.0.0",
         "modelspec.architecture": architecture,
         "modelspec.implementation": "https://github.com/Stability-AI/generative-models",
-        "modelspec.title": title,
     }
+    metadata.pop("modelspec.hash_sha256", None)  # of the source's own bytes
     if checkpoint.scheduler.get("prediction_type") in ("epsilon", "v_prediction"):
         metadata["modelspec.prediction_type"] = "v" if v_prediction else "epsilon"
     side = unet.get("sample_size")
-    if isinstance(side, int) and "vae" in checkpoint.parts:
-        pixels = side * 2 ** (len(checkpoint.parts["vae"].config["block_out_channels"]) - 1)
+    vae = checkpoint.parts["vae"].config if "vae" in checkpoint.parts else {}
+    if isinstance(side, int) and vae.get("block_out_channels"):
+        pixels = side * 2 ** (len(vae["block_out_channels"]) - 1)
         metadata["modelspec.resolution"] = f"{pixels}x{pixels}"
     return metadata

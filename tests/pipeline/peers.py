@@ -17,7 +17,9 @@ CLASSES = {
     "distilled": diffusers.StableDiffusionPipeline,
     "inpaint": diffusers.StableDiffusionInpaintPipeline,
     "pix2pix": diffusers.StableDiffusionInstructPix2PixPipeline,
+    "depth": diffusers.StableDiffusionDepth2ImgPipeline,
     "x4": diffusers.StableDiffusionUpscalePipeline,
+    "refiner": diffusers.StableDiffusionXLImg2ImgPipeline,
     "sdxl_inpaint": diffusers.StableDiffusionXLInpaintPipeline,
 }
 LINEAR = {"use_linear_projection": True, "attention_head_dim": [2, 4]}
@@ -42,7 +44,13 @@ UNETS |= {
     "inpaint": {**UNET_SD1, "in_channels": 9},
     "pix2pix": {**UNET_SD1, "in_channels": 8},
     "x4": {**UNETS["sd2"], "in_channels": 7, "num_class_embeds": 10, "attention_head_dim": 2},
+    "depth": {**UNETS["sd2"], "in_channels": 5},
     "sdxl_inpaint": {**UNETS["sdxl"], "in_channels": 9},
+    "refiner": {
+        **UNETS["sdxl"],
+        "cross_attention_dim": 32,
+        "projection_class_embeddings_input_dim": 32 + 5 * 8,
+    },
 }
 SD2_TEXT = {
     **TEXT_SD1,
@@ -56,7 +64,7 @@ BIG_TEXT = {**TEXT_SD1, "hidden_size": 32, "projection_dim": 32, "hidden_act": "
 
 def make(kind, folder):
     """A random pipeline of a kind, saved to a folder."""
-    open_clip = kind in ("sd2", "x4")
+    open_clip = kind in ("sd2", "x4", "depth")
     torch.manual_seed(0)
     parts = {
         "vae": diffusers.AutoencoderKL(**VAE_SD1),
@@ -65,13 +73,18 @@ def make(kind, folder):
     }
     text = SD2_TEXT if open_clip else TEXT_SD1
     parts["text_encoder"] = _text(transformers.CLIPTextModel, text, parts["tokenizer"])
-    prediction = "v_prediction" if open_clip else "epsilon"
+    prediction = "v_prediction" if kind in ("sd2", "x4") else "epsilon"
     scheduler = diffusers.DDIMScheduler(**SCHEDULER, prediction_type=prediction)
-    if kind in ("sdxl", "sdxl_inpaint"):
+    if kind in ("sdxl", "sdxl_inpaint", "refiner"):
         tokenizer = parts["tokenizer_2"] = _tokenizer("!")
         model = transformers.CLIPTextModelWithProjection
         parts["text_encoder_2"] = _text(model, BIG_TEXT, tokenizer)
+        if kind == "refiner":
+            parts |= {"tokenizer": None, "text_encoder": None, "requires_aesthetics_score": True}
+            parts["force_zeros_for_empty_prompt"] = False
         pipeline = CLASSES[kind](**parts, scheduler=scheduler, add_watermarker=False)
+    elif kind == "depth":
+        pipeline = CLASSES[kind](**parts, scheduler=scheduler, **_depth_extras())
     elif kind == "x4":
         low_res = diffusers.DDPMScheduler(beta_start=0.001, beta_schedule="scaled_linear")
         pipeline = CLASSES[kind](**parts, scheduler=scheduler, low_res_scheduler=low_res)
@@ -95,6 +108,18 @@ def _tokenizer(pad=None):
         model_max_length=LENGTH,
         **({"pad_token": pad} if pad else {}),
     )
+
+
+def _depth_extras():
+    config = transformers.DPTConfig(
+        hidden_size=8, num_hidden_layers=4, num_attention_heads=2, intermediate_size=8,
+        image_size=32, backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[4] * 4,
+        fusion_hidden_size=4,
+    )  # fmt: skip
+    return {
+        "depth_estimator": transformers.DPTForDepthEstimation(config),
+        "feature_extractor": transformers.DPTImageProcessor(),
+    }
 
 
 def _text(model, config, tokenizer):

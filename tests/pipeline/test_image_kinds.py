@@ -1,9 +1,13 @@
 """Models that take more than a prompt: their files, which PyTorch diffusers reads as their kind."""
 
+import dataclasses
+
 import diffusers
 import pytest
+from PIL import Image
 
 from sdjax.pipeline.files import read_model, write_model
+from sdjax.weights.folder import DEPTH_EXTRAS
 from sdjax.weights.single_file import modelspec, original_state
 from tests.pipeline import peers
 from tests.pipeline.test_kinds import assert_same_weights
@@ -11,8 +15,10 @@ from tests.pipeline.test_kinds import assert_same_weights
 NAMES = {
     "inpaint": "stable-diffusion-v1-inpainting",
     "pix2pix": "stable-diffusion-v1-edit",
+    "depth": "stable-diffusion-v2-depth",
     "x4": "stable-diffusion-v2-x4-upscaler",
     "sdxl_inpaint": "stable-diffusion-xl-v1-base-inpainting",
+    "refiner": "stable-diffusion-xl-v1-refiner",
 }
 
 
@@ -39,6 +45,9 @@ def test_folder_and_single_file_both_ways(kind, folder, tmp_path):
     theirs = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "b")
     assert type(theirs) is peers.CLASSES[kind]
     assert_same_weights(theirs, expected)
+    settings = {"force_zeros_for_empty_prompt", "requires_aesthetics_score"}
+    for name in settings & set(expected.config):
+        assert theirs.config[name] == expected.config[name], name
     for name in ("scheduler", "low_res_scheduler"):
         if hasattr(expected, name):
             assert getattr(theirs, name).config.items() >= {
@@ -50,8 +59,44 @@ def test_folder_and_single_file_both_ways(kind, folder, tmp_path):
 def test_single_file_is_read_there(kind, folder, tmp_path):
     path = tmp_path / "a.safetensors"
     write_model(read_model(folder), path)
-    theirs = peers.CLASSES[kind].from_single_file(path, config=str(folder), local_files_only=True)
-    assert_same_weights(theirs, peers.load(kind, folder))
+    options = {"config": str(folder), "local_files_only": True}
+    expected = peers.load(kind, folder)
+    if kind == "depth":  # of that pipeline, diffusers reads the networks alone
+        unet = diffusers.UNet2DConditionModel.from_single_file(path, subfolder="unet", **options)
+        assert all((unet.state_dict()[k] == v).all() for k, v in expected.unet.state_dict().items())
+        return
+    theirs = peers.CLASSES[kind].from_single_file(path, **options)
+    assert_same_weights(theirs, expected)
+
+
+def test_depth_estimator_is_copied_or_its_absence_told(tmp_path):
+    folder = peers.make("depth", tmp_path / "depth")
+    theirs = peers.load("depth", folder)
+    write_model(read_model(folder), tmp_path / "copy")
+    again = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "copy")
+    for key, value in theirs.depth_estimator.state_dict().items():
+        assert (again.depth_estimator.state_dict()[key] == value).all()
+    assert again.feature_extractor.to_dict() == theirs.feature_extractor.to_dict()
+    write_model(read_model(folder), tmp_path / "a.safetensors")
+    model = dataclasses.replace(read_model(tmp_path / "a.safetensors", config=folder), home=None)
+    with pytest.warns(UserWarning, match="no depth_estimator and no feature_extractor"):
+        write_model(model, tmp_path / "bare")
+    extras = {name: getattr(theirs, name) for name in DEPTH_EXTRAS}
+    bare = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "bare", **extras)
+    assert_same_weights(bare, theirs)
+
+
+def test_the_refiner_is_told_a_score(tmp_path):
+    """Without which diffusers refuses to run it: its time embedding takes five numbers."""
+    folder = peers.make("refiner", tmp_path / "refiner")
+    write_model(read_model(folder), tmp_path / "a.safetensors")
+    model = read_model(tmp_path / "a.safetensors", config=folder / "unet")
+    assert model.checkpoint.family == "refiner"
+    assert model.aesthetics and not model.zero_negative
+    write_model(read_model(folder), tmp_path / "b")
+    theirs = peers.quiet(diffusers.DiffusionPipeline.from_pretrained(tmp_path / "b"))
+    picture = Image.new("RGB", (16, 16))
+    assert theirs("red", image=picture, strength=0.5, num_inference_steps=2).images
 
 
 def test_without_a_folder_the_upscaler_has_its_published_settings(tmp_path):

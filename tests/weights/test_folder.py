@@ -10,7 +10,7 @@ import torch
 import transformers
 
 import sdjax
-from sdjax.weights.folder import read_weights
+from sdjax.weights.folder import read_part, read_weights
 from sdjax.weights.names import params_from_state, state_from_params
 from sdjax.weights.tensors import lazy, read_safetensors, write_safetensors
 from tests.weights.small import TEXT_SD1, UNET_SD1, VAE_SD1
@@ -86,6 +86,27 @@ def test_pickled_weights(tmp_path):
     assert_same(arrays(state_from_params(params)), expected)
 
 
+def test_names_of_older_versions(tmp_path):
+    """The autoencoder's attention once had names of its own, and text encoders a buffer."""
+    renamed = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    for kind in ("vae", "text_encoder"):
+        theirs, folder = peer(kind), tmp_path / kind
+        theirs.save_pretrained(folder)
+        expected = arrays(state_from_params(ours(kind, folder)[1]))
+        path = next(folder.glob("*.safetensors"))
+        state, old = read_safetensors(path)[0], {}
+        for key, tensor in state.items():
+            for new, name in renamed.items():
+                key = key.replace(f"attentions.0.{new}", f"attentions.0.{name}")
+            old[key] = lazy(tensor.load().copy())
+        if kind == "text_encoder":
+            old["text_model.embeddings.position_ids"] = lazy(np.arange(16)[None])
+        assert old.keys() != state.keys()
+        write_safetensors(path, old)
+        assert_same(arrays(state_from_params(ours(kind, folder)[1])), expected)
+        assert read_part(folder, kind).state.keys() == expected.keys()
+
+
 @pytest.mark.parametrize("safe", [True, False], ids=["safetensors", "bin"])
 def test_shards(safe, tmp_path):
     theirs = peer("unet")
@@ -134,6 +155,29 @@ def test_wrong_weights_are_named(tmp_path):
     damaged = first.map(first.shape, lambda array: array * np.nan)
     with pytest.raises(sdjax.SdjaxError, match="conv_in.weight holds values that are not finite"):
         params_from_state({"conv_in.weight": damaged})
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "message"),
+    [
+        ("unet", {"norm_num_groups": 0}, "no network can be made of the configuration"),
+        ("unet", {"block_out_channels": 16}, "config.json: block_out_channels cannot be 16"),
+        ("unet", {"norm_eps": {"a": 1}}, "no network can be made"),
+        ("unet", {"layers_per_block": 10**9}, "layers_per_block is 1000000000, but there are only"),
+        ("vae", {"layers_per_block": 10**9}, "but there are only"),
+        ("vae", {"norm_num_groups": 0}, "no network can be made"),
+        ("text_encoder", {"num_attention_heads": 0}, "no network can be made"),
+        ("text_encoder", {"num_hidden_layers": 10**9}, "but there are only"),
+        ("text_encoder", {"architectures": "CLIPTextModel"}, "architectures cannot be 'CLIP"),
+    ],
+)
+def test_values_that_make_no_network_are_one_line(kind, change, message, tmp_path):
+    peer(kind).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(sdjax.SdjaxError, match=message) as caught:
+        ours(kind, tmp_path)
+    assert "\n" not in str(caught.value)
 
 
 def test_missing_files_are_named(tmp_path):

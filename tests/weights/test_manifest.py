@@ -24,11 +24,20 @@ TEXTS = [name for name in MODELS if "_text" in name]
 
 
 def state_of(name):
-    """The model's state, its shapes only."""
+    """The model's state; all numbers of a tensor are its place, at no cost of memory."""
     return {
-        key: LazyTensor(tuple(shape), np.dtype(np.float32), None)
-        for key, shape in MODELS[name].items()
+        key: LazyTensor(
+            tuple(shape),
+            np.dtype(np.float32),
+            lambda i=i, shape=shape: np.broadcast_to(np.float32(i), shape),
+        )
+        for i, (key, shape) in enumerate(MODELS[name].items())
     }
+
+
+def places(state):
+    """What each tensor of a state is filled with: which tensor of the manifest it was."""
+    return {key: tensor.load().flat[0] for key, tensor in state.items()}
 
 
 def shapes_of(state):
@@ -52,10 +61,10 @@ def test_original_names_and_back(name):
         there = lambda s: original.original_unet(s, 2)  # noqa: E731
         back = original.diffusers_unet
     renamed = there(state)
-    assert set(renamed) == set(ORIGINAL[name].values())
-    for key, name_there in ORIGINAL[name].items():
-        assert np.prod(renamed[name_there].shape) == np.prod(state[key].shape), key
+    found, expected = places(renamed), places(state)
+    assert found == {there: expected[key] for key, there in ORIGINAL[name].items()}
     assert shapes_of(back(renamed)) == shapes_of(state)
+    assert places(back(renamed)) == expected
 
 
 @pytest.mark.parametrize("name", [n for n in MODELS if "controlnet" in n])
@@ -67,6 +76,7 @@ def test_controlnet_names_and_back(name):
         renamed
     )
     assert shapes_of(original.diffusers_unet(renamed)) == shapes_of(state)
+    assert places(original.diffusers_unet(renamed)) == places(state)
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -77,8 +87,10 @@ def test_open_clip_layout_and_back(name):
     width = fused["ln_final.weight"].shape[0]
     assert fused["transformer.resblocks.0.attn.in_proj_weight"].shape == (3 * width, width)
     assert len(fused) == 12 * layers + 4 + ("text_projection" in fused)
-    again = openclip.from_open_clip(fused)
-    assert shapes_of(again) == shapes_of(openclip.without_prefix(state))
+    again, state = openclip.from_open_clip(fused), openclip.without_prefix(state)
+    assert shapes_of(again) == shapes_of(state)
+    cheap = [key for key in state if "_proj.weight" not in key or ".layers.0." in key]
+    assert places({k: again[k] for k in cheap}) == places({k: state[k] for k in cheap})
 
 
 @pytest.mark.parametrize("name", UNETS)
@@ -93,6 +105,16 @@ def test_controlnet_configuration_is_inferred(name):
     state = state_of(name)
     config = parts.ControlNet.config_class.from_dict(infer.controlnet_config(state))
     check_shapes(lazy_params(state), flatten_dict(parts.controlnet_shapes(config)))
+
+
+def test_guidance_input_of_lcm_has_two_names():
+    state = state_of("lcm_sd15_unet")
+    renamed = original.original_unet(state, 2)
+    assert "time_embedding.cond_proj.weight" in renamed
+    other = {k.replace("time_embedding.cond", "time_embed.cond"): t for k, t in renamed.items()}
+    assert other.keys() != renamed.keys()
+    for published in (renamed, other):
+        assert places(original.diffusers_unet(published)) == places(state)
 
 
 def test_tiny_autoencoder_is_recognised():
@@ -143,6 +165,53 @@ def test_whole_single_file_and_back(family, names):
     assert {part: value.config for part, value in found.items()} == {
         part: value.config for part, value in checkpoint.parts.items()
     }
+
+
+def read(monkeypatch, state, metadata=None, **options):
+    """What `read_single_file` makes of a file of that content."""
+    monkeypatch.setattr(single_file, "read_file", lambda path: (state, metadata or {}))
+    return single_file.read_single_file("a.ckpt", **options)
+
+
+def test_published_layout_of_sd2(monkeypatch):
+    """Its text encoder has 24 layers and a projection; v is predicted where nothing says ε."""
+    states = {"unet": state_of("sd21_unet"), "vae": state_of("sd_vae")}
+    text = openclip.without_prefix(state_of("openclip_h_text_23layers_sd2"))
+    last = {key.replace(".22.", ".23."): t for key, t in text.items() if ".layers.22." in key}
+    checkpoint = single_file.Checkpoint(
+        single_file.configured({**states, "text_encoder": {**text, **last}}, {}), "sd2"
+    )
+    whole = single_file.original_state(checkpoint)
+    square = LazyTensor((1024, 1024), np.dtype(np.float32), None)
+    whole[f"{single_file.OPEN_CLIP}text_projection"] = square
+    for metadata, options, prediction in (
+        ({}, {}, "v_prediction"),
+        ({"global_step": "875000"}, {}, "epsilon"),
+        ({"modelspec.prediction_type": "epsilon"}, {}, "epsilon"),
+        ({}, {"prediction_type": "epsilon"}, "epsilon"),
+    ):
+        found = read(monkeypatch, whole, metadata, **options)
+        assert found.family == "sd2"
+        assert shapes_of(found.parts["text_encoder"].state) == shapes_of(text)
+        assert found.scheduler["prediction_type"] == prediction
+        pixels = 768 if prediction == "v_prediction" else 512
+        assert found.parts["unet"].config["sample_size"] == pixels // 8
+        assert single_file.modelspec(found, "a")["modelspec.resolution"] == f"{pixels}x{pixels}"
+    configs = {"scheduler": {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"}}
+    assert read(monkeypatch, whole, configs=configs).scheduler == configs["scheduler"]
+    found = read(monkeypatch, whole, configs=configs, prediction_type="epsilon")
+    assert found.scheduler["prediction_type"] == "epsilon"
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl", "refiner", "x4"])
+def test_autoencoder_alone_has_the_scale_its_metadata_tell(family, monkeypatch):
+    states = {"vae": state_of("sd_x4_vae" if family == "x4" else "sd_vae")}
+    vae = single_file.configured(states, {}, family)
+    metadata = single_file.modelspec(single_file.Checkpoint(vae, family), "a")
+    assert metadata["modelspec.architecture"].endswith("/vae")
+    state = single_file.original_state(single_file.Checkpoint(vae, family))
+    found = read(monkeypatch, state, metadata).parts["vae"].config
+    assert found["scaling_factor"] == infer.SCALING[family]
 
 
 def test_single_file_keys_are_the_published_ones():
