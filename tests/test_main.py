@@ -73,6 +73,7 @@ def test_sample_refuses_in_one_line(model, tmp_path, capsys):
     assert "empty list" in refusal(capsys, "sample", "--model", model, *out, "--prompt")
     (tmp_path / "file").touch()
     assert "cannot write" in refusal(capsys, *start, "--out", str(tmp_path / "file"))
+    assert "guidance_scale" in refusal(capsys, *start, "--guidance-scale", "nan", *out)
     pixels = tmp_path / "pixels"
     shutil.copytree(Path(model) / "unet", pixels / "unet")
     write_json(pixels / "scheduler" / "scheduler_config.json", {"_class_name": "DDIMScheduler"})
