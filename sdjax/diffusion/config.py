@@ -79,6 +79,9 @@ CLASSES["DDIMParallelScheduler"] = CLASSES["DDIMScheduler"]
 _CLASS_OF_SAMPLER = {sampler: name for name, sampler in reversed(names.CLASSES.items())} | {
     "dpmpp_2m_sde": "DPMSolverMultistepScheduler",
     "dpmpp_3m_sde": "DPMSolverMultistepScheduler",
+    "dpmpp_2s_a": "HeunDiscreteScheduler",
+    "ipndm": "HeunDiscreteScheduler",
+    "edm_heun": "EDMEulerScheduler",
 }
 
 
@@ -134,7 +137,8 @@ def sampler_from_config(config, steps, name=None, **options):
       config: `scheduler_config.json` as a dict; `_class_name` says which scheduler it is.
       steps: number of steps; None where `timesteps` or `sigmas` are given.
       name: another sampler to use with this schedule and prediction, as `from_config` of another
-        scheduler class does; its own defaults stand in for what the configuration leaves out.
+        scheduler class does; its own defaults stand in for what the configuration leaves out. For
+        a network with EDM's preconditioning "heun" is "edm_heun".
       options: of `sampler`, in place of what the configuration says; `eta` and the other
         arguments of a scheduler's `step` go here.
 
@@ -147,11 +151,11 @@ def sampler_from_config(config, steps, name=None, **options):
     schedule, entry = schedule_from_config(config), _class_of(config)
     chosen, implied = names.CLASSES[config["_class_name"]], {}
     if name is not None:
+        own = SAMPLERS[chosen]
         chosen, implied = names.canonical_name(name, SAMPLERS)
+        chosen = _of_family(own.family, chosen, config["_class_name"])
         implied = {**SAMPLERS[chosen].defaults, **implied}
-        known = SAMPLERS[chosen].option_names[0]
-        fallback = SchedulerClass((read.spacing,) if "spacing" in known else ())
-        entry = CLASSES.get(_CLASS_OF_SAMPLER.get(chosen), fallback)
+        entry = CLASSES[_CLASS_OF_SAMPLER[chosen]]
     get = read.getter(config, entry.defaults)
     for setting in ("use_flow_sigmas", "use_dynamic_shifting", "solver_p"):
         if get(setting):
@@ -160,6 +164,17 @@ def sampler_from_config(config, steps, name=None, **options):
     for reader in entry.readers:
         values |= reader(get)
     return sampler(chosen, schedule, steps, **{**values, **implied, **options})
+
+
+def _of_family(family, name, class_name):
+    """The sampler `name`, or its EDM twin, where it fits networks of the family."""
+    fitting = [known for known, entry in SAMPLERS.items() if entry.family == family]
+    for candidate in (name, f"edm_{name}"):
+        if candidate in fitting:
+            return candidate
+    raise SdjaxError(
+        f"sampler {name} does not fit a network of {class_name}: it has {', '.join(fitting)}"
+    )
 
 
 def drawn_in_turn(config, name=None):

@@ -16,6 +16,16 @@ def getter(config, defaults):
     return get
 
 
+def _one_of(get, name, choices):
+    """The entry, which must be one of `choices`; the first of them is the default."""
+    value = get(name, choices[0])
+    if value not in choices:
+        raise SdjaxError(
+            f"scheduler configuration: unknown {name} {value!r}: expected {' or '.join(choices)}"
+        )
+    return value
+
+
 def spacing(get):
     return {
         "spacing": get("timestep_spacing", "linspace"),
@@ -81,9 +91,13 @@ def full_order(get):
 
 
 def euler(get):
-    continuous = get("timestep_type") == "continuous" and get("prediction_type") == "v_prediction"
-    log_linear = get("interpolation_type", "linear") == "log_linear"
-    return {**ends(get), "continuous": continuous, "log_linear": log_linear}
+    told = _one_of(get, "timestep_type", ("discrete", "continuous"))
+    interpolated = _one_of(get, "interpolation_type", ("linear", "log_linear"))
+    return {
+        **ends(get),
+        "continuous": told == "continuous" and get("prediction_type") == "v_prediction",
+        "log_linear": interpolated == "log_linear",
+    }
 
 
 def order(get):

@@ -441,6 +441,10 @@ def crash_grid(signal, steps):
     )
 
 
+# Of networks that are told levels instead of the timesteps of a schedule.
+WITHOUT_SCHEDULE = (edm_grid, consistency_grid, crash_grid)
+
+
 def _chained(timesteps, sigmas, **fields):
     # Rounded as in the reference implementations, where equal levels have to stay equal.
     alpha, sigma = _levels(np.asarray(sigmas, np.float32).astype(np.float64))

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import io_callback
 
 from sdjax.diffusion.noise import image_keys, independent_noise
@@ -166,7 +167,8 @@ def _told(callback, index, timestep, x_0):
     """Whether the callback asks to stop, as a traced bool."""
 
     def call(*arguments):
-        return jnp.asarray(bool(callback(*arguments)))
+        # NumPy's: a callback of the host that waits for the device may wait for ever.
+        return np.asarray(bool(callback(*arguments)))
 
     return io_callback(call, jax.ShapeDtypeStruct((), bool), index, timestep, x_0)
 

@@ -142,7 +142,9 @@ def build_table(
             input_scale=scalar(lambda row: row.input_scale),
             x_0=column(lambda row: row.x_0, 3),
             derivative=column(lambda row: row.derivative, 3),
-            update=np.stack([column(lambda row: row.x, width), column(lambda row: row.y, width)], 1),
+            update=np.stack(
+                [column(lambda row: row.x, width), column(lambda row: row.y, width)], axis=1
+            ),
             noise=scalar(lambda row: row.noise),
             spread=scalar(lambda row: row.spread),
             remember=np.array([row.remember for row in rows]),

@@ -91,7 +91,7 @@ CLASSES = {
         ORDERS, KINDS, LOWER, THRESHOLD, ({"euler_at_final": True}, {}),
     ),
     "DPMSolverMultistepInverseScheduler": (
-        SCHEDULES, ANY_PREDICTION, SPACINGS[-2:], SIGMAS[:2], ORDERS[:2], LOWER,
+        SCHEDULES, ANY_PREDICTION, SPACINGS, SIGMAS, ORDERS[:2], LOWER,
     ),
     "DPMSolverSinglestepScheduler": (
         SCHEDULES, ANY_PREDICTION, SIGMAS, TO_ABOVE_ZERO, ORDERS, KINDS[:1], LOWER[:1], THRESHOLD,

@@ -82,7 +82,15 @@ def test_a_wrong_name_gets_the_nearest():
         ("ddim", 10, {"etta": 1.0}, "did you mean eta"),
         ("euler", 10, {"sigmas": "caras"}, "unknown sigmas 'caras'"),
         ("ddim", 10, {"spacing": "even"}, "unknown spacing 'even'"),
-        ("ddim", 0, {}, "steps must be between 1 and 1000"),
+        ("ddim", 0, {}, "whole number from 1 on, got 0"),
+        ("ddim", -1, {}, "whole number from 1 on, got -1"),
+        ("dpmpp_2m", 1.5, {}, "whole number from 1 on, got 1.5"),
+        ("euler", None, {}, "whole number from 1 on, got None"),
+        ("euler", None, {"sigmas": "karras"}, "whole number from 1 on, got None"),
+        ("euler", 20, {"timesteps": [900, 500, 100]}, "steps is 20 but timesteps lists 3"),
+        ("dpmpp_2m", 4, {"sigmas": [9.0, 3.0, 1.0, 0.0]}, "steps is 4 but sigmas lists 3"),
+        ("DPM++ 2M Karras", None, {"timesteps": [900, 500]}, "give one of them"),
+        ("euler", None, {"timesteps": [900, 500], "spacing": "even"}, "unknown spacing 'even'"),
         ("ddim", 1001, {}, "steps must be between 1 and 1000"),
         ("ddim", 4, {"steps_offset": 300}, "past 999"),
         ("ddim", None, {"timesteps": [10, 20]}, "falling"),
@@ -90,6 +98,12 @@ def test_a_wrong_name_gets_the_nearest():
         ("ddim", None, {"timesteps": [1000, 10]}, "must lie between 999 and 0"),
         ("ddim", 10, {"start": 10}, "start must be between 0 and 9"),
         ("dpmpp_2m", 10, {"order": 4}, "order must be"),
+        ("lms", 10, {"order": 5}, "order must be a whole number from 1 to 4"),
+        ("dpmpp_2m", 10, {"algorithm": "sde_dpm", "order": 3, "final": 0.1}, "orders 1 and 2"),
+        ("ddim", 10, {"eta": 5}, "eta must be between 0 and 1, got 5"),
+        ("tcd", 4, {"eta": 1.5}, "eta must be between 0 and 1"),
+        ("euler_a", 10, {"eta": -1.0}, "eta must be 0 or more"),
+        ("dpmpp_2m_sde", 10, {"eta": -1.0}, "eta must be 0 or more"),
         ("dpmpp_2m", 10, {"algorithm": "dpm"}, "cannot end at zero"),
         ("unipc", 10, {"variant": "bh3"}, "expected bh1 or bh2"),
         ("ddpm", 10, {"variance": "learned"}, "unknown variance"),
@@ -101,6 +115,53 @@ def test_a_wrong_name_gets_the_nearest():
 def test_wrong_options_are_told(name, steps, options, message):
     with pytest.raises(SdjaxError, match=message):
         diffusion.sampler(name, SCHEDULE, steps, **options)
+
+
+def test_an_order_that_no_step_reaches_is_no_error():
+    options = {"algorithm": "sde_dpm", "order": 3, "final": "sigma_min"}
+    assert diffusion.sampler("dpmpp_2m", SCHEDULE, 2, **options).evaluations == 2
+
+
+def test_timesteps_that_levels_replace_need_not_fit():
+    """A spacing with an offset would go past the last timestep here."""
+    config = {"_class_name": "DPMSolverMultistepScheduler", "num_train_timesteps": 100,
+              "timestep_spacing": "leading", "steps_offset": 1}  # fmt: skip
+    levels = {"use_exponential_sigmas": True}
+    assert diffusion.sampler_from_config(config | levels, 99).evaluations == 99
+
+
+def test_what_needs_a_schedule_says_so():
+    assert diffusion.sampler("edm_heun", None, 4).evaluations == 7
+    with pytest.raises(SdjaxError, match="euler needs the schedule"):
+        diffusion.sampler("euler", None, 4)
+
+
+def test_unknown_entries_of_a_configuration_are_told():
+    euler = {"_class_name": "EulerDiscreteScheduler"}
+    for name in ("interpolation_type", "timestep_type"):
+        with pytest.raises(SdjaxError, match=f"unknown {name} 'cubic': expected"):
+            diffusion.sampler_from_config({**euler, name: "cubic"}, 4)
+
+
+def test_another_sampler_takes_the_configurations_settings():
+    """Of its own family only."""
+    edm = {"_class_name": "EDMEulerScheduler", "sigma_max": 20.0, "sigma_data": 1.0}
+    for name in ("edm_heun", "heun", "edm_dpmpp_2m", "DPM++ 2M Karras"):
+        table = diffusion.sampler_from_config(edm, 5, name)
+        np.testing.assert_allclose(table.timesteps[0], 0.25 * np.log(20), rtol=1e-6)
+        np.testing.assert_allclose(table.rows.input_scale[0], 1 / np.hypot(20, 1), rtol=1e-6)
+    with pytest.raises(SdjaxError, match="unipc does not fit a network of EDMEulerSch"):
+        diffusion.sampler_from_config(edm, 5, "unipc")
+    with pytest.raises(SdjaxError, match="edm_heun does not fit a network of PNDMScheduler"):
+        diffusion.sampler_from_config(STABLE_DIFFUSION, 5, "edm_heun")
+    karras = {**STABLE_DIFFUSION, "use_karras_sigmas": True, "clip_sample": True}
+    for name in ("dpmpp_2s_a", "ipndm"):
+        table = diffusion.sampler_from_config(karras, 5, name)
+        expected = diffusion.sampler_from_config({**karras, "use_karras_sigmas": False}, 5, name)
+        assert table.clip == 1 and table.timesteps[1] != expected.timesteps[1]
+    for name, entry in SAMPLERS.items():
+        if entry.needs_schedule:
+            assert diffusion.sampler_from_config(STABLE_DIFFUSION, 4, name).evaluations >= 4
 
 
 def test_another_sampler_from_one_configuration():

@@ -28,6 +28,16 @@ class Sampler:
     network: Callable = unit_variance
 
     @property
+    def needs_schedule(self):
+        """Whether the levels are those of a training schedule."""
+        return self.grid not in grids.WITHOUT_SCHEDULE
+
+    @property
+    def family(self):
+        """What the network was trained as: samplers of one family can stand in for each other."""
+        return self.network, None if self.needs_schedule else self.grid
+
+    @property
     def option_names(self):
         """For each of grid, rows and network, the names of its options."""
         return [
@@ -95,7 +105,7 @@ def sampler(
     Args:
       name: a key of `SAMPLERS`, or a name that other programs use ("DPM++ 2M Karras").
       schedule: the `Schedule` the network was trained with; None for the EDM and consistency ones.
-      steps: number of steps.
+      steps: number of steps; may be None where `timesteps` or `sigmas` list them.
       prediction_type: what the network predicts: "epsilon", "v_prediction", "x_0" or "score".
       start: number of steps to leave out, for a start from a noised sample (`Table.noised`); None
         starts from noise.
@@ -115,11 +125,12 @@ def sampler(
     name, implied = canonical_name(name, SAMPLERS)
     entry = SAMPLERS[name]
     options = {**entry.defaults, **implied, **options}
-    if steps is None and (given := options.get("timesteps", options.get("sigmas"))) is not None:
-        steps = len(given)
+    _check_options(name, entry, options)
+    steps = _step_count(steps, options)
+    if schedule is None and entry.needs_schedule:
+        raise SdjaxError(f"sampler {name} needs the schedule of the network's training, got None")
     signal = None if schedule is None else training_signal(schedule)
     network_names = entry.option_names[2]
-    _check_options(name, entry, options)
     prediction = prediction_name(prediction_type)
     grid = entry.grid(signal, steps, **_chosen(options, entry.option_names[0]))
     if schedule is not None:
@@ -147,6 +158,33 @@ def training_signal(schedule):
     """
     alphas = 1 - np.asarray(schedule.betas, np.float32)
     return np.cumprod(alphas, dtype=np.float64).astype(np.float32).astype(np.float64)
+
+
+def _step_count(steps, options):
+    """`steps`, or how many of them the options list."""
+    timesteps, sigmas = options.get("timesteps"), options.get("sigmas")
+    if timesteps is not None and sigmas is not None:
+        raise SdjaxError(
+            f"timesteps and sigmas both say where the steps are, got sigmas={sigmas} beside "
+            "timesteps: give one of them"
+        )
+    named = timesteps is None and (sigmas is None or isinstance(sigmas, str))
+    if not named:
+        name, given = ("sigmas", sigmas) if timesteps is None else ("timesteps", timesteps)
+        given = np.ravel(given)
+        # A last σ of zero is where the last step goes.
+        count = len(given) - int(timesteps is None and len(given) > 0 and given[-1] == 0)
+        if steps not in (None, count):
+            raise SdjaxError(
+                f"steps is {steps} but {name} lists {count}: leave steps at None, or give as many"
+            )
+        steps = count
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
+        raise SdjaxError(
+            f"steps must be a whole number from 1 on, got {steps!r}; None only beside a list of "
+            "timesteps or sigmas"
+        )
+    return int(steps)
 
 
 def _chosen(options, names):

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from sdjax.diffusion.samplers.checks import check_eta
 from sdjax.diffusion.tables import Row
 
 
@@ -33,6 +34,7 @@ def tcd(grid, network, eta=0.3):
 
     A DDIM step to timestep ⌊(1 − η)·t'⌋, then noise up to t'.
     """
+    check_eta(eta, most=1)
     rows = []
     for i in range(len(grid)):
         t, alpha, sigma, _, _ = grid[i]

@@ -2,8 +2,8 @@
 
 import numpy as np
 
+from sdjax.diffusion.samplers.checks import check_order
 from sdjax.diffusion.tables import Row
-from sdjax.errors import SdjaxError
 
 
 def deis(grid, network, order=2, lower_order_final=True):
@@ -13,8 +13,7 @@ def deis(grid, network, order=2, lower_order_final=True):
       order: 1 to 3.
       lower_order_final: end with a lower order where there are fewer than 15 steps.
     """
-    if order not in (1, 2, 3):
-        raise SdjaxError(f"order must be 1, 2 or 3, got {order}")
+    check_order(order)
     lower = lower_order_final and grid.total < 15
     rows = []
     for i in range(len(grid)):

@@ -10,6 +10,7 @@ where D₀ is the last x_0 (or ε), D₁ and D₂ are its divided differences, a
 
 import numpy as np
 
+from sdjax.diffusion.samplers.checks import check_eta, check_order
 from sdjax.diffusion.tables import Row
 from sdjax.errors import SdjaxError
 
@@ -61,9 +62,9 @@ def _fields(grid, network, i, algorithm):
     return fields, (alpha, sigma), (alpha_next, sigma_next)
 
 
-def _check(order, solver):
-    if order not in (1, 2, 3):
-        raise SdjaxError(f"order must be 1, 2 or 3, got {order}")
+def _check(order, solver, eta):
+    check_order(order)
+    check_eta(eta)
     if solver not in ("midpoint", "heun"):
         raise SdjaxError(f"unknown solver {solver!r}: expected midpoint or heun")
 
@@ -83,9 +84,7 @@ def multistep(
       euler_at_final: end with the first order. A last level of zero always does.
       published: E₂ of the third-order "sde_dpmpp" as k-diffusion has it; diffusers' is larger by 1.
     """
-    _check(order, solver)
-    if algorithm == "sde_dpm" and order == 3:
-        raise SdjaxError("sde_dpm has orders 1 and 2, got 3")
+    _check(order, solver, eta)
     lower = lower_order_final and grid.total < 15
     shift = 0.0 if published or algorithm != "sde_dpmpp" else 1.0
     lambdas = [_log_snr(*grid[i][1:3]) for i in range(len(grid))]
@@ -106,6 +105,8 @@ def multistep(
             newest = np.array([1.0, -1, 0]) * h / (lambdas[i] - lambdas[i - 1])
             differences.append(newest)
         if use > 2:
+            if algorithm == "sde_dpm":
+                raise SdjaxError("sde_dpm has orders 1 and 2, got 3")
             r_0 = (lambdas[i] - lambdas[i - 1]) / h
             r_1 = (lambdas[i - 1] - lambdas[i - 2]) / h
             change = newest - np.array([0, 1.0, -1]) / r_1
@@ -146,7 +147,7 @@ def singlestep(
     Args: as of `multistep`; without `lower_order_final` the step count must be a multiple of the
       order, and that ends at a level above zero. By default it is on where it has to be.
     """
-    _check(order, solver)
+    _check(order, solver, eta)
     if algorithm == "sde_dpm":
         raise SdjaxError("the singlestep solver has dpmpp, dpm and sde_dpmpp, got 'sde_dpm'")
     if grid.total % order or grid.sigma_next[-1] == 0:

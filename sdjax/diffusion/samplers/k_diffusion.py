@@ -5,6 +5,7 @@ Karras et al. 2022 (arXiv 2206.00364) give the form; here s and s' are the level
 
 import numpy as np
 
+from sdjax.diffusion.samplers.checks import check_eta, check_order
 from sdjax.diffusion.tables import Row
 
 
@@ -42,6 +43,7 @@ def _churned(s, steps, churn, low, high, noise):
 
 def _ancestral(s, s_next, eta=1.0):
     """(down, up): go to `down` and add `up` of noise to be at s'."""
+    check_eta(eta)
     if not eta:
         return s_next, 0.0
     up = min(s_next, eta * (s_next**2 * (s**2 - s_next**2) / s**2) ** 0.5)
@@ -122,6 +124,7 @@ def lms(grid, network, order=4, warm_up=True):
       warm_up: raise the order from 1 where steps were left out at the beginning. Without, the
         weights are those of the full order with the missing slopes taken as zero (diffusers).
     """
+    check_order(order, highest=4)
     steps, evaluate = _steps(grid), _sloped(grid, network)
     levels = np.append(grid.left_out, grid.ratio)
     rows = []

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from sdjax.diffusion.samplers.checks import check_eta
 from sdjax.diffusion.tables import Row
 from sdjax.errors import SdjaxError
 
@@ -55,6 +56,7 @@ def ddim(grid, network, eta=0.0, reuse_x_0=False):
       eta: 0 is deterministic, 1 is DDPM with the small variance.
       reuse_x_0: ε follows from x_0 after clipping, not from the prediction.
     """
+    check_eta(eta, most=1)
     rows = []
     for i in range(len(grid)):
         t, alpha, sigma, alpha_next, sigma_next = grid[i]

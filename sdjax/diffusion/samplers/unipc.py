@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from sdjax.diffusion.samplers.checks import check_order
 from sdjax.diffusion.tables import HISTORY, Row
 from sdjax.errors import SdjaxError
 
@@ -20,8 +21,7 @@ def unipc(
         takes the first order.
       without_corrector: steps after which nothing is corrected.
     """
-    if order not in (1, 2, 3):
-        raise SdjaxError(f"order must be 1, 2 or 3, got {order}")
+    check_order(order)
     if variant not in ("bh1", "bh2"):
         raise SdjaxError(f"unknown variant {variant!r}: expected bh1 or bh2")
     levels = [(grid.alpha[i], grid.sigma[i]) for i in range(len(grid))]
