@@ -7,24 +7,16 @@ from sdjax.errors import SdjaxError
 
 ALIASES = {
     "pndm": "plms",
-    "k_euler": "euler",
     "euler_ancestral": "euler_a",
-    "k_euler_a": "euler_a",
-    "k_heun": "heun",
-    "k_lms": "lms",
     "dpm_2": "dpm2",
-    "k_dpm_2": "dpm2",
     "dpm_2_a": "dpm2_a",
     "dpm_2_ancestral": "dpm2_a",
     "dpm2_ancestral": "dpm2_a",
-    "k_dpm_2_a": "dpm2_a",
     "dpmpp_2s_ancestral": "dpmpp_2s_a",
-    "dpmpp_2m_sde_gpu": "dpmpp_2m_sde",
-    "dpmpp_3m_sde_gpu": "dpmpp_3m_sde",
-    "dpmpp_sde_gpu": "dpmpp_sde",
     "dpmpp_s": "dpmpp_2s",
+    "dpmpp": "dpmpp_2m",
     "dpm_solver": "dpmpp_2m",
-    "dpm_solver++": "dpmpp_2m",
+    "sde_dpmpp": "dpmpp_2m_sde",
     "uni_pc": "unipc",
 }
 VARIANTS = {
@@ -64,17 +56,26 @@ CLASSES = {
     "EDMDPMSolverMultistepScheduler": "edm_dpmpp_2m",
     "CMStochasticIterativeScheduler": "consistency",
 }
-# Names of σ schedules that may follow a sampler's name; the longer of two with one end first.
-SIGMAS = {
-    "polyexponential": "polyexponential",
-    "exponential": "exponential",
-    "karras": "karras",
-    "beta": "beta",
-    "sgm_uniform": "sgm_uniform",
-    "simple": "simple",
-    "kl_optimal": "kl_optimal",
-    "align_your_steps": "ays_sd",
-    "lu": "lu",
+# Names of schedules that may follow a sampler's name; the longer of two with one end first.
+SCHEDULES = {
+    "polyexponential": {"sigmas": "polyexponential"},
+    "exponential": {"sigmas": "exponential"},
+    "karras": {"sigmas": "karras"},
+    "beta": {"sigmas": "beta"},
+    "sgm_uniform": {"sigmas": "sgm_uniform"},
+    "simple": {"sigmas": "simple"},
+    "kl_optimal": {"sigmas": "kl_optimal"},
+    "align_your_steps": {"sigmas": "ays_sd"},
+    "lu": {"sigmas": "lu"},
+    "normal": {"spacing": "linspace"},
+    "ddim_uniform": {"spacing": "leading", "steps_offset": 1},
+    "automatic": {},
+}
+# diffusers' classes in lower case, also without the word "Scheduler".
+_PLAIN_CLASSES = {
+    spelling: sampler
+    for name, sampler in CLASSES.items()
+    for spelling in (name.lower(), name.lower().removesuffix("scheduler"))
 }
 
 
@@ -91,16 +92,19 @@ def canonical_name(name, known):
     """
     if name in CLASSES:
         return CLASSES[name], {}
-    plain = re.sub(r"[\s\-]+", "_", str(name).strip().lower()).replace("dpm++", "dpmpp")
-    plain, options = plain.removeprefix("sample_"), {}
-    for suffix, sigmas in SIGMAS.items():
+    plain = re.sub(r"[\s\-_()]+", "_", str(name).strip().lower()).strip("_")
+    plain = re.sub(r"dpm(_?solver)?\+\+", "dpmpp", plain)
+    plain, options = re.sub("^(sample|k)_", "", plain), {}
+    for suffix, schedule in SCHEDULES.items():
         if plain.endswith(f"_{suffix}"):
-            plain, options = plain.removesuffix(f"_{suffix}"), {"sigmas": sigmas}
+            plain, options = plain.removesuffix(f"_{suffix}"), dict(schedule)
             break
+    plain = plain.removesuffix("_gpu")
     if plain in VARIANTS:
         plain, more = VARIANTS[plain]
         options |= more
     plain = ALIASES.get(plain, plain)
+    plain = plain if plain in known else _PLAIN_CLASSES.get(plain, plain)
     if plain in known:
         return plain, options
     near = difflib.get_close_matches(plain, [*known, *ALIASES, *VARIANTS, *CLASSES], 4, 0.4)
