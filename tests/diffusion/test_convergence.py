@@ -69,6 +69,12 @@ def distance(x):
         ("dpmpp_3m_sde", 100, {"sigmas": "karras"}),
         ("euler", 250, {"churn": 40.0}),
         ("heun", 120, {"churn": 40.0}),
+        ("heun", 120, {"churn": 60.0, "churn_min": 0.05, "churn_max": 50.0}),
+        ("ddpm", 500, {"variance": "fixed_large"}),
+        ("euler_a", 250, {"eta": 0.5}),
+        ("dpmpp_2m_sde", 100, {"sigmas": "karras", "eta": 0.5}),
+        ("dpmpp_2m", 150, {"algorithm": "sde_dpm", "sigmas": "karras", "final": "sigma_min"}),
+        ("tcd", 250, {"eta": 0.05, "original_steps": 250}),
     ],
 )
 def test_stochastic_samplers_have_the_right_distribution(name, steps, options):
@@ -81,6 +87,42 @@ def test_stochastic_samplers_have_the_right_distribution(name, steps, options):
 def test_brownian_noise_keeps_the_distribution(name):
     table = diffusion.sampler(name, SCHEDULE, 150, pad_to=512)
     x = _samples(table, jax.random.key(3), noise=diffusion.brownian_noise)
+    assert distance(x) < CRITICAL
+
+
+@functools.partial(jax.jit, static_argnames=("low", "mapped"))
+def _preconditioned_samples(table, key, low=0.0, mapped=False):
+    """With a network whose x_0 = c_skip·x + c_out·F is the best one, or the ODE's solution."""
+    d = 0.5
+
+    def network(x, t):
+        sigma = jnp.exp(t / 250 if mapped else 4 * t)
+        x = x * jnp.hypot(sigma, d)
+        if mapped:
+            x_0 = mixture.quantile(mixture.cdf(x, 1.0, sigma), 1.0, 0.0)
+        else:
+            x_0 = mixture.denoised(x, 1.0, sigma)
+        skip = d**2 / ((sigma - low) ** 2 + d**2)
+        return (x_0 - skip * x) / ((sigma - low) * d / jnp.hypot(sigma, d))
+
+    x = jax.random.normal(jax.random.fold_in(key, 1), (COUNT,))
+    return diffusion.sample(network, table, x, key)
+
+
+@pytest.mark.parametrize(
+    ("name", "steps", "options"),
+    [("edm_euler", 250, {"churn": 40.0}), ("edm_heun", 60, {"churn": 20.0, "churn_noise": 1.0}),
+     ("edm_dpmpp_2m", 100, {"algorithm": "sde_dpmpp"})],
+)  # fmt: skip
+def test_preconditioned_samplers_have_the_right_distribution(name, steps, options):
+    table = diffusion.sampler(name, None, steps, pad_to=512, **options)
+    assert len(table.noise_rows) > 0
+    assert distance(_preconditioned_samples(table, jax.random.key(3))) < CRITICAL
+
+
+def test_consistency_models_have_the_right_distribution_in_few_steps():
+    table = diffusion.sampler("consistency", None, 3, pad_to=512)
+    x = _preconditioned_samples(table, jax.random.key(3), low=0.002, mapped=True)
     assert distance(x) < CRITICAL
 
 
