@@ -4,12 +4,13 @@ import jax
 import numpy as np
 import pytest
 from diffusers import DPMSolverMultistepScheduler, PNDMScheduler
+from diffusers.schedulers import AysSchedules
 
 import sdjax
 from sdjax import diffusion
 from sdjax.diffusion.samplers import SAMPLERS
 from sdjax.diffusion.samplers.names import CLASSES, canonical_name
-from sdjax.diffusion.sigmas import ALIGN_YOUR_STEPS, timesteps_of_sigmas
+from sdjax.diffusion.sigmas import ALIGN_YOUR_STEPS, named_sigmas, timesteps_of_sigmas
 from sdjax.errors import SdjaxError
 
 SCHEDULE = diffusion.scaled_linear_schedule()
@@ -77,7 +78,8 @@ def test_names_of_other_programs(spelling, name, options):
 def test_every_class_has_a_sampler_and_a_configuration():
     for name, sampler in CLASSES.items():
         assert sampler in SAMPLERS
-        assert diffusion.sampler_from_config({"_class_name": name}, 4).evaluations >= 4
+        extra = {"plms": 9, "heun": 3, "dpm2": 3, "dpm2_a": 3, "dpmpp_sde": 3}.get(sampler, 0)
+        assert diffusion.sampler_from_config({"_class_name": name}, 4).evaluations == 4 + extra
 
 
 def test_a_wrong_name_gets_the_nearest():
@@ -225,6 +227,30 @@ def test_align_your_steps_gives_the_published_timesteps():
     np.testing.assert_allclose(
         places, [999, 850, 736, 645, 545, 455, 343, 233, 124, 24], atol=1.5
     )
+
+
+def test_align_your_steps_has_the_published_levels():
+    for name, model in (("ays_sd", ""), ("ays_sdxl", "XL"), ("ays_svd", "Video")):
+        published = AysSchedules[f"StableDiffusion{model}Sigmas"]
+        published = published[:-1] if published[-1] == 0 else published
+        ours = ALIGN_YOUR_STEPS[name][: len(published)]
+        np.testing.assert_allclose(ours, published, rtol=0.015)  # rounded there
+
+
+def test_levels_of_comfyui_and_of_the_angle():
+    table = np.asarray(SCHEDULE.sigmas)
+    uniform = named_sigmas("sgm_uniform", 8, 0.03, 14.0, table)
+    np.testing.assert_allclose(
+        timesteps_of_sigmas(uniform, table), np.linspace(999, 0, 9)[:-1], atol=1e-3
+    )
+    simple = named_sigmas("simple", 3, 0.03, 14.0, table)
+    np.testing.assert_array_equal(simple, table[[999, 666, 333]])
+    angles = np.arctan(named_sigmas("kl_optimal", 4, 0.03, 14.0, table))
+    np.testing.assert_allclose(angles, np.linspace(np.arctan(14), np.arctan(0.03), 4))
+    steep, plain = (named_sigmas("polyexponential", 5, 0.1, 10.0, table, rho) for rho in (2, 1))
+    share = np.log(steep / 0.1) / np.log(100)
+    np.testing.assert_allclose(share, np.linspace(1, 0, 5) ** 2, atol=1e-9)
+    assert steep[2] < plain[2]
 
 
 def test_polyexponential_of_one_is_exponential():
