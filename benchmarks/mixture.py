@@ -59,6 +59,26 @@ def level_of(table):
     return level
 
 
+def preconditioned(target, level, d=0.5, boundary=0.0):
+    """A network F of (c_in·x, t) with x_0 = c_skip·x + c_out·F = target(x, σ), at x = x_0 + σ·ε.
+
+    Karras et al. 2022 (arXiv 2206.00364, equation 7); `boundary` as in consistency models.
+
+    Args:
+      target: function of (x, σ).
+      level: function of t that gives σ.
+    """
+
+    def denoise(x, t):
+        sigma = level(t)
+        above, size = sigma - boundary, jnp.hypot(sigma, d)
+        x = x * size
+        skip, out = d**2 / (above**2 + d**2), above * d / size
+        return (target(x, sigma) - skip * x) / out
+
+    return denoise
+
+
 def network(level, prediction="epsilon"):
     """The perfect network: a function of (x, t) that gives its prediction at level(t)."""
 
