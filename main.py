@@ -1,6 +1,7 @@
 """Diffusion in JAX, from the command line: `python main.py --help`."""
 
 import difflib
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -12,12 +13,14 @@ from sdjax import EMOJI, memory
 from sdjax.errors import SdjaxError
 
 
-def prepare_devices() -> None:
-    """One XLA device a core where the CPU computes, and compiled programs kept between runs."""
+def prepare_devices(batch_sizes=()) -> None:
+    """One XLA device a core where the CPU computes, as far as they divide the sizes of batches
+    that cannot be padded, and compiled programs kept between runs.
+    """
     from sdjax import parallel
 
     memory.keep_freed_memory()
-    parallel.use_cpu_devices()
+    parallel.use_cpu_devices(batch_sizes=batch_sizes)
     parallel.use_compile_cache()
 
 
@@ -122,6 +125,7 @@ def train(config: Path, workdir: Path) -> tuple[Path, Path]:
 
 def run_train(arguments: list[str]) -> int:
     """Reads the recipe's own options once its file is known, then trains; 3 where stopped early."""
+    check_near(arguments, "--config", "--workdir")
     wants_help = {"-h", "--help"} & set(arguments)
     has_config = any(text.split("=")[0] == "--config" for text in arguments)
     if wants_help and has_config:
@@ -133,8 +137,8 @@ def run_train(arguments: list[str]) -> int:
     from sdjax.training.recipe import load_config, with_overrides
 
     rest = ["--help"] if wants_help else rest
-    prepare_devices()
     recipe = with_overrides(load_config(config), rest, prog=f"main.py train --config {config}")
+    prepare_devices([run.batch_size for run in recipe.runs.values()])
     return 0 if training.train(recipe, workdir) else 3
 
 
@@ -143,6 +147,9 @@ def run_evaluate(arguments: list[str]) -> int:
     from sdjax import evaluation
     from sdjax.pipeline import StableDiffusion
 
+    if arguments and not arguments[0].startswith("-"):
+        names = [re.sub("(?<=.)(?=[A-Z])", "-", c.__name__).lower() for c in evaluation.EVALUATIONS]
+        check_known("evaluation", arguments[0], names)
     # Without the prefix of `measure`, but with those of what lies in it: data.seed and so on.
     kinds = Annotated[Union[tuple(evaluation.EVALUATIONS)], tyro.conf.arg(name="")]
 
@@ -209,6 +216,7 @@ def run_convert(arguments: list[str]) -> int:
 
 
 def run_sample(arguments: list[str]) -> int:
+    check_near(arguments, "--prompt")
     tyro.cli(sample, prog="main.py sample", args=arguments)
     return 0
 
@@ -236,31 +244,50 @@ def usage() -> str:
     )
 
 
+def check_known(kind: str, name: str, known) -> None:
+    """SdjaxError, with the nearest of the known names, where `name` is none of them."""
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}."
+        raise SdjaxError(f"no {kind} {name!r}; {hint}")
+
+
+def check_near(arguments: list[str], *required: str) -> None:
+    """SdjaxError where a required option is missing and one near it is given.
+
+    Of other options tyro tells the near one, of these only that they are missing.
+    """
+    given = {text.split("=")[0] for text in arguments if text.startswith("--")}
+    for option in required:
+        near = difflib.get_close_matches(option, given, 1, cutoff=0.75)
+        if option not in given and near:
+            raise SdjaxError(f"no option {near[0]}; did you mean {option}?")
+
+
 def show_warning(message, category, *place, **others) -> None:
     """One line, without the place in the code, which says nothing to who gives a command."""
     print(f"warning: {message}", file=sys.stderr)
 
 
 def main(arguments: list[str]) -> int:
-    """Runs a command; gives the exit status: 0 done, 2 wrong input, 3 training stopped early."""
+    """Runs a command; gives the exit status: 0 done, 2 wrong input, 3 training stopped early, with
+    everything saved, 130 interrupted.
+    """
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage())
         return 0
     name, *rest = arguments
-    if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, 1)
-        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(COMMANDS)}."
-        print(f"error: no command {name!r}; {hint}", file=sys.stderr)
-        return 2
-    if {"-h", "--help"} & set(rest):
-        return COMMANDS[name][0](rest)
     try:
+        check_known("command", name, COMMANDS)
         with warnings.catch_warnings():
             warnings.showwarning = show_warning
             return COMMANDS[name][0](rest)
     except SdjaxError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

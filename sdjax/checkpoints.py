@@ -19,24 +19,27 @@ class Checkpoints:
     """The checkpoints of one run, in `folder`.
 
     keep: newest ones kept. keep_every: also keep for good each step that this divides (0: none).
+    read_only: change nothing in the folder, which must be there. Without it, what a killed run left
+      unfinished is removed, so that no other run may be writing there.
     """
 
-    def __init__(self, folder, keep=2, keep_every=0):
+    def __init__(self, folder, keep=2, keep_every=0, read_only=False):
         self.folder = Path(folder).absolute()
         logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every phase of a save
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SdjaxError(f"cannot write checkpoints to {self.folder}: {error}") from error
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
+        if read_only:
+            options = ocp.CheckpointManagerOptions(read_only=True)
+        else:
+            options = ocp.CheckpointManagerOptions(
                 max_to_keep=keep,
                 keep_period=keep_every or None,
                 enable_async_checkpointing=True,
                 cleanup_tmp_directories=True,
-            ),
-        )
+            )
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise SdjaxError(f"cannot write checkpoints to {self.folder}: {error}") from error
+        self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def latest(self):
         """Step of the newest whole checkpoint, or None."""

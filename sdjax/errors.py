@@ -1,6 +1,7 @@
 """The one exception that sdjax raises for input it cannot use, and the commonest checks."""
 
 import math
+import typing
 
 
 class SdjaxError(ValueError):
@@ -21,6 +22,15 @@ def check_at_least(least, config, *names):
     for name in names:
         if getattr(config, name) < least:
             raise SdjaxError(f"{name} must be at least {least}, got {getattr(config, name)}")
+
+
+def check_choices(config):
+    """SdjaxError that names the first field of a dataclass whose value its Literal lacks."""
+    for name, kind in typing.get_type_hints(type(config)).items():
+        if typing.get_origin(kind) is typing.Literal:
+            known, value = typing.get_args(kind), getattr(config, name)
+            if value not in known:
+                raise SdjaxError(f"{name} must be one of {', '.join(known)}, got {value!r}")
 
 
 def check_finite(**numbers):

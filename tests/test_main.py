@@ -12,6 +12,8 @@ import pytest
 from PIL import Image
 
 import main
+import sdjax.training
+from sdjax import parallel
 import sdjax
 from sdjax.weights.folder import write_json
 from tests.weights.small import random_pipeline
@@ -109,16 +111,42 @@ def test_sample_tells_the_words_that_are_cut_off(model, tmp_path, capsys):
 
 def test_unknown_commands_and_options_suggest_the_near_one(capsys):
     assert "did you mean sample?" in refusal(capsys, "smaple")
+    assert "did you mean nearest-neighbour?" in refusal(capsys, "evaluate", "nearest-neighbor")
+    assert "did you mean --config?" in refusal(capsys, "train", "--confg", "a.py", "--workdir", "b")
+    assert "did you mean --prompt?" in refusal(capsys, "sample", "--promt=a")
     with pytest.raises(SystemExit) as stop:
         main.main(["sample", "--prompt", "a", "--stepz", "3"])
     assert stop.value.code == 2 and "--steps" in capsys.readouterr().err
 
 
 def test_train_names_the_missing_config(tmp_path, capsys):
-    line = refusal(
-        capsys, "train", "--config", str(tmp_path / "none.py"), "--workdir", str(tmp_path)
-    )
-    assert "no config file" in line
+    command = ["train", "--config", str(tmp_path / "none.py")]
+    for rest in (["--workdir", str(tmp_path)], ["--help"]):
+        assert "no config file" in refusal(capsys, *command, *rest)
+
+
+def test_train_stops_goes_on_and_refuses(tmp_path, capsys, monkeypatch):
+    (tmp_path / "small.py").write_text("from tests.training.small import PIXELS as config")
+    command = ["train", "--config", str(tmp_path / "small.py"), "--workdir"]
+    folder, sizes = tmp_path / "run", []
+    monkeypatch.setattr(parallel, "use_cpu_devices", lambda batch_sizes: sizes.append(batch_sizes))
+    assert main.main([*command, str(folder), "--diffusion.max-minutes", "1e-9"]) == 3
+    assert sizes == [[4]]  # so that no more devices are made than share a batch evenly
+    assert "saved step 1 of 4; the same command goes on" in capsys.readouterr().out
+    other = ["--diffusion.unet.layers-per-block", "2"]
+    assert "which this configuration needs" in refusal(capsys, *command, str(folder), *other)
+    (tmp_path / "file").touch()
+    assert "cannot write to the folder" in refusal(capsys, *command, str(tmp_path / "file"))
+    with monkeypatch.context() as patch:
+        patch.setattr(sdjax.training, "train", interrupt)
+        assert main.main([*command, str(folder)]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    assert main.main([*command, str(folder)]) == 0
+    assert (folder / "model" / "model_index.json").is_file()
+
+
+def interrupt(*arguments):
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("command", [[], ["--help"]])

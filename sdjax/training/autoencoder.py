@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdjax.errors import SdjaxError
+from sdjax.errors import SdjaxError, check_at_least
 from sdjax.models.vae import VAE, VAEConfig
 from sdjax.parallel import map_over_devices
 
@@ -35,6 +35,8 @@ class AutoencoderRun(RunConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        check_at_least(0, self, "kl_weight", "perceptual_weight")
+        check_at_least(1, self, "sheet_images")
         if bool(self.perceptual_weight) != bool(self.perceptual):
             raise SdjaxError("perceptual and perceptual_weight must be given together")
 
@@ -53,7 +55,7 @@ class AutoencoderObjective:
     @property
     def vae(self) -> VAE:
         """The autoencoder, in the run's precision."""
-        return VAE(self.config.vae, self.config.dtype)
+        return VAE(self.config.vae, self.config.dtype, self.config.remat)
 
     def init(self, key):
         """Trainable parameters: the VAE's."""

@@ -7,7 +7,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from sdjax.errors import SdjaxError, check_at_least
+from sdjax.errors import SdjaxError, check_at_least, check_choices
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,18 @@ class OptimizerConfig:
     clip_norm: float = 1.0
     """Bound on the global norm of the gradient; 0 turns clipping off."""
 
+    def __post_init__(self):
+        check_choices(self)
+        check_at_least(0, self, "warmup_steps", "weight_decay", "clip_norm")
+        for name in ("learning_rate", "epsilon"):
+            if not getattr(self, name) > 0:
+                raise SdjaxError(f"{name} must be above 0, got {getattr(self, name)}")
+        for name in ("beta_1", "beta_2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise SdjaxError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        if not 0 <= self.final_fraction <= 1:
+            raise SdjaxError(f"final_fraction must be in [0, 1], got {self.final_fraction}")
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -42,7 +54,8 @@ class RunConfig:
     accumulation: int = 1
     """Forward passes averaged into one update."""
     steps_per_call: int = 1
-    """Updates made by one call of the compiled program. Small models gain from 8 or more."""
+    """Updates made by one call of the compiled program. Small models gain from 8 or more. What is
+    due at an interval of steps is done after the call that passes it."""
     seed: int = 0
     precision: Literal["float32", "bfloat16"] = "float32"
     """What the networks compute in; parameters and optimizer stay float32."""
@@ -56,13 +69,17 @@ class RunConfig:
     keep_checkpoints: int = 2
     """Newest checkpoints kept."""
     keep_every: int = 0
-    """Also keep for good each checkpoint whose step this divides; 0 for none."""
+    """Also keep for good each checkpoint whose step this divides, a multiple of checkpoint_every;
+    0 for none."""
     remat: bool = False
     """Recompute activations in the backward pass, for memory."""
     max_minutes: float = 0.0
-    """Save and stop after this wall-clock time, to be resumed; 0 for no limit."""
+    """Save and stop after this wall-clock time of this run, to be resumed; 0 for no limit. It
+    counts from the first step: neither reading, nor other runs of the recipe, nor earlier sittings.
+    """
 
     def __post_init__(self):
+        check_choices(self)
         check_at_least(1, self, "steps", "batch_size", "accumulation", "steps_per_call",
                        "log_every", "checkpoint_every", "keep_checkpoints")
         check_at_least(0, self, "sheet_every", "keep_every", "max_minutes")
@@ -70,6 +87,12 @@ class RunConfig:
             raise SdjaxError(
                 f"steps ({self.steps}) must be a multiple of steps_per_call "
                 f"({self.steps_per_call})"
+            )
+        whole = self.checkpoint_every % self.steps_per_call == 0
+        if self.keep_every and (self.keep_every % self.checkpoint_every or not whole):
+            raise SdjaxError(
+                f"keep_every ({self.keep_every}) must be a multiple of checkpoint_every "
+                f"({self.checkpoint_every}), and that one of steps_per_call ({self.steps_per_call})"
             )
         if not 0 <= self.ema_decay < 1:
             raise SdjaxError(f"ema_decay must be in [0, 1), got {self.ema_decay}")

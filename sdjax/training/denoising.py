@@ -9,32 +9,33 @@ import jax.numpy as jnp
 from sdjax import diffusion
 from sdjax.diffusion.predictions import signal_and_noise
 from sdjax.diffusion.variational import hybrid_loss
-from sdjax.errors import SdjaxError
+from sdjax.errors import SdjaxError, check_at_least, check_choices
 
 
 @dataclass(frozen=True)
 class ScheduleConfig:
     """A noise schedule by name."""
 
-    name: Literal["linear", "scaled_linear", "cosine"] = "scaled_linear"
+    name: Literal["linear", "scaled_linear", "cosine", "sigmoid"] = "scaled_linear"
     beta_start: float = 0.00085
-    """First beta, not of the cosine."""
+    """First beta, not of cosine and sigmoid."""
     beta_end: float = 0.012
-    """Last beta, not of the cosine."""
+    """Last beta, not of cosine and sigmoid."""
     num_timesteps: int = 1000
     zero_terminal_snr: bool = False
     """Rescale so that the last timestep is pure noise (arXiv 2305.08891)."""
+
+    def __post_init__(self):
+        check_choices(self)
+        check_at_least(1, self, "num_timesteps")
 
     def build(self) -> diffusion.Schedule:
         """The schedule's tables."""
         # Inside a compiled step too the tables are made once, with NumPy's float64.
         with jax.ensure_compile_time_eval():
-            if self.name == "cosine":
-                schedule = diffusion.cosine_schedule(self.num_timesteps)
-            else:
-                make = {"linear": diffusion.linear_schedule,
-                        "scaled_linear": diffusion.scaled_linear_schedule}[self.name]
-                schedule = make(self.beta_start, self.beta_end, self.num_timesteps)
+            make = getattr(diffusion, f"{self.name}_schedule")
+            ends = () if self.name in ("cosine", "sigmoid") else (self.beta_start, self.beta_end)
+            schedule = make(*ends, num_timesteps=self.num_timesteps)
             return diffusion.zero_terminal_snr(schedule) if self.zero_terminal_snr else schedule
 
 
@@ -61,6 +62,7 @@ class DenoisingConfig:
     """Size of a further noise, one number a channel, that lets brightness be learned."""
 
     def __post_init__(self):
+        check_choices(self)
         if self.prediction == "epsilon" and self.schedule.zero_terminal_snr:
             raise SdjaxError(
                 "epsilon cannot be learned with zero_terminal_snr, where the last input holds "

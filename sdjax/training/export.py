@@ -1,9 +1,14 @@
 """Trained parameters to diffusers folders."""
 
+import dataclasses
 import shutil
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
+from sdjax.models.unet_config import OWN_MODEL
 from sdjax.pipeline import StableDiffusion
 from sdjax.weights import TextEncoder, UNet
 from sdjax.weights.folder import write_json
@@ -13,22 +18,33 @@ from .denoising import DenoisingConfig
 BETA_SCHEDULES = {
     "linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2",
 }
+"""diffusers' names; what is called sigmoid there is another schedule than ours."""
 
 
-def scheduler_config(denoising: DenoisingConfig, clip_sample: bool) -> dict:
-    """diffusers' scheduler_config.json of a DDIM sampler for a network trained so."""
+def scheduler_config(denoising: DenoisingConfig, clip_sample, learned_variance=False) -> dict:
+    """diffusers' scheduler_config.json for a network trained so: of a DDIM sampler, or of a DDPM
+    sampler where the network gives the variance too.
+    """
     schedule = denoising.schedule
+    if schedule.name in BETA_SCHEDULES:
+        betas = {"beta_schedule": BETA_SCHEDULES[schedule.name]}
+    else:
+        plain = dataclasses.replace(schedule, zero_terminal_snr=False).build()
+        betas = {"trained_betas": np.asarray(plain.betas).tolist()}
+    if learned_variance:
+        kind = {"_class_name": "DDPMScheduler", "variance_type": "learned_range"}
+    else:
+        kind = {"_class_name": "DDIMScheduler", "set_alpha_to_one": True}
     return {
-        "_class_name": "DDIMScheduler",
+        **kind,
+        **betas,
         "num_train_timesteps": schedule.num_timesteps,
-        "beta_schedule": BETA_SCHEDULES[schedule.name],
         "beta_start": schedule.beta_start,
         "beta_end": schedule.beta_end,
         "prediction_type": "sample" if denoising.prediction == "x_0" else denoising.prediction,
         "timestep_spacing": "trailing",
         "rescale_betas_zero_snr": schedule.zero_terminal_snr,
         "clip_sample": clip_sample,
-        "set_alpha_to_one": True,
         "steps_offset": 0,
     }
 
@@ -46,15 +62,23 @@ def replacing(folder):
 
 
 def export_pixel(folder, config, params, dtype):
-    """Writes the U-Net of a PixelRun with its scheduler, as diffusers' DDIMPipeline has them."""
+    """Writes the U-Net of a PixelRun with its scheduler, as diffusers' DDIMPipeline has them, or,
+    with learned variance, its DDPMPipeline. A warning tells where diffusers has no such U-Net.
+    """
+    own = config.unet.class_name == OWN_MODEL
+    if own:
+        warnings.warn(
+            f"diffusers has no U-Net of these blocks: {folder} is read by sdjax.UNet alone",
+            stacklevel=2,
+        )
+    scheduler = scheduler_config(config.denoising, True, config.learned_variance)
     with replacing(folder) as part:
         UNet(config.unet).save_pretrained(params["unet"], part / "unet", dtype)
-        write_json(part / "scheduler" / "scheduler_config.json",
-                   scheduler_config(config.denoising, clip_sample=True))
+        write_json(part / "scheduler" / "scheduler_config.json", scheduler)
         write_json(part / "model_index.json", {
-            "_class_name": "DDIMPipeline",
-            "scheduler": ["diffusers", "DDIMScheduler"],
-            "unet": ["diffusers", config.unet.class_name],
+            "_class_name": "DDPMPipeline" if config.learned_variance else "DDIMPipeline",
+            "scheduler": ["diffusers", scheduler["_class_name"]],
+            "unet": ["sdjax", "UNet"] if own else ["diffusers", config.unet.class_name],
         })
 
 

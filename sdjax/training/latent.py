@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdjax import diffusion
-from sdjax.errors import SdjaxError
+from sdjax.errors import SdjaxError, check_at_least
 from sdjax.models.clip import TextEncoder, TextEncoderConfig
 from sdjax.models.unet import UNet
 from sdjax.models.unet_config import UNetConfig
 from sdjax.models.vae import VAE, VAEConfig
 from sdjax.parallel import map_over_devices
+from sdjax.text.vocabulary import SMALLEST_VOCABULARY
 
 from .autoencoder import as_float
 from .config import RunConfig
@@ -46,6 +47,7 @@ class LatentRun(RunConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        check_at_least(SMALLEST_VOCABULARY, self, "vocab_size")
         width, context = self.text_encoder.hidden_size, self.unet.cross_attention_dim
         if width != context:
             raise SdjaxError(
@@ -75,7 +77,7 @@ class LatentObjective:
 
     @property
     def _text(self):
-        return TextEncoder(self.config.text_encoder, self.config.dtype)
+        return TextEncoder(self.config.text_encoder, self.config.dtype, self.config.remat)
 
     def init(self, key):
         """Fresh trainable parameters."""

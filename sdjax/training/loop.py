@@ -1,7 +1,6 @@
 """The one training loop."""
 
 import dataclasses
-import json
 import signal
 import threading
 import time
@@ -20,6 +19,7 @@ from .config import RunConfig
 from .feed import Feed
 from .optimizers import make_optimizer
 from .report import Report
+from .settings import as_json, changes, tell
 from .state import TrainState
 from .step import make_step
 
@@ -45,31 +45,33 @@ def fit(
     batches: iterator of trees of arrays [config.batch_size, …] with get_state and set_state.
     sheet: ema (on devices) -> (images, captions or None) for the sample sheet, or None.
     about: JSON dict kept with every checkpoint, by default the config; what differs from it when
-      training goes on is told.
+      training goes on, or is found finished, is told.
 
     Returns an Outcome; `finished` is False after SIGTERM, SIGINT or config.max_minutes, when
     everything is saved to go on later. Raises SdjaxError when the loss stops being finite (the
     last good checkpoint stays), or when the checkpoint is of another architecture.
     """
     begun = time.monotonic()
-    about = json.loads(json.dumps(about or dataclasses.asdict(config)))
+    about = as_json(about or dataclasses.asdict(config))
     optimizer = make_optimizer(config.optimizer, config.steps)
-    checkpoints = _checkpoints(folder, config)
+    place = Path(folder) / "checkpoints"
+    checkpoints = Checkpoints(place, config.keep_checkpoints, config.keep_every)
     try:
         step, init = checkpoints.latest(), _initial(objective, optimizer)
         if step is None:
             # The key is an argument: XLA would take minutes to draw constants while it compiles.
             state = jax.jit(init)(jax.random.key(config.seed))
-            step, before, changes = 0, 0.0, []
+            step, before, changed = 0, 0.0, []
         else:
             state, notes = checkpoints.restore(step, _checked(checkpoints, init, config))
             batches.set_state(_unpacked(notes["data"]))
-            before, changes = notes["seconds"], _changes(notes["about"], about)
+            before, changed = notes["seconds"], changes(notes["about"], about)
         if step == config.steps:
+            tell(folder, changed)
             return Outcome(to_host(state.ema), step, True, before)
         report = Report(folder, name, step, config.steps)
         try:
-            for line in [f"{name}: going on after step {step} in {folder}", *changes][:step]:
+            for line in [f"{name}: going on after step {step} in {folder}", *changed][:step]:
                 report.say(line)
             run = _Run(objective, optimizer, config, checkpoints, report, sheet, about)
             run.clock = begun - before
@@ -87,7 +89,7 @@ def check(objective, config: RunConfig, folder):
     """
     if not (Path(folder) / "checkpoints").is_dir():
         return
-    checkpoints = _checkpoints(folder, config)
+    checkpoints = _existing(folder)
     try:
         if checkpoints.latest() is not None:
             init = _initial(objective, make_optimizer(config.optimizer, config.steps))
@@ -98,7 +100,7 @@ def check(objective, config: RunConfig, folder):
 
 def kept_weights(objective, config: RunConfig, folder):
     """Yields (step, seconds of training, averaged weights) of every checkpoint in `folder`."""
-    checkpoints = _checkpoints(folder, config)
+    checkpoints = _existing(folder)
     try:
         init = _initial(objective, make_optimizer(config.optimizer, config.steps))
         shapes = jax.eval_shape(init, jax.random.key(0))
@@ -109,8 +111,8 @@ def kept_weights(objective, config: RunConfig, folder):
         checkpoints.close()
 
 
-def _checkpoints(folder, config):
-    return Checkpoints(Path(folder) / "checkpoints", config.keep_checkpoints, config.keep_every)
+def _existing(folder):
+    return Checkpoints(Path(folder) / "checkpoints", read_only=True)
 
 
 def _initial(objective, optimizer):
@@ -127,19 +129,6 @@ def _checked(checkpoints, init, config):
             "ask for more steps or train into another folder"
         )
     return shapes
-
-
-def _changes(before, now, path=""):
-    """Lines that name the values of a nested dict which are no longer what they were."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        return [
-            line
-            for name in dict.fromkeys([*before, *now])
-            for line in _changes(
-                before.get(name), now.get(name), f"{path}.{name}" if path else name
-            )
-        ]
-    return [] if before == now else [f"changed since: {path} {before!r} -> {now!r}"]
 
 
 class _Run:

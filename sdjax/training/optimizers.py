@@ -14,9 +14,9 @@ def learning_rate(config: OptimizerConfig, steps: int) -> optax.Schedule:
     Raises SdjaxError where the warm-up would be longer than the run.
     """
     warmup = config.warmup_steps
-    if not 0 <= warmup < steps:
+    if warmup >= steps:
         raise SdjaxError(
-            f"warmup_steps must be in [0, steps), got {warmup} with {steps} steps"
+            f"optimizer.warmup_steps must be below steps, got {warmup} with {steps} steps"
         )
     peak, decay_steps = config.learning_rate, steps - warmup
     if config.schedule == "constant":
@@ -62,8 +62,6 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
             weight_decay_rate=config.weight_decay * config.learning_rate or None,
             weight_decay_mask=decayed,
         )
-    if config.clip_norm < 0:
-        raise SdjaxError(f"clip_norm must not be negative, got {config.clip_norm}")
     if not config.clip_norm:
         return update
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), update)

@@ -1,6 +1,7 @@
 """Recipes: what a config file holds, and how the command line changes it."""
 
 import runpy
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,9 +10,11 @@ from typing import Literal
 import tyro
 
 from sdjax.data import DataConfig
-from sdjax.errors import SdjaxError
+from sdjax.errors import SdjaxError, check_at_least, check_choices
+from sdjax.models.vae import VAEConfig
 
 from .autoencoder import AutoencoderRun
+from .config import RunConfig
 from .latent import LatentRun
 from .pixel import PixelRun
 
@@ -32,6 +35,8 @@ class Recipe:
     """Of the weights in WORKDIR/model."""
 
     def __post_init__(self):
+        check_choices(self)
+        check_at_least(0, self, "examples")
         if isinstance(self.diffusion, PixelRun):
             self._check_pixels()
         else:
@@ -40,10 +45,11 @@ class Recipe:
     def _check_pixels(self):
         if self.autoencoder is not None or self.pretrained is not None:
             raise SdjaxError("a pixel model takes neither autoencoder nor pretrained")
+        if self.diffusion.cache_images:
+            self._check_memory("diffusion.cache_images")
         _same_size(self.diffusion.unet.sample_size, self.data.image_size, "data.image_size")
 
     def _check_latents(self):
-        unet = self.diffusion.unet
         if (self.autoencoder is None) == (self.pretrained is None):
             raise SdjaxError(
                 "a latent model takes either an autoencoder run or a pretrained folder"
@@ -55,9 +61,15 @@ class Recipe:
                 "data.flip cannot mirror cached latents: set diffusion.cache_latents to False, "
                 "or data.flip to False"
             )
-        if self.autoencoder is None:
-            return
-        vae = self.autoencoder.vae
+        if self.autoencoder is not None:
+            self._check_memory("the autoencoder's training")
+            self.check_autoencoder(self.autoencoder.vae)
+        elif self.diffusion.cache_latents:
+            self._check_memory("diffusion.cache_latents")
+
+    def check_autoencoder(self, vae: VAEConfig):
+        """SdjaxError where the U-Net does not fit this autoencoder's latents."""
+        unet = self.diffusion.unet
         _same_size(unet.sample_size, self.data.image_size // vae.downsampling,
                    f"data.image_size / {vae.downsampling}")
         if not unet.in_channels == unet.out_channels == vae.latent_channels:
@@ -66,6 +78,19 @@ class Recipe:
                 f"{vae.latent_channels}, got {unet.in_channels} and {unet.out_channels}"
             )
 
+    def _check_memory(self, what):
+        if self.data.source == "shapes" and not self.examples:
+            raise SdjaxError(
+                f"{what} keeps all pictures in memory, and shapes has no end: set examples to "
+                "the number to be used"
+            )
+
+    @property
+    def runs(self) -> dict[str, RunConfig]:
+        """The trainings of the recipe by name, in order."""
+        named = {"autoencoder": self.autoencoder, "diffusion": self.diffusion}
+        return {name: run for name, run in named.items() if run is not None}
+
 
 def _same_size(size, wanted, name):
     if size not in (wanted, (wanted, wanted)):
@@ -73,12 +98,21 @@ def _same_size(size, wanted, name):
 
 
 def load_config(path) -> Recipe:
-    """The `config` of a Python file; SdjaxError where there is no such file or no Recipe in it."""
+    """The `config` of a Python file; SdjaxError where there is none, or the file does not run."""
     path = Path(path)
     if not path.is_file():
         near = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
         raise SdjaxError(f"no config file {path}: found {', '.join(near) or 'none beside it'}")
-    config = runpy.run_path(str(path)).get("config")
+    try:
+        config = runpy.run_path(str(path)).get("config")
+    except SdjaxError:
+        raise
+    except Exception as error:
+        places = traceback.extract_tb(error.__traceback__)
+        lines = [f" line {place.lineno}:" for place in places if place.filename == str(path)]
+        raise SdjaxError(
+            f"{path} does not run:{''.join(lines[-1:])} {type(error).__name__}: {error}"
+        ) from error
     if not isinstance(config, Recipe):
         raise SdjaxError(
             f"{path} must set `config` to a sdjax.training.Recipe, got {type(config).__name__}"

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from sdjax import diffusion
+from sdjax.errors import check_at_least
 
 from .denoising import DenoisingConfig
 
@@ -20,6 +21,9 @@ class SheetConfig:
     guidance_scale: float = 3.0
     """Also the exported model's own, which it samples with where none is given."""
     seed: int = 0
+
+    def __post_init__(self):
+        check_at_least(1, self, "images", "steps")
 
     def table(self, denoising: DenoisingConfig, clip=None, learned_variance=False):
         """The sampler's `Table` for a network trained so; clip bounds x_0 (1 for pixels).

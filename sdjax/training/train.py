@@ -27,9 +27,12 @@ from .datasets import (
 )
 from .feed import ArrayBatches
 from .latent import LatentObjective, LatentRun
+from .lock import locked
 from .loop import check, fit, kept_weights
+from .optimizers import make_optimizer
 from .pixel import PixelObjective, PixelRun
 from .recipe import Recipe
+from .settings import keep, tell_changes
 
 TOKENIZER_CAPTIONS = 20_000  # captions that a vocabulary is learned from, at most
 
@@ -39,12 +42,36 @@ def train(recipe: Recipe, workdir) -> bool:
 
     False means that a signal or a time limit stopped it, with everything saved: the same call goes
     on. The result is the diffusers folder workdir/model. Raises SdjaxError for data, settings or
-    checkpoints that do not fit.
+    checkpoints that do not fit, and where another training is at work in `workdir`.
     """
-    stage = _Stages(recipe, writable_folder(workdir))
-    if isinstance(recipe.diffusion, PixelRun):
-        return stage.pixel()
-    return stage.autoencoder() and stage.latent()
+    workdir = writable_folder(workdir)
+    with locked(workdir):
+        _check(recipe, workdir)
+        stage = _Stages(recipe, workdir)
+        if isinstance(recipe.diffusion, PixelRun):
+            return stage.pixel()
+        return stage.autoencoder() and stage.latent()
+
+
+def _check(recipe, workdir):
+    """SdjaxError for what would be refused when the runs before it are done."""
+    if (workdir / "model").exists() and not (workdir / "diffusion" / "checkpoints").is_dir():
+        raise SdjaxError(
+            f"{workdir / 'model'} was not made by a training in {workdir}: move it away, or train "
+            "into another folder"
+        )
+    devices = jax.local_device_count()
+    for name, run in recipe.runs.items():
+        if run.batch_size % devices:
+            raise SdjaxError(
+                f"{name}.batch_size {run.batch_size} cannot be split over {devices} devices: "
+                f"choose a multiple of {devices}"
+            )
+        try:
+            make_optimizer(run.optimizer, run.steps)
+        except SdjaxError as error:
+            raise SdjaxError(f"{name}.{error}") from error
+    recipe.diffusion.sheet.table(recipe.diffusion.denoising)
 
 
 def kept_models(recipe: Recipe, workdir):
@@ -97,21 +124,26 @@ class _Stages:
             self._pictures = read_all(self.source, self.recipe.examples)
         return self._pictures
 
+    def settings(self, *names):
+        """These values of the recipe as a dict, beside those of the data."""
+        values = dataclasses.asdict(self.recipe)
+        return {name: values[name] for name in ("data", "examples", *names)}
+
     def fit(self, objective, frozen, batches, run, name, sheet):
         """`fit` in the run's own folder of the work folder."""
-        about = dataclasses.asdict(self.recipe)
+        about = self.settings(*(("pretrained",) if name == "diffusion" else ()), name)
         folder = self.workdir / name
         return fit(objective, frozen, batches, run, folder, name=name, sheet=sheet, about=about)
 
-    def batches(self, run, arrays, tokenize=None):
-        """Batches from memory, or from the loader where arrays is None."""
+    def batches(self, run, arrays, tokenize=None, classes=0):
+        """Batches from memory, or from the loader where arrays is None, their labels checked."""
         if arrays is not None:
             return ArrayBatches(arrays, run.batch_size, run.seed, self.recipe.data.flip)
         data = dataclasses.replace(self.recipe.data, seed=run.seed)
         source = self.source
         if self.recipe.examples:
             source = _First(source, self.recipe.examples)
-        return _Arrays(loader(source, data, run.batch_size, tokenize))
+        return _Arrays(loader(source, data, run.batch_size, tokenize), classes)
 
     def pixel(self):
         config = self.recipe.diffusion
@@ -124,7 +156,7 @@ class _Stages:
             if config.classes:
                 arrays["label"] = _labels(pictures, config.classes)
         outcome = self.fit(
-            objective, {}, self.batches(config, arrays), config, "diffusion",
+            objective, {}, self.batches(config, arrays, classes=config.classes), config, "diffusion",
             _captioned(objective.sheet(), None),
         )
         if outcome.finished:
@@ -140,6 +172,7 @@ class _Stages:
             return True
         if (folder / "model").exists():
             _check_finished(folder / "model", run.vae)
+            tell_changes(folder / "model", self.settings("autoencoder"))
             return True
         features = feature_function(run.perceptual) if run.perceptual else None
         objective = AutoencoderObjective(run, features)
@@ -154,12 +187,14 @@ class _Stages:
             config, params = _with_normal_latents(run, outcome.ema, images)
             with export.replacing(folder / "model") as part:
                 VAE(config).save_pretrained(params, part)
+                keep(part, self.settings("autoencoder"))
         return outcome.finished
 
     def latent_parts(self):
         """What the diffusion of latents needs beside its data."""
         given = Path(self.recipe.pretrained or self.workdir / "autoencoder" / "model")
         vae, vae_params = VAE.from_pretrained(given)
+        self.recipe.check_autoencoder(vae.config)
         tokenizer = self.tokenizer()
         config = dataclasses.replace(
             self.recipe.diffusion,
@@ -198,13 +233,17 @@ class _Stages:
         if self.recipe.pretrained is not None:
             return Tokenizer.from_pretrained(self.recipe.pretrained)
         folder, config = self.workdir / "tokenizer", self.recipe.diffusion
-        if not folder.exists():
+        made_by = {**self.settings(), "diffusion": {"vocab_size": config.vocab_size}}
+        if folder.exists():
+            tell_changes(folder, made_by)
+        else:
             count = min(self.recipe.examples or TOKENIZER_CAPTIONS, TOKENIZER_CAPTIONS)
             with export.replacing(folder) as part:
                 train_tokenizer(
                     captions(self.source, count), part, config.vocab_size,
                     config.text_encoder.max_position_embeddings,
                 )
+                keep(part, made_by)
         return Tokenizer.from_pretrained(folder)
 
     def latents(self, given, vae, params, tokenizer):
@@ -291,9 +330,10 @@ class _First:
 class _Arrays:
     """A loader's batches without what is no number, such as captions."""
 
-    def __init__(self, batches):
-        self._batches = batches
+    def __init__(self, batches, classes):
+        self._batches, self._classes = batches, classes
         self.get_state, self.set_state = batches.get_state, batches.set_state
 
     def __next__(self):
-        return {k: v for k, v in next(self._batches).items() if v.dtype.kind in "iufb"}
+        batch = {k: v for k, v in next(self._batches).items() if v.dtype.kind in "iufb"}
+        return batch | {"label": _labels(batch, self._classes)} if self._classes else batch

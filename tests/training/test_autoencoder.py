@@ -51,6 +51,14 @@ def test_l2_is_the_squared_error(params):
     assert terms["reconstruction"] == terms["squared_error"]
 
 
+def test_remat_recomputes_in_the_backward_pass(params):
+    keys = image_keys(0, 0, 0, len(IMAGES))
+    for remat in (False, True):
+        loss = AutoencoderObjective(AutoencoderRun(vae=CONFIG, remat=remat)).loss
+        program = jax.make_jaxpr(loss)(params, {}, {"image": IMAGES}, keys)
+        assert ("remat" in str(program)) == remat
+
+
 def test_normalizing_changes_the_latents_and_no_picture(params):
     vae = VAE(CONFIG)
     mean, std = latent_statistics(*encode_all(vae, params, IMAGES))

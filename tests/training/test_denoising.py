@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from sdjax import diffusion
+from sdjax.diffusion import schedule_from_config
 from sdjax.errors import SdjaxError
 from sdjax.training import DenoisingConfig, ScheduleConfig, denoising
 from sdjax.training.denoising import dropped, sampled_posterior
+from sdjax.training.export import scheduler_config
 from sdjax.training.step import image_keys
 
 KEYS = image_keys(0, 0, 0, 4096)
@@ -105,6 +107,15 @@ def test_learned_variance_adds_the_bound_for_the_variance_only():
     plain = jax.jit(jax.grad(total))(guess)
     np.testing.assert_allclose(by_prediction, plain, rtol=1e-6)
     assert np.abs(by_fraction).sum() > 0
+
+
+@pytest.mark.parametrize("zero_terminal_snr", [False, True])
+@pytest.mark.parametrize("name", ["linear", "scaled_linear", "cosine", "sigmoid"])
+def test_every_schedule_is_exported(name, zero_terminal_snr):
+    schedule = ScheduleConfig(name, zero_terminal_snr=zero_terminal_snr)
+    exported = scheduler_config(DenoisingConfig(schedule), clip_sample=False)
+    read, built = schedule_from_config(exported), schedule.build()
+    np.testing.assert_allclose(read.alphas_cumprod, built.alphas_cumprod, atol=1e-5)
 
 
 def test_epsilon_without_signal_is_refused():

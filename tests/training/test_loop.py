@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -16,7 +17,7 @@ from sdjax.checkpoints import Checkpoints
 from sdjax.errors import SdjaxError
 from sdjax.training import OptimizerConfig, fit
 from sdjax.training.feed import ArrayBatches, Feed
-from sdjax.training.loop import check
+from sdjax.training.loop import check, kept_weights
 
 
 def assert_same(got, wanted):
@@ -200,6 +201,12 @@ def test_another_architecture_is_refused(toy, toy_config, tmp_path):
     with pytest.raises(SdjaxError, match="already at step 12, beyond the 6"):
         check(objective, toy_config(steps=6), tmp_path)
     assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+    unfinished = tmp_path / "checkpoints" / "16.orbax-checkpoint-tmp"
+    shutil.copytree(tmp_path / "checkpoints/12", unfinished)  # as another process has it
+    with pytest.raises(SdjaxError, match="this configuration"):
+        check(Wider(), config, tmp_path)
+    assert [step for step, _, _ in kept_weights(objective, toy_config(), tmp_path)] == [8, 12]
+    assert unfinished.exists()
     check(Wider(), config, tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
@@ -209,6 +216,9 @@ def test_changed_settings_are_told(toy, toy_config, tmp_path, capsys):
     faster = OptimizerConfig(warmup_steps=2, learning_rate=0.1)
     train(toy, toy_config(optimizer=faster), tmp_path)
     assert "changed since: optimizer.learning_rate 0.05 -> 0.1" in capsys.readouterr().out
+    train(toy, toy_config(), tmp_path)
+    finished = f"{tmp_path} is finished and used as it is:\nchanged since: optimizer.learning_rate"
+    assert finished in capsys.readouterr().out
 
 
 def test_an_unwritable_folder_is_one_clear_line(toy, toy_config, tmp_path):

@@ -33,7 +33,7 @@ def test_other_schedules(schedule, middle, end):
 
 
 def test_a_warm_up_longer_than_the_run_is_refused():
-    with pytest.raises(SdjaxError, match="warmup_steps must be in"):
+    with pytest.raises(SdjaxError, match="warmup_steps must be below steps"):
         make_optimizer(OptimizerConfig(warmup_steps=10), 10)
 
 

@@ -9,62 +9,26 @@ import jax
 import numpy as np
 import pytest
 
-from sdjax.data import DataConfig
+from sdjax.checkpoints import Checkpoints
 from sdjax.errors import SdjaxError
 from sdjax.models import TextEncoderConfig, UNetConfig, VAEConfig
 from sdjax.training import (
-    AutoencoderRun,
-    DenoisingConfig,
     LatentObjective,
-    LatentRun,
-    OptimizerConfig,
     PixelObjective,
     PixelRun,
-    Recipe,
-    ScheduleConfig,
     SheetConfig,
+    export,
     kept_models,
     load_config,
     train,
     with_overrides,
 )
+from sdjax.training.lock import locked
+from tests.training.small import DATA, LATENT, PIXEL, PIXELS
 
+# The module, which the package's function of the same name hides.
+module = importlib.import_module("sdjax.training.train")
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
-RUN = {"steps": 4, "batch_size": 4, "log_every": 2, "checkpoint_every": 2, "sheet_every": 0,
-       "optimizer": OptimizerConfig(warmup_steps=1)}
-DATA = DataConfig(source="shapes", image_size=32)
-LATENT = Recipe(
-    data=DATA,
-    examples=12,
-    autoencoder=AutoencoderRun(**RUN, sheet_images=2, vae=VAEConfig(
-        latent_channels=2, block_out_channels=(4, 4), norm_num_groups=2, sample_size=32,
-        down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-        mid_block_add_attention=False,
-    )),
-    diffusion=LatentRun(
-        **RUN, vocab_size=600, sheet=SheetConfig(images=2, steps=2),
-        denoising=DenoisingConfig(prediction="x_0"),
-        unet=UNetConfig(
-            sample_size=16, in_channels=2, out_channels=2, block_out_channels=(4,),
-            layers_per_block=1, norm_num_groups=2, cross_attention_dim=8, attention_head_dim=2,
-            down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",),
-            mid_block_type=None,
-        ),
-        text_encoder=TextEncoderConfig(
-            hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2,
-            max_position_embeddings=24, projection_dim=8,
-        ),
-    ),
-)
-PIXEL = PixelRun(
-    **RUN, sheet=SheetConfig(images=4, steps=2, guidance_scale=1.0),
-    unet=UNetConfig(
-        sample_size=32, in_channels=3, out_channels=3, block_out_channels=(4,),
-        layers_per_block=1, norm_num_groups=2, cross_attention_dim=None, attention_head_dim=None,
-        down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",), mid_block_type=None,
-    ),
-    denoising=DenoisingConfig(ScheduleConfig("linear", 1e-4, 0.02), prediction="epsilon"),
-)
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +36,22 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("latent")
     assert train(LATENT, folder)
     return folder
+
+
+def changed(config, **changes):
+    """A copy of nested dataclasses; double underscores in a name lead into them."""
+    inner = {}
+    for path, value in changes.items():
+        name, _, rest = path.partition("__")
+        inner.setdefault(name, {})[rest] = value
+    return dataclasses.replace(config, **{
+        name: values[""] if "" in values else changed(getattr(config, name), **values)
+        for name, values in inner.items()
+    })
+
+
+def files(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_a_latent_recipe_ends_in_a_folder_that_makes_pictures(trained):
@@ -114,10 +94,64 @@ def test_kept_checkpoints_are_models_too(trained, tmp_path):
         next(kept_models(LATENT, tmp_path))
 
 
-def test_a_finished_recipe_changes_nothing(trained):
-    before = {p: p.read_bytes() for p in (trained / "model").rglob("*") if p.is_file()}
+STOP = 1e-9  # minutes: a run stops after its first step
+
+
+def test_an_interrupted_recipe_ends_as_an_uninterrupted_one(trained, tmp_path, monkeypatch):
+    assert not train(changed(LATENT, autoencoder__max_minutes=STOP), tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, "train_tokenizer", interrupt)
+        train(LATENT, tmp_path)
+    assert (tmp_path / "autoencoder/model").is_dir() and not (tmp_path / "tokenizer").exists()
+    assert not train(changed(LATENT, diffusion__max_minutes=STOP), tmp_path)
+    assert (tmp_path / "diffusion/checkpoints/1").is_dir() and not (tmp_path / "model").exists()
+    assert train(LATENT, tmp_path)
+    assert files(tmp_path / "model") == files(trained / "model")
+
+
+def interrupt(*arguments):
+    raise KeyboardInterrupt
+
+
+def test_a_finished_recipe_changes_nothing_and_tells_what_counts_no_more(trained, capsys):
+    before = files(trained / "model")
     assert train(LATENT, trained)
-    assert before == {p: p.read_bytes() for p in (trained / "model").rglob("*") if p.is_file()}
+    assert "changed" not in capsys.readouterr().out
+    other = changed(LATENT, autoencoder__kl_weight=0.5, diffusion__vocab_size=700,
+                    diffusion__caption_dropout=0.2)
+    assert train(other, trained)
+    assert before == files(trained / "model")
+    vocabulary = "changed since: diffusion.vocab_size 600 -> 700"
+    assert capsys.readouterr().out.splitlines() == [
+        f"{trained}/autoencoder/model is finished and used as it is:",
+        "changed since: autoencoder.kl_weight 1e-06 -> 0.5",
+        f"{trained}/tokenizer is finished and used as it is:",
+        vocabulary,
+        f"{trained}/diffusion is finished and used as it is:",
+        "changed since: diffusion.caption_dropout 0.1 -> 0.2",
+        vocabulary,
+    ]
+
+
+def test_a_work_folder_has_one_training_at_a_time(tmp_path):
+    with locked(tmp_path), pytest.raises(SdjaxError, match="another training is at work there"):
+        train(PIXELS, tmp_path)
+
+
+def test_a_model_that_was_not_trained_here_is_left_alone(tmp_path):
+    (tmp_path / "model").mkdir()
+    with pytest.raises(SdjaxError, match="model was not made by a training in .*move it away"):
+        train(PIXELS, tmp_path)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"autoencoder__batch_size": 3}, "autoencoder.batch_size 3 cannot be split over 2 devices"),
+    ({"diffusion__optimizer__warmup_steps": 9}, "diffusion.optimizer.warmup_steps must be below"),
+    ({"diffusion__sheet__sampler": "eulr"}, "unknown sampler 'eulr'"),
+])
+def test_settings_of_all_runs_are_checked_before_any_picture_is_read(changes, message, tmp_path):
+    with pytest.raises(SdjaxError, match=message):
+        train(changed(LATENT, data__source="folder:absent", **changes), tmp_path)
 
 
 def test_other_networks_are_refused_before_anything_changes(trained):
@@ -152,6 +186,12 @@ def test_given_autoencoder_frozen_text_encoder_and_pictures_from_the_loader(trai
         assert (tmp_path / "model" / name).read_bytes() == given
     unet = "unet/diffusion_pytorch_model.safetensors"
     assert (tmp_path / "model" / unet).read_bytes() != (trained / "model" / unet).read_bytes()
+    assert not train(changed(recipe, diffusion__max_minutes=STOP), tmp_path / "parts")
+    assert train(recipe, tmp_path / "parts")
+    assert files(tmp_path / "parts/model") == files(tmp_path / "model")
+    wider = changed(recipe, diffusion__unet__in_channels=4, diffusion__unet__out_channels=4)
+    with pytest.raises(SdjaxError, match="must be the autoencoder's latent_channels 2, got 4"):
+        train(wider, tmp_path / "wider")
 
 
 def _text_config(trained):
@@ -160,11 +200,42 @@ def _text_config(trained):
     )
 
 
-def test_a_pixel_recipe(tmp_path):
-    assert train(Recipe(data=DATA, examples=8, diffusion=PIXEL), tmp_path)
-    index = json.loads((tmp_path / "model/model_index.json").read_text())
-    assert index["unet"] == ["diffusers", "UNet2DModel"]
+LEARNED = {
+    "precision": "bfloat16", "learned_variance": True, "unet__out_channels": 6,
+    "denoising__schedule__name": "sigmoid", "sheet__sampler": "ddpm",
+}
+
+
+@pytest.mark.parametrize("changes", [{}, LEARNED], ids=["plain", "learned-variance"])
+def test_a_pixel_recipe_ends_in_a_folder_that_diffusers_samples(tmp_path, changes):
+    import diffusers
+
+    run = changed(PIXEL, **changes)
+    assert train(dataclasses.replace(PIXELS, diffusion=run), tmp_path)
     assert (tmp_path / "diffusion/sheets/0000004.png").exists()
+    checkpoints = Checkpoints(tmp_path / "diffusion/checkpoints", read_only=True)
+    kinds = {shape.partition("[")[0] for shape in checkpoints.notes(4)["arrays"].values()}
+    checkpoints.close()
+    assert kinds == {"float32", "int32"}  # whatever the networks compute in
+    pipeline = diffusers.DiffusionPipeline.from_pretrained(tmp_path / "model")
+    kind = diffusers.DDPMPipeline if changes else diffusers.DDIMPipeline
+    assert type(pipeline) is kind and type(pipeline.unet) is diffusers.UNet2DModel
+    np.testing.assert_allclose(
+        pipeline.scheduler.betas, run.denoising.schedule.build().betas, rtol=1e-6
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    images = pipeline(batch_size=2, num_inference_steps=2, output_type="np").images
+    assert images.shape == (2, 32, 32, 3) and np.isfinite(images).all()
+
+
+def test_a_network_that_diffusers_lacks_is_told(tmp_path):
+    run = changed(PIXEL, unet__down_block_types=("ConvNextDownBlock2D",),
+                  unet__up_block_types=("ConvNextUpBlock2D",))
+    shapes = jax.eval_shape(PixelObjective(run).init, jax.random.key(0))
+    params = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), shapes)
+    with pytest.warns(UserWarning, match="diffusers has no U-Net of these blocks"):
+        export.export_pixel(tmp_path / "model", run, params, "float32")
+    assert "diffusers" not in json.loads((tmp_path / "model/model_index.json").read_text())["unet"]
 
 
 class Labelled:
@@ -179,18 +250,22 @@ class Labelled:
 
 
 def test_classes_guidance_and_learned_variance(tmp_path, monkeypatch):
-    # The module, which the package's function of the same name hides.
-    module = importlib.import_module("sdjax.training.train")
     monkeypatch.setattr(module, "open_source", lambda data: Labelled())
     run = dataclasses.replace(
         PIXEL, class_dropout=0.5, learned_variance=True,
         unet=dataclasses.replace(PIXEL.unet, num_class_embeds=4, out_channels=6),
         sheet=SheetConfig(images=4, steps=2, guidance_scale=2.0, sampler="ddpm"),
     )
-    assert train(Recipe(data=DATA, diffusion=run), tmp_path)
-    fewer = dataclasses.replace(run, unet=dataclasses.replace(run.unet, num_class_embeds=3))
-    with pytest.raises(SdjaxError, match="labels must be in 0 … 1, found 0 … 2"):
-        train(Recipe(data=DATA, diffusion=fewer), tmp_path / "fewer")
+    recipe = dataclasses.replace(PIXELS, diffusion=run)
+    assert train(recipe, tmp_path)
+    as_it_goes = changed(recipe, diffusion__cache_images=False)
+    for other in (recipe, as_it_goes):
+        with pytest.raises(SdjaxError, match="labels must be in 0 … 1, found . … 2"):
+            train(changed(other, diffusion__unet__num_class_embeds=3), tmp_path / "fewer")
+    monkeypatch.undo()
+    for other in (recipe, as_it_goes):
+        with pytest.raises(SdjaxError, match="needs data with labels, this source has none"):
+            train(other, tmp_path / "shapes")
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -213,7 +288,7 @@ def test_options_of_the_command_line():
     assert recipe.diffusion.steps == 8
     assert recipe.autoencoder.optimizer.learning_rate == 0.5
     assert recipe.diffusion.unet == LATENT.diffusion.unet
-    pixel = with_overrides(Recipe(data=DATA, diffusion=PIXEL), ["--diffusion.batch-size", "16"])
+    pixel = with_overrides(PIXELS, ["--diffusion.batch-size", "16"])
     assert pixel.diffusion.batch_size == 16
 
 
@@ -226,6 +301,12 @@ def test_wrong_options_and_configs_are_named(tmp_path, capsys):
     (tmp_path / "empty.py").write_text("x = 1")
     with pytest.raises(SdjaxError, match="must set `config`"):
         load_config(tmp_path / "empty.py")
+    (tmp_path / "typo.py").write_text("\nimport sdjax.trainin")
+    with pytest.raises(SdjaxError, match=r"typo.py does not run: line 2: ModuleNotFoundError: "):
+        load_config(tmp_path / "typo.py")
+    (tmp_path / "half.py").write_text("config = (")
+    with pytest.raises(SdjaxError, match=r"half.py does not run: SyntaxError: .*line 1"):
+        load_config(tmp_path / "half.py")
 
 
 @pytest.mark.parametrize(("changes", "message"), [
@@ -234,7 +315,40 @@ def test_wrong_options_and_configs_are_named(tmp_path, capsys):
     ({"diffusion": dataclasses.replace(LATENT.diffusion, train_text_encoder=False)},
      "frozen text encoder needs a pretrained folder"),
     ({"data": dataclasses.replace(DATA, flip=True)}, "data.flip cannot mirror cached latents"),
+    ({"examples": 0}, "shapes has no end: set examples"),
+    ({"export_dtype": "int8"}, "export_dtype must be one of float32, float16, bfloat16"),
 ])
 def test_recipes_that_do_not_fit_together(changes, message):
     with pytest.raises(SdjaxError, match=message):
         dataclasses.replace(LATENT, **changes)
+
+
+@pytest.mark.parametrize(("changes", "message"), [
+    ({"optimizer__learning_rate": -1.0}, "learning_rate must be above 0, got -1.0"),
+    ({"optimizer__clip_norm": -1.0}, "clip_norm must be at least 0, got -1.0"),
+    ({"optimizer__name": "adam"}, "name must be one of adamw, adafactor, lion, got 'adam'"),
+    ({"denoising__schedule__name": "sigmoidal"}, "name must be one of linear, .* sigmoid, got"),
+    ({"sheet__steps": 0}, "steps must be at least 1"),
+    ({"keep_every": 3}, "keep_every .3. must be a multiple of checkpoint_every .2."),
+    ({"keep_every": 2, "steps_per_call": 4}, "and that one of steps_per_call .4."),
+])
+def test_settings_of_a_run_that_cannot_be(changes, message):
+    with pytest.raises(SdjaxError, match=message):
+        changed(PIXEL, **changes)
+
+
+def test_the_shipped_model_has_the_networks_of_its_recipe():
+    recipe = load_config(CONFIGS[0].with_name("emoji.py"))
+    run, folder = recipe.diffusion, Path(__file__).parents[2] / "sdjax/assets/emoji"
+    unet, vae, text = (
+        kind.from_dict(json.loads((folder / part / "config.json").read_text()))
+        for kind, part in [
+            (UNetConfig, "unet"), (VAEConfig, "vae"), (TextEncoderConfig, "text_encoder")
+        ]
+    )
+    assert unet == run.unet and vae == changed(recipe.autoencoder.vae, scaling_factor=1.0)
+    assert text.vocab_size <= run.vocab_size
+    tokens = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
+    assert text == changed(run.text_encoder, **{name: getattr(text, name) for name in tokens})
+    scheduler = json.loads((folder / "scheduler/scheduler_config.json").read_text())
+    assert export.scheduler_config(run.denoising, clip_sample=False).items() <= scheduler.items()

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from sdjax.errors import SdjaxError
-from sdjax.parallel import map_over_devices, replicate, shard_batch
+from sdjax.parallel import largest_divisor, map_over_devices, replicate, shard_batch
 from sdjax.training import TrainState, make_optimizer, make_step
 from sdjax.training.state import ema_update
 from sdjax.training.step import image_keys
@@ -112,6 +112,14 @@ def test_a_replicated_tree_shares_no_memory():
 def test_uneven_batches_are_refused():
     with pytest.raises(SdjaxError, match="batch of 7 cannot be split over 2 devices"):
         shard_batch({"x": np.zeros((7, 2))}, (1, 1))
+
+
+@pytest.mark.parametrize(("cores", "sizes", "devices"), [
+    (2, [8, 64], 2), (3, [16], 2), (6, [8, 64], 4), (12, [16, 32], 8), (16, [8, 64], 8),
+    (4, [7], 1), (5, [], 5),
+])
+def test_as_many_devices_as_divide_the_batches(cores, sizes, devices):
+    assert largest_divisor(cores, sizes) == devices
 
 
 def test_batches_keep_their_order_on_the_way_to_the_devices():

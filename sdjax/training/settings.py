@@ -1,0 +1,44 @@
+"""Settings that something was made by, and how the present ones differ."""
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+NAME = "settings.json"
+
+
+def as_json(settings):
+    """A dict as it comes back from JSON: tuples are lists."""
+    return json.loads(json.dumps(settings))
+
+
+def changes(before, now, path=""):
+    """Lines that name the values of the nested dict `now` which are others in `before`."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return [
+            line
+            for name, value in now.items()
+            for line in changes(before.get(name), value, f"{path}.{name}" if path else name)
+        ]
+    return [] if before == now else [f"changed since: {path} {before!r} -> {now!r}"]
+
+
+def keep(folder, settings):
+    """Write down the settings, a dict, that `folder` is made by."""
+    Path(folder, NAME).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+
+def tell_changes(folder, settings):
+    """Print how `settings` differ from those that the finished `folder` was made by."""
+    path = Path(folder, NAME)
+    if path.exists():
+        tell(folder, changes(json.loads(path.read_text(encoding="utf-8")), as_json(settings)))
+
+
+def tell(folder, lines):
+    """Print what has changed since something finished, and that it counts no more."""
+    if lines:
+        console = Console()
+        for line in [f"{folder} is finished and used as it is:", *lines]:
+            console.print(line, highlight=False, markup=False, soft_wrap=True)

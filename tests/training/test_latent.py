@@ -1,0 +1,47 @@
+"""The text-to-image objective."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sdjax.training import LatentObjective
+from sdjax.training.step import image_keys
+from tests.training.small import LATENT
+
+KEYS = image_keys(0, 0, 0, 4)
+
+
+def objective(**changes):
+    return LatentObjective(dataclasses.replace(LATENT.diffusion, **changes), LATENT.autoencoder.vae)
+
+
+@pytest.fixture(scope="module")
+def params():
+    # What a fresh network would give is 0, whatever its caption.
+    shapes = jax.eval_shape(objective().init, jax.random.key(0))
+    leaves, tree = jax.tree.flatten(shapes)
+    random = np.random.default_rng(0)
+    return tree.unflatten([np.float32(0.2) * random.normal(size=x.shape) for x in leaves])
+
+
+def loss(params, ids, empty, **changes):
+    batch = {"mean": jnp.ones((4, 16, 16, 2)), "std": jnp.ones((4, 16, 16, 2)), "ids": ids}
+    return jax.jit(objective(**changes).loss)(params, {"empty_ids": empty}, batch, KEYS)[0]
+
+
+def test_dropped_captions_are_the_empty_prompt(params):
+    captions, others = np.full((4, 24), 3, np.int32), np.full((4, 24), 5, np.int32)
+    always = 1 - 1e-7  # of float32 draws below 1
+    kept = loss(params, captions, others[0], caption_dropout=0.0)
+    assert loss(params, others, captions[0], caption_dropout=always) == kept
+    assert loss(params, others, captions[0], caption_dropout=0.0) != kept
+
+
+def test_remat_holds_for_the_text_encoder_too(params):
+    ids = jnp.zeros((4, 24), jnp.int32)
+    for remat in (False, True):
+        program = jax.make_jaxpr(objective(remat=remat)._context)(params, {}, ids)
+        assert ("remat" in str(program)) == remat
