@@ -103,7 +103,7 @@ def measure(latents, config, budgets, reference_steps):
             if label in DETERMINISTIC:
                 row["error"] = float(np.sqrt(((made - smooth) ** 2).mean()) / size)
             results[label].append(row)
-        rich.print(label, [f"{row.get('error', row['distance']):.3f}" for row in results[label]])
+        rich.print(label, [f"{row.get('error', row['distance']):.2g}" for row in results[label]])
     return {"results": results, "reference_distance": energy_distance(smooth, noisy)}
 
 
@@ -119,7 +119,7 @@ def markdown(measured, budgets, settings):
         for label, rows in results.items():
             values = {row["evaluations"]: row[kind] for row in rows if kind in row}
             if values:
-                cells = [f"{values[n]:.3f}" if n in values else "" for n in budgets]
+                cells = [f"{values[n]:.2g}" if n in values else "" for n in budgets]
                 lines.append(f"| {' | '.join([label, *cells])} |")
         return "\n".join(lines)
 
@@ -137,7 +137,7 @@ Deterministic samplers: difference of each image's latents from DDIM with
 
 All samplers: energy distance of the set from that of DDPM with
 {settings["reference_steps"]:,} steps and other seeds. DDIM with
-{settings["reference_steps"]:,} steps has {measured["reference_distance"]:.3f}.
+{settings["reference_steps"]:,} steps has {measured["reference_distance"]:.2g}.
 
 {table("distance")}
 """

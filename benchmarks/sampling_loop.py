@@ -5,7 +5,9 @@ ways: as many jitted calls one after another, and one program that does nothing 
 often. The loop is `sample` with the samplers in turn, with all it does: noise, history, the table's
 padding rows. All are run turn about, and each time is divided by the network's of the same round;
 the medians of these ratios are told. Beside the wall clock stands the processor time of the
-process, which other programs change less. Writes results/sampling_loop.json.
+process, which other programs change less. What is wanted is that the loop costs 2 % at most, over
+the rounds of all samplers: they run one program and differ by chance. Writes
+results/sampling_loop.json.
 
     python -m benchmarks.sampling_loop
 """
@@ -94,7 +96,27 @@ def overheads(taken, alone):
     return tuple(statistics.median(kind) - 1 for kind in zip(*ratios, strict=True))
 
 
-def main(batch: int = 8, steps: int = 20, rounds: int = 11, save: bool = True):
+def programs_of_requests(params, evaluate, x):
+    """How many programs requests compile that differ in sampler, steps, prompt, guidance and seed."""
+
+    @jax.jit
+    def answer(params, table, x, key, prompt, scale):
+        def predict(x, t, condition):
+            return evaluate(params, x, t) + condition
+
+        denoise = diffusion.guided(predict, prompt, 0 * prompt, scale)
+        return diffusion.sample(denoise, table, x, key)
+
+    requests = (("ddim", 3, 7.5), ("dpmpp_2m_sde", 2, 1.0), ("heun", 2, 3.0), ("plms", 3, 1.5))
+    for seed, (name, steps, scale) in enumerate(requests):
+        table = diffusion.sampler(name, diffusion.linear_schedule(), steps)
+        key = jax.random.key(seed)
+        prompt = 0.1 * jax.random.normal(key, x.shape)
+        jax.block_until_ready(answer(params, table, x, key, prompt, jnp.float32(scale)))
+    return answer._cache_size()
+
+
+def main(batch: int = 8, steps: int = 20, rounds: int = 13, save: bool = True):
     """Measures, prints and writes."""
     params, evaluate, sample = build(batch)
     x = jax.random.normal(jax.random.key(1), (batch, 32, 32, 3))
@@ -113,6 +135,7 @@ def main(batch: int = 8, steps: int = 20, rounds: int = 11, save: bool = True):
         table = diffusion.sampler(name, diffusion.linear_schedule(), count, clip=1.0)
         seconds(lambda table=table: sample(params, table, 0.5 * x, jax.random.key(count)))
     recompiled = sample._cache_size() - compiled
+    requested = programs_of_requests(params, evaluate, x[:1])
 
     shown = Table(title=f"{steps} steps, batch {batch}: overhead over {steps} evaluations")
     for column in ("", "wall", "over calls", "over one program", "processor", "over calls",
@@ -138,7 +161,12 @@ def main(batch: int = 8, steps: int = 20, rounds: int = 11, save: bool = True):
     if not console.is_terminal:
         console.width = 120
     console.print(shown)
-    console.print(f"programs compiled: {compiled}; by other tables after that: {recompiled}")
+    within = max(results[ALL]["wall_overhead"].values()) <= WANTED
+    console.print(
+        f"programs compiled: {compiled}; by other tables after that: {recompiled}; by requests of "
+        f"other samplers, steps, prompts, guidance and seeds: {requested}"
+    )
+    console.print(f"{ALL}: {WANTED:.0%} or less over both: {'yes' if within else 'no'}")
     if save:
         RESULTS.mkdir(exist_ok=True)
         written = {
@@ -148,7 +176,9 @@ def main(batch: int = 8, steps: int = 20, rounds: int = 11, save: bool = True):
             "results": results,
             "compiled": compiled,
             "recompiled": recompiled,
+            "programs_of_requests": requested,
             "wanted_overhead": WANTED,
+            "within_wanted": within,
         }
         (RESULTS / "sampling_loop.json").write_text(json.dumps(written, indent=1) + "\n")
 

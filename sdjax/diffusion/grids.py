@@ -257,10 +257,11 @@ def interpolated_grid(
     if continuous:
         timesteps = 0.25 * np.log(levels)
     top = levels.max()
+    scale = top if spacing != "leading" else np.hypot(top, 1)
     return _chained(
         timesteps,
         np.append(levels, last),
-        initial_scale=top if spacing != "leading" else np.hypot(top, 1),
+        initial_scale=scale if exploding else 1.0,
         exploding=exploding,
         continuous=continuous,
         signal=signal,

@@ -262,6 +262,15 @@ def test_polyexponential_of_one_is_exponential():
         assert np.allclose(tables[0].timesteps, tables[1].timesteps) == same
 
 
+def test_only_exploding_samplers_scale_their_noise():
+    """x is of unit variance where the table keeps it so."""
+    for name, entry in SAMPLERS.items():
+        if entry.needs_schedule and "inverse" not in name:
+            table = diffusion.sampler(name, SCHEDULE, 4)
+            wanted = np.asarray(SCHEDULE.sigmas)[-1] if table.rows.input_scale[0] < 0.1 else 1
+            np.testing.assert_allclose(table.initial_scale, wanted, rtol=1e-5, err_msg=name)
+
+
 def test_custom_sigmas_with_and_without_their_last():
     given = diffusion.sampler("euler", SCHEDULE, None, sigmas=[10.0, 3.0, 1.0])
     ending = diffusion.sampler("euler", SCHEDULE, None, sigmas=[10.0, 3.0, 1.0, 0.0])
