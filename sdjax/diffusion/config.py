@@ -95,6 +95,11 @@ def schedule_from_config(config):
     count = get("num_train_timesteps", 1000)
     start, end = get("beta_start", 0.0001), get("beta_end", 0.02)
     kind = get("beta_schedule", "linear")
+    if not (0 <= start < 1 and 0 <= end < 1 and count in range(1, 10**6 + 1)):
+        raise SdjaxError(
+            f"scheduler configuration: beta_start and beta_end must lie in 0 … 1 and "
+            f"num_train_timesteps in 1 … 10^6, got {start}, {end} and {count}"
+        )
     if (betas := get("trained_betas")) is not None:
         pass
     elif kind == "linear":
@@ -113,7 +118,10 @@ def schedule_from_config(config):
             f"unknown beta_schedule {kind!r}: expected linear, scaled_linear, squaredcos_cap_v2, "
             "sigmoid or exp"
         )
-    betas = np.asarray(betas, np.float32)
+    try:
+        betas = np.asarray(betas, np.float32)
+    except (TypeError, ValueError) as error:
+        raise SdjaxError(f"scheduler configuration: trained_betas: {error}") from error
     if get("rescale_betas_zero_snr"):
         betas = _without_last_signal(betas)
     return schedule_from_betas(betas)
@@ -195,7 +203,7 @@ def drawn_in_turn(config, name=None):
 
 def _class_of(config):
     name = config.get("_class_name")
-    if name in CLASSES:
+    if isinstance(name, str) and name in CLASSES:
         return CLASSES[name]
     near = difflib.get_close_matches(str(name), CLASSES, 3, 0.4) or sorted(CLASSES)
     raise SdjaxError(

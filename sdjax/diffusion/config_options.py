@@ -3,15 +3,28 @@
 Each reader takes `get(name, default)` and returns options.
 """
 
+import numbers
+
 from sdjax.errors import SdjaxError
 
 
 def getter(config, defaults):
-    """get(name, default): of the configuration, else of the class, else the default."""
+    """get(name, default): of the configuration, else of the class, else the default.
+
+    Raises SdjaxError for what is no number where the default is one, or neither text nor number
+    where the default is text.
+    """
 
     def get(name, default=None):
-        value = config.get(name)
-        return defaults.get(name, default) if value is None else value
+        value, default = config.get(name), defaults.get(name, default)
+        if value is None:
+            return default
+        number = isinstance(value, numbers.Real)
+        if isinstance(default, numbers.Real) and not number:
+            raise SdjaxError(f"scheduler configuration: {name} must be a number, got {value!r}")
+        if isinstance(default, str) and not (number or isinstance(value, str)):
+            raise SdjaxError(f"scheduler configuration: {name} must be text, got {value!r}")
+        return value
 
     return get
 

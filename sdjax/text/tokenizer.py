@@ -128,7 +128,7 @@ class Tokenizer:
                 clip.pad_token or END,
                 learned,
             )
-        except SdjaxError as error:
+        except Exception as error:  # the library in Rust has no narrower one
             raise SdjaxError(f"the tokenizer in {folder}: {error}") from error
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:

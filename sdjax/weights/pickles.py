@@ -78,7 +78,7 @@ _DAMAGE = (
     OverflowError,
     EOFError,
     MemoryError,
-    RecursionError,
+    RuntimeError,
     struct.error,
 )
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
