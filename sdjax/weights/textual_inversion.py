@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdjax.errors import SdjaxError
+from sdjax.weights.arrays import all_finite
 from sdjax.weights.pickles import read_pickle
 from sdjax.weights.tensors import LazyTensor, read_safetensors
 
@@ -47,14 +48,17 @@ def read_textual_inversion(
         )
     for part, value in vectors.items():
         width = _width(params, part) if part in parts else None
-        if not value.shape or len(value.shape) > 2 or value.shape[-1] != width:
+        if len(value.shape) not in (1, 2) or value.shape[-1] != width or not value.shape[0]:
             raise SdjaxError(
                 f"{path} is of another model: its vectors have shape {value.shape}, the model's "
                 f"{part} takes [n, {width}]"
             )
-    return token or name, {
+    arrays = {
         part: np.atleast_2d(value.load().astype(np.float32)) for part, value in vectors.items()
     }
+    if not all(map(all_finite, arrays.values())):
+        raise SdjaxError(f"{path} holds vectors that are not finite: the file is damaged")
+    return token or name, arrays
 
 
 def _embedding_path(params: Mapping, part: str) -> tuple[str, ...]:

@@ -95,6 +95,12 @@ def test_vectors_of_another_model_are_refused(model, tmp_path):
     save_file({"a": vectors(1), "b": vectors(1)}, tmp_path / "b.safetensors")
     with pytest.raises(sdjax.SdjaxError, match="not a textual inversion"):
         model.load_textual_inversion(tmp_path / "b.safetensors")
+    save_file({WORD: vectors(0)}, tmp_path / "empty.safetensors")
+    with pytest.raises(sdjax.SdjaxError, match=r"have shape \(0, 24\)"):
+        model.load_textual_inversion(tmp_path / "empty.safetensors")
+    save_file({WORD: vectors(1) * np.nan}, tmp_path / "damaged.safetensors")
+    with pytest.raises(sdjax.SdjaxError, match="vectors that are not finite"):
+        model.load_textual_inversion(tmp_path / "damaged.safetensors")
     save_file({"red</w>": vectors(1)}, tmp_path / "c.safetensors")
     with pytest.raises(sdjax.SdjaxError, match="known already"):
         model.load_textual_inversion(tmp_path / "c.safetensors", token="!")
