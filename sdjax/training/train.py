@@ -125,14 +125,13 @@ class _Stages:
         return self._pictures
 
     def settings(self, *names):
-        """These values of the recipe as a dict, beside those of the data."""
+        """These values of the recipe as a dict, beside those of what it is given."""
         values = dataclasses.asdict(self.recipe)
-        return {name: values[name] for name in ("data", "examples", *names)}
+        return {name: values[name] for name in ("data", "examples", "pretrained", *names)}
 
     def fit(self, objective, frozen, batches, run, name, sheet):
         """`fit` in the run's own folder of the work folder."""
-        about = self.settings(*(("pretrained",) if name == "diffusion" else ()), name)
-        folder = self.workdir / name
+        about, folder = self.settings(name), self.workdir / name
         return fit(objective, frozen, batches, run, folder, name=name, sheet=sheet, about=about)
 
     def batches(self, run, arrays, tokenize=None, classes=0):
