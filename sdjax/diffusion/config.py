@@ -58,7 +58,7 @@ CLASSES = {
     "UniPCMultistepScheduler": SchedulerClass(
         (*_K, *_SOLVER, read.last_sigma, read.ends, read.unipc)
     ),
-    "DEISMultistepScheduler": SchedulerClass((*_K, *_SOLVER)),
+    "DEISMultistepScheduler": SchedulerClass((*_K, *_SOLVER, read.float32_weights)),
     "LCMScheduler": SchedulerClass((read.bounds, read.distilled, read.scaling), _LATENT),
     "TCDScheduler": SchedulerClass((read.distilled,), _LATENT),
     "UnCLIPScheduler": SchedulerClass(
@@ -68,7 +68,7 @@ CLASSES = {
     "IPNDMScheduler": SchedulerClass((), {"prediction_type": "v_prediction"}),
     "EDMEulerScheduler": SchedulerClass((read.edm, read.last_sigma)),
     "EDMDPMSolverMultistepScheduler": SchedulerClass(
-        (*_DPM, read.edm, read.last_sigma, read.euler_at_final)
+        (*_DPM, read.edm, read.float32_ramp, read.last_sigma, read.euler_at_final)
     ),
     "CMStochasticIterativeScheduler": SchedulerClass((read.consistency,)),
 }

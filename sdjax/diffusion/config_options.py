@@ -146,6 +146,10 @@ def euler_at_final(get):
     return {"euler_at_final": get("euler_at_final", False)}
 
 
+def float32_weights(get):
+    return {"float32_weights": True}
+
+
 def lambda_min(get):
     return {"lambda_min": float(get("lambda_min_clipped", "-inf"))}
 
@@ -183,6 +187,10 @@ def edm(get):
         "rho": get("rho", 7.0),
         "sigmas": get("sigma_schedule", "karras"),
     }
+
+
+def float32_ramp(get):
+    return {"float32_ramp": True}
 
 
 def consistency(get):

@@ -177,6 +177,8 @@ def _run(table, x, noise):
 
 def ours(name, config, spaced, keywords):
     options = dict(spaced)
+    if name == "DEISMultistepScheduler":
+        options["float32_weights"] = False
     table = diffusion.sampler_from_config(
         {**config, "_class_name": name}, options.pop("num_inference_steps", None),
         dtype=np.float64, **options, **keywords,

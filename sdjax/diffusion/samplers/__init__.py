@@ -74,9 +74,7 @@ SAMPLERS = {
     "tcd": Sampler(consistency.tcd, grids.distilled_grid),
     "edm_euler": Sampler(k_diffusion.euler, grids.edm_grid, {}, preconditioned),
     "edm_heun": Sampler(k_diffusion.heun, grids.edm_grid, {}, preconditioned),
-    "edm_dpmpp_2m": Sampler(
-        dpm_solver.multistep, grids.edm_grid, {"float32_ramp": True}, preconditioned
-    ),
+    "edm_dpmpp_2m": Sampler(dpm_solver.multistep, grids.edm_grid, {}, preconditioned),
     "crash_ipndm": Sampler(pndm.ipndm, grids.crash_grid),
     "consistency": Sampler(
         consistency.consistency, grids.consistency_grid, {}, consistency_model
