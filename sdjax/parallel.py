@@ -22,8 +22,9 @@ THREADS_PER_DEVICE = 2
 def use_cpu_devices(count=None, batch_sizes=()):
     """Make XLA show the CPU as `count` devices, so that pmap uses them all.
 
-    When None, one a core, or as many of the cores as divide each of `batch_sizes` evenly. No effect where the environment variable JAX_NUM_CPU_DEVICES has already chosen. Raises
-    SdjaxError when JAX has already started with another number, which cannot be changed any more.
+    When None, one a core, or as many of the cores as divide each of `batch_sizes` evenly. No effect
+    then where the environment variable JAX_NUM_CPU_DEVICES has already chosen. Raises SdjaxError
+    when JAX has already started with another number, which cannot be changed any more.
     """
     if count is None:
         if "JAX_NUM_CPU_DEVICES" in os.environ:

@@ -27,6 +27,7 @@ from .datasets import (
 )
 from .feed import ArrayBatches
 from .latent import LatentObjective, LatentRun
+from .loaded import First, NumberBatches, checked_labels
 from .lock import locked
 from .loop import check, fit, kept_weights
 from .optimizers import make_optimizer
@@ -141,8 +142,8 @@ class _Stages:
         data = dataclasses.replace(self.recipe.data, seed=run.seed)
         source = self.source
         if self.recipe.examples:
-            source = _First(source, self.recipe.examples)
-        return _Arrays(loader(source, data, run.batch_size, tokenize), classes)
+            source = First(source, self.recipe.examples)
+        return NumberBatches(loader(source, data, run.batch_size, tokenize), classes)
 
     def pixel(self):
         config = self.recipe.diffusion
@@ -153,10 +154,10 @@ class _Stages:
             pictures = self.pictures()
             arrays = {"image": pictures["image"]}
             if config.classes:
-                arrays["label"] = _labels(pictures, config.classes)
+                arrays["label"] = checked_labels(pictures, config.classes)
+        batches = self.batches(config, arrays, classes=config.classes)
         outcome = self.fit(
-            objective, {}, self.batches(config, arrays, classes=config.classes), config, "diffusion",
-            _captioned(objective.sheet(), None),
+            objective, {}, batches, config, "diffusion", _captioned(objective.sheet(), None)
         )
         if outcome.finished:
             export.export_pixel(
@@ -212,11 +213,12 @@ class _Stages:
         config, objective, frozen = parts.config, parts.objective, parts.frozen
         check(objective, config, self.workdir / "diffusion")
         prompts = list(config.sheet.prompts) or captions(self.source, config.sheet.images)
-        sheet = objective.sheet({**frozen, "vae": parts.vae_params}, parts.tokenizer.encode(prompts))
+        given = {**frozen, "vae": parts.vae_params}
+        sheet = objective.sheet(given, parts.tokenizer.encode(prompts))
         if config.cache_latents:
             arrays = self.latents(parts.given, parts.vae, parts.vae_params, parts.tokenizer)
         else:
-            arrays, frozen = None, {**frozen, "vae": parts.vae_params}
+            arrays, frozen = None, given
         outcome = self.fit(
             objective, frozen, self.batches(config, arrays, parts.tokenizer.encode), config,
             "diffusion", _captioned(sheet, prompts),
@@ -297,42 +299,5 @@ def _for_tokenizer(config: TextEncoderConfig, tokenizer):
     )
 
 
-def _labels(pictures, classes):
-    if "label" not in pictures:
-        raise SdjaxError("a model of classes needs data with labels, this source has none")
-    labels = pictures["label"].astype(np.int32)
-    if labels.min() < 0 or labels.max() >= classes:
-        raise SdjaxError(
-            f"labels must be in 0 … {classes - 1}, found {labels.min()} … {labels.max()}: "
-            "set unet.num_class_embeds to their number, one more with class_dropout"
-        )
-    return labels
-
-
 def _captioned(sheet, prompts):
     return lambda ema: (sheet(ema), prompts)
-
-
-class _First:
-    """The first items of a source."""
-
-    def __init__(self, source, count):
-        self._source, self._count = source, min(count, len(source))
-
-    def __len__(self):
-        return self._count
-
-    def __getitem__(self, index):
-        return self._source[index]
-
-
-class _Arrays:
-    """A loader's batches without what is no number, such as captions."""
-
-    def __init__(self, batches, classes):
-        self._batches, self._classes = batches, classes
-        self.get_state, self.set_state = batches.get_state, batches.set_state
-
-    def __next__(self):
-        batch = {k: v for k, v in next(self._batches).items() if v.dtype.kind in "iufb"}
-        return batch | {"label": _labels(batch, self._classes)} if self._classes else batch
