@@ -97,7 +97,7 @@ def overheads(taken, alone):
 
 
 def programs_of_requests(params, evaluate, x):
-    """How many programs requests compile that differ in sampler, steps, prompt, guidance and seed."""
+    """How many programs requests of other samplers, steps, prompts, guidance and seeds compile."""
 
     @jax.jit
     def answer(params, table, x, key, prompt, scale):
