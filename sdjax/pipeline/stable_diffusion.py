@@ -28,6 +28,8 @@ from sdjax.weights.single_file import family_of
 from sdjax.weights.tensors import dtype_of
 from sdjax.weights.textual_inversion import read_textual_inversion, with_vectors
 
+STEPS = 30  # of sampling, where neither their number nor a list of them is given
+
 
 class StableDiffusion:
     """A latent text-to-image model: networks, tokenizers, parameters and scheduler settings.
@@ -261,7 +263,7 @@ class StableDiffusion:
         prompt: Prompt,
         negative_prompt: Prompt | None = None,
         *,
-        steps: int = 30,
+        steps: int | None = None,
         guidance_scale: float | None = None,
         guidance_rescale: float = 0.0,
         sampler: str | None = None,
@@ -284,6 +286,7 @@ class StableDiffusion:
         same one.
 
         negative_prompt: one for all images, one a prompt, or None.
+        steps: None for 30, or for as many as `timesteps=` or `sigmas=` lists.
         guidance_scale: 1 turns guidance off and halves the work; None for the model's own, 7.5
             where it has none.
         sampler: a name of `sdjax.sampler`, or None for the model's own; `sampler_options` (spacing,
@@ -323,6 +326,9 @@ class StableDiffusion:
         size = request.image_size(
             height, width, unet.sample_size or 512 // config.downsampling, config.downsampling
         )
+        lists = (sampler_options.get(name) for name in ("timesteps", "sigmas"))
+        if steps is None and all(given is None or isinstance(given, str) for given in lists):
+            steps = STEPS
         table = diffusion.sampler_from_config(
             self.scheduler_config, steps, sampler, **sampler_options
         )

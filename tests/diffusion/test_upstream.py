@@ -43,13 +43,14 @@ FIRST = {
     "DDPMScheduler": 998,
     "DDPMParallelScheduler": 998,
 }
-# Figures that float32 itself does not fix to 1e-5, because the dummy network makes two large terms
-# cancel: upstream's own are as far from the same loop in float64, which a test below shows.
+# Cases of which float32 does not fix (the sum, single elements) to 1e-5, because the dummy network
+# makes two large terms cancel: upstream's own are as far from the same loop in float64, which a
+# test below shows.
 ROUNDING = {
-    "PNDM::test_full_loop_with_no_set_alpha_to_one": 4e-5,
-    "PNDM::test_full_loop_with_set_alpha_to_one": 4e-5,
-    "LCM::test_full_loop_onestep": 2e-5,
-    "HeunDiscrete::test_full_loop_device_karras_sigmas": 2e-5,
+    "PNDM::test_full_loop_with_no_set_alpha_to_one": (1e-5, 4e-5),
+    "PNDM::test_full_loop_with_set_alpha_to_one": (1e-5, 4e-5),
+    "LCM::test_full_loop_onestep": (2e-5, 2e-5),
+    "HeunDiscrete::test_full_loop_device_karras_sigmas": (1e-5, 2e-5),
 }
 
 
@@ -67,16 +68,16 @@ def table_of(case, dtype=np.float32):
     return diffusion.sampler_from_config(config, steps, dtype=dtype, **options), config
 
 
-def matches(x, case, tolerance):
+def matches(x, case, of_sum=1e-5, of_elements=1e-5):
     x = np.asarray(x, np.float64)
     if case["sum"] is not None:
         assert abs(np.abs(x).sum() - case["sum"]) < max(case["sum_tol"], 1e-6 * case["sum"])
     if case["mean"] is not None:
         assert abs(np.abs(x).mean() - case["mean"]) < max(case["mean_tol"], 5e-6 * case["mean"])
-    np.testing.assert_allclose(np.abs(x).sum(), case["final_sum"], rtol=tolerance)
+    np.testing.assert_allclose(np.abs(x).sum(), case["final_sum"], rtol=of_sum)
     first = np.array(case["first8"])
     np.testing.assert_allclose(
-        x.reshape(-1)[:8], first, rtol=0, atol=tolerance * np.abs(first).max()
+        x.reshape(-1)[:8], first, rtol=0, atol=of_elements * np.abs(first).max()
     )
 
 
@@ -102,7 +103,7 @@ def sample_of(case, dtype=np.float32):
 @pytest.mark.parametrize("name", [name for name in UPSTREAM if not name.startswith("IPNDM")])
 def test_upstream_figures(name):
     case = UPSTREAM[name]
-    matches(sample_of(case), case, ROUNDING.get(name, 1e-5))
+    matches(sample_of(case), case, *ROUNDING.get(name, ()))
 
 
 @pytest.mark.parametrize("name", ROUNDING)
@@ -111,7 +112,7 @@ def test_upstreams_own_rounding_is_as_large(name):
     with jax.enable_x64(True):
         exact = sample_of(case, np.float64).reshape(-1)[:8]
     error = np.abs(exact - case["first8"]).max() / np.abs(exact).max()
-    assert 7e-6 < error < ROUNDING[name] * 2
+    assert 7e-6 < error < ROUNDING[name][1] * 2
 
 
 def test_upstream_ipndm_runs_its_loop_twice():
@@ -119,7 +120,7 @@ def test_upstream_ipndm_runs_its_loop_twice():
     grid, network = crash_grid(None, 10), Network("v_prediction")
     rows = ipndm(grid, network) + ipndm(grid, network, known=10)
     table = build_table(rows, initial_scale=1.0, start=(0.0, 1.0))
-    matches(run_given(table, dummy_sample())[0], case, 1e-5)
+    matches(run_given(table, dummy_sample())[0], case)
 
 
 @pytest.mark.parametrize("name", TRAJECTORIES)

@@ -147,6 +147,7 @@ def test_nothing_recompiles(model):
     model.generate(PROMPTS[1], steps=7, sampler="ddim", eta=0.5, spacing="trailing")
     model.generate(PROMPTS[1], steps=7, sampler="dpmpp_sde", latents=np.ones((1, 8, 8, 4)))
     model.generate(PROMPTS[1], steps=7, sampler="euler", noise="torch")
+    model.generate(PROMPTS[1], sampler="dpmpp_2m", timesteps=[900, 500, 100])
     assert compilations == []
     model.generate(PROMPTS[1], steps=7, height=18, output="latents")
     assert compilations != []
