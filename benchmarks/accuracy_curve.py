@@ -2,8 +2,8 @@
 
 Captions are different ones, half from training and half kept out of it. "shapes and colours" is the
 share of pictures with the right number of objects, all of the right shape and colour; "wholly
-right" asks for size, background and relation too. Training time is that of the diffusion, as its
-checkpoints hold it, sample sheets included.
+right" asks for size, background and relation too. Training is counted in pictures seen, which is
+the same on every machine; the run's log has their rate.
 Writes results/accuracy_curve.json and docs/accuracy_curve.png.
 
     python main.py train --config configs/shapes_pairs.py --workdir runs/shapes_pairs
@@ -31,14 +31,17 @@ MEASURES = {
 SPLITS = {"train": "-", "heldout": "--"}
 
 
-def measure(models, captions, config):
-    """A row for each (step, seconds, model): accuracies of each split's captions."""
+def measure(models, captions, config, batch):
+    """A row for each (step, seconds, model): accuracies of each split's captions.
+
+    batch: pictures that training saw in a step.
+    """
     from sdjax.evaluation.generation import generate
     from sdjax.evaluation.shapes_accuracy import accuracy
 
     rows = []
-    for step, seconds, model in models:
-        row = {"step": step, "minutes": seconds / 60}
+    for step, _, model in models:
+        row = {"step": step, "pictures": step * batch}
         for split, texts in captions.items():
             found = accuracy(generate(model, texts, config), texts)
             row[split] = {name: found[name] for name in MEASURES}
@@ -53,17 +56,17 @@ def plot(rows, path):
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, panel = plt.subplots(figsize=(7, 4))
-    minutes = [row["minutes"] for row in rows]
+    figure, panel = plt.subplots(figsize=(9, 4))
+    pictures = [row["pictures"] / 1000 for row in rows]
     for i, (name, label) in enumerate(MEASURES.items()):
         for split, line in SPLITS.items():
             values = [100 * row[split][name] for row in rows]
             text = label if split == "train" else None
-            panel.plot(minutes, values, line, color=f"C{i}", marker="o", ms=3, label=text)
+            panel.plot(pictures, values, line, color=f"C{i}", marker="o", ms=3, label=text)
     panel.plot([], [], "--", color="grey", label="captions kept out of training")
-    panel.set(xlabel="minutes of training", ylabel="pictures, %", ylim=(0, 101))
+    panel.set(xlabel="pictures seen, thousands", ylabel="captions, %", ylim=(0, 101))
     panel.grid(alpha=0.3)
-    panel.legend(fontsize=8)
+    panel.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.tight_layout()
     figure.savefig(path, dpi=110)
 
@@ -84,7 +87,8 @@ def main(
     recipe = load_config(config)
     texts = {split: shapes_captions(captions, recipe.data.objects, split) for split in SPLITS}
     generation = Generation(guidance_scale=guidance_scale)
-    rows = measure(kept_models(recipe, workdir), texts, generation)
+    models = kept_models(recipe, workdir)
+    rows = measure(models, texts, generation, recipe.diffusion.images_per_step)
     if save:
         RESULTS.mkdir(exist_ok=True)
         written = {

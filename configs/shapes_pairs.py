@@ -2,12 +2,20 @@
 yellow background".
 
     python main.py train --config configs/shapes_pairs.py --workdir runs/shapes_pairs
+    python main.py evaluate shapes-accuracy --model runs/shapes_pairs/model --objects two
+    python -m benchmarks.accuracy_curve
 
 A fifth of the combinations is kept out of training. The networks are those of configs/shapes.py,
-the U-Net and the text encoder a little wider; every 2,000th checkpoint is kept, to see how accuracy
-grows with training.
+the U-Net and the text encoder a little wider; every 9,000th checkpoint is kept, to see how accuracy
+grows with training (docs/shapes.md).
 
-Not yet trained to its end: time and result are still to be measured.
+As measured on 2026-11-27 on an AMD EPYC: 9 minutes 25 seconds for the autoencoder on two cores,
+then 54,000 steps at about 166 pictures a second on one core whose other core was at work. With
+guidance 3 the oracle then reads 25.8 % of 128 seen captions and 20.3 % of 128 kept out wholly
+right, 39.8 % and 35.9 % in shapes and colours, and was still reading more with every checkpoint:
+ask for more steps where there is time or a GPU. The first 20,487 steps of that run drew timesteps
+more widely (timestep_mean 0.4, timestep_std 1.4) and at a learning rate up to 9 % higher, as they
+were begun for more steps. Of the autoencoder's reconstructions the oracle reads 98.8 % of 256.
 """
 
 from sdjax.data import DataConfig
@@ -46,14 +54,14 @@ config = Recipe(
         ),
     ),
     diffusion=LatentRun(
-        steps=70_000,
+        steps=54_000,
         batch_size=16,
         optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=1_000),
         ema_decay=0.999,
         log_every=200,
-        sheet_every=10_000,
-        checkpoint_every=5_000,
-        keep_every=10_000,
+        sheet_every=9_000,
+        checkpoint_every=3_000,
+        keep_every=9_000,
         unet=UNetConfig(
             sample_size=8,
             in_channels=8,
@@ -83,8 +91,8 @@ config = Recipe(
             schedule=ScheduleConfig("scaled_linear", 0.00085, 0.012, zero_terminal_snr=True),
             prediction="v_prediction",
             timesteps="logit_normal",
-            timestep_mean=0.4,
-            timestep_std=1.4,
+            timestep_mean=0.1,
+            timestep_std=0.9,
         ),
         vocab_size=1024,
         sheet=SheetConfig(

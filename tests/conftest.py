@@ -1,7 +1,6 @@
 """Settings that every test shares: two CPU devices, one thread for each peer, no network."""
 
 import os
-import tempfile
 from pathlib import Path
 
 os.environ.update(
@@ -12,6 +11,7 @@ os.environ.update(
 )
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
+# In the checkout: what another one has compiled is not read.
 os.environ.setdefault(
-    "JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / "sdjax-test-compilations")
+    "JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parent.parent / ".pytest_cache" / "compilations")
 )

@@ -117,8 +117,8 @@ def test_accuracy_curve_reads_what_each_model_draws(tmp_path):
 
     texts = {split: shapes_captions(8, "one", split) for split in accuracy_curve.SPLITS}
     models = [(10, 60.0, Draws(2)), (20, 120.0, Draws(8))]
-    rows = accuracy_curve.measure(models, texts, Generation())
-    assert [(row["step"], row["minutes"]) for row in rows] == [(10, 1.0), (20, 2.0)]
+    rows = accuracy_curve.measure(models, texts, Generation(), batch=16)
+    assert [(row["step"], row["pictures"]) for row in rows] == [(10, 160), (20, 320)]
     for split in accuracy_curve.SPLITS:
         assert rows[0][split] == {"all": 0.25, "shape_and_colour": 0.25, "background": 1.0,
                                   "size": 1.0, "relation": 1.0}
