@@ -62,10 +62,10 @@ def test_broken_truncated_and_nameless_files_are_named_counted_and_skipped(tmp_p
         tmp_path, *({"file_name": n, "text": n} for n in names), "{not json", {"text": "no file"},
         {"file_name": "silent.png", "text": " "},
     )
-    source = opened(tmp_path, max_broken_share=0.5, batch_size=4)
+    source = opened(tmp_path, max_broken_share=0.5)
     assert set(source.broken) == {"gone.png", "metadata.jsonl line 13", "metadata.jsonl line 14"}
-    config = DataConfig(image_size=16, batch_size=4)
-    batches = list(loader(source, config, shuffle=False, repeat=False))
+    config = DataConfig(image_size=16)
+    batches = list(loader(source, config, 4, shuffle=False, repeat=False))
     captions = [c for batch in batches for c in batch["caption"]]
     assert captions == [f"good{i}.png" for i in range(8)]
     assert set(source.broken) == {
@@ -84,11 +84,11 @@ def test_too_many_broken_files_stop_the_run(tmp_path):
     for name in ("x.png", "y.png"):
         (tmp_path / name).write_bytes(b"junk")
         (tmp_path / name).with_suffix(".txt").write_text("junk")
-    config = DataConfig(image_size=16, batch_size=2)
+    config = DataConfig(image_size=16)
     source = opened(tmp_path, max_broken_share=0.1)
     with pytest.raises(SdjaxError, match=r"2 of 11 items.*max_broken_share=0.1.*x.png"):
-        list(loader(source, config, repeat=False))
-    assert len(list(loader(opened(tmp_path, max_broken_share=0.2), config, repeat=False))) == 5
+        list(loader(source, config, 2, repeat=False))
+    assert len(list(loader(opened(tmp_path, max_broken_share=0.2), config, 2, repeat=False))) == 5
 
 
 def test_captions_may_be_waived(tmp_path):

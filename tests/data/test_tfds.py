@@ -51,7 +51,7 @@ def data_dir(tmp_path_factory):
 
 
 def config(data_dir, **options):
-    options = {"source": "tfds:sdjax_tiny", "image_size": 8, "batch_size": 4} | options
+    options = {"source": "tfds:sdjax_tiny", "image_size": 8} | options
     return DataConfig(data_dir=data_dir, **options)
 
 
@@ -67,7 +67,7 @@ def test_text_and_labels_come_back(data_dir):
 
 def test_batches(data_dir):
     choice = config(data_dir)
-    batches = list(loader(open_source(choice), choice, repeat=False))
+    batches = list(loader(open_source(choice), choice, 4, repeat=False))
     numbers = sorted(int(caption[3:]) for batch in batches for caption in batch["caption"])
     assert numbers == list(range(12))
 
