@@ -15,6 +15,7 @@ own steps as need no more. Samplers of distilled networks are left out, as the m
 Writes results/sampler_steps.json, docs/sampler_steps.png and the tables of docs/samplers.md.
 
     python -m benchmarks.sampler_steps
+    python -m benchmarks.sampler_steps --only iPNDM   # anew; the others keep their figures
 """
 
 import json
@@ -55,6 +56,7 @@ STOCHASTIC = {
     "DPM++ 2M SDE Karras": ("dpmpp_2m_sde", KARRAS),
     "DPM++ 3M SDE Karras": ("dpmpp_3m_sde", KARRAS),
 }
+SAMPLERS = DETERMINISTIC | STOCHASTIC
 TRAILING = {"spacing": "trailing"}
 OTHER_SEED = 10**6  # of the set that distances are measured from
 
@@ -83,8 +85,8 @@ def steps_within(budget, config, name, options):
     return 0
 
 
-def measure(latents, config, budgets, reference_steps):
-    """Runs all samplers: a dict for JSON of errors and distances, and what the references have.
+def measure(latents, config, budgets, reference_steps, labels=SAMPLERS):
+    """Runs samplers: a dict for JSON of errors and distances, and what the references have.
 
     latents: function of (sampler, its options, steps, first seed) that makes [n, d] latents.
     """
@@ -92,7 +94,8 @@ def measure(latents, config, budgets, reference_steps):
     noisy = latents("ddpm", TRAILING, reference_steps, OTHER_SEED)
     size = smooth.std()
     results = {}
-    for label, (name, options) in (DETERMINISTIC | STOCHASTIC).items():
+    for label in labels:
+        name, options = SAMPLERS[label]
         results[label] = []
         for budget in budgets:
             steps = steps_within(budget, config, name, options)
@@ -185,6 +188,14 @@ def plot(measured, path):
     figure.savefig(path, dpi=110)
 
 
+def kept(settings):
+    """What results/sampler_steps.json holds, which must be of the same settings."""
+    written = json.loads((RESULTS / "sampler_steps.json").read_text())
+    if written["settings"] != settings:
+        raise SystemExit(f"the figures there are of {written['settings']}: measure all samplers")
+    return written
+
+
 def main(
     model: str = str(EMOJI),
     prompts: tuple[str, ...] = ("red apple", "smiling face", "dog face", "blue heart"),
@@ -192,9 +203,14 @@ def main(
     steps: tuple[int, ...] = (4, 6, 8, 12, 16, 24, 40),
     reference_steps: int = 1000,
     guidance_scale: float = 2.0,
+    only: tuple[str, ...] = (),
     save: bool = True,
 ):
-    """Measures, prints and writes. images: of each prompt. steps: evaluations of the network."""
+    """Measures, prints and writes.
+
+    images: of each prompt. steps: evaluations of the network. only: names of the plot, to measure
+    these anew and keep the others' figures, where they have the same settings.
+    """
     use_cpu_devices()
     from sdjax import StableDiffusion
 
@@ -208,21 +224,28 @@ def main(
         )  # fmt: skip
         return np.asarray(made, np.float64).reshape(len(made), -1)
 
-    measured = measure(latents, sd.scheduler_config, steps, reference_steps)
     settings = {
         "model": Path(model).name,
-        "prompts": prompts,
+        "prompts": list(prompts),
         "images": images,
         "guidance_scale": guidance_scale,
         "reference_steps": reference_steps,
     }
+    before = kept(settings) if only else {"machine": machine(), "renewed": {}, "results": {}}
+    measured = measure(latents, sd.scheduler_config, steps, reference_steps, only or SAMPLERS)
+    found = before["results"] | measured["results"]
+    measured["results"] = {label: found[label] for label in SAMPLERS if label in found}
     text = markdown(measured, steps, settings)
     print(text)
     if save:
         RESULTS.mkdir(exist_ok=True)
         written = {
-            "benchmark": "sampler_steps", "machine": machine(), "settings": settings, **measured
-        }  # fmt: skip
+            "benchmark": "sampler_steps",
+            "machine": before["machine"],
+            "renewed": before.get("renewed", {}) | {label: machine() for label in only},
+            "settings": settings,
+            **measured,
+        }
         (RESULTS / "sampler_steps.json").write_text(json.dumps(written, indent=1) + "\n")
         plot(measured, DOCS / "sampler_steps.png")
         write_between_marks(DOCS / "samplers.md", text)
