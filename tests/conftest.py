@@ -1,5 +1,6 @@
-"""Settings that every test shares: two CPU devices, one thread for each peer, no network."""
+"""What every test shares: two CPU devices, one thread for each peer, no network."""
 
+import gc
 import os
 
 os.environ.update(
@@ -9,5 +10,18 @@ os.environ.update(
     TOKENIZERS_PARALLELISM="false",
 )
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# XLA:CPU can crash when a long process reads programs that it compiled before.
+# The tests measure what is compiled, so nothing comes from an earlier run.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+
+import jax  # noqa: E402  after its settings
+import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forget_programs():
+    """Let go of a file's compiled programs: each takes memory maps, of which Linux gives a process
+    65,530, and XLA crashes where it gets no more.
+    """
+    yield
+    jax.clear_caches()
+    gc.collect()
