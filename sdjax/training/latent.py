@@ -1,14 +1,13 @@
 """Latent text-to-image diffusion: the objective."""
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from sdjax import diffusion
-from sdjax.errors import SdjaxError, check_at_least, check_choices
+from sdjax.errors import SdjaxError, check_at_least
 from sdjax.models.clip import TextEncoder, TextEncoderConfig
 from sdjax.models.unet import UNet
 from sdjax.models.unet_config import UNetConfig
@@ -42,16 +41,12 @@ class LatentRun(RunConfig):
     """Share of images trained with the empty prompt, for guidance (arXiv 2207.12598)."""
     vocab_size: int = 2048
     """Largest vocabulary to learn from the captions, where no tokenizer is given."""
-    posterior: Literal["sample", "mode"] = "sample"
-    """Which latents of an image are learned: drawn from the autoencoder's posterior, or its mean.
-    What a KL weight makes noisy cannot be predicted, and hides what can."""
     cache_latents: bool = True
     """Encode the whole set once and keep it in memory; for sets that fit there."""
     sheet: SheetConfig = field(default_factory=SheetConfig)
 
     def __post_init__(self):
         super().__post_init__()
-        check_choices(self)
         check_at_least(SMALLEST_VOCABULARY, self, "vocab_size")
         width, context = self.text_encoder.hidden_size, self.unet.cross_attention_dim
         if width != context:
@@ -110,10 +105,9 @@ class LatentObjective:
             vae = VAE(self.vae, config.dtype)
             mean, log_variance = vae.posterior(frozen["vae"], as_float(batch["image"]))
             mean, log_variance = jax.lax.stop_gradient((mean, log_variance))
-            std = jnp.exp(0.5 * log_variance)
+            latents = sampled_posterior(keys, mean, jnp.exp(0.5 * log_variance))
         else:
-            mean, std = batch["mean"], batch["std"]
-        latents = mean if config.posterior == "mode" else sampled_posterior(keys, mean, std)
+            latents = sampled_posterior(keys, batch["mean"], batch["std"])
         given = noised(config.denoising, schedule, latents * self.vae.scaling_factor, keys)
         lost = dropped(keys, config.caption_dropout)
         ids = jnp.where(lost[:, None], frozen["empty_ids"], batch["ids"])
