@@ -1,4 +1,6 @@
 PYTHON ?= python3
+# A process a core, whole files each: most of a test's time is compilation, on one core.
+WORKERS = -n auto --maxprocesses 4 --dist loadfile
 PIP = .venv/bin/pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test test-full clean
@@ -9,10 +11,10 @@ demo: .venv/.run
 	           "hamburger" "tiger face" "guitar" "blue heart with ribbon"
 
 test: .venv/.test
-	.venv/bin/python -m pytest -m "not full" tests
+	.venv/bin/python -m pytest $(WORKERS) -m "not full" tests
 
 test-full: .venv/.test
-	.venv/bin/python -m pytest tests
+	.venv/bin/python -m pytest $(WORKERS) tests
 
 clean:
 	rm -rf demo .pytest_cache build *.egg-info
