@@ -1,6 +1,6 @@
 PYTHON ?= python3
 # A process a core, whole files each: most of a test's time is compilation, on one core.
-WORKERS = -n auto --maxprocesses 4 --dist loadfile
+WORKERS = -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PIP = .venv/bin/pip install --quiet --disable-pip-version-check
 
 .PHONY: demo test test-full clean

@@ -2,9 +2,12 @@
 
 import json
 
+import pytest
+
 from benchmarks import common, load
 
 
+@pytest.mark.full
 def test_both_sides_load_the_same_file_in_each_dtype(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(common, "RESULTS", tmp_path / "benchmarks" / "results")
     (tmp_path / "benchmarks").mkdir()
