@@ -13,9 +13,10 @@ As measured on 2026-11-27 on an AMD EPYC: 9 minutes 25 seconds for the autoencod
 then 54,000 steps at about 166 pictures a second on one core whose other core was at work. With
 guidance 3 the oracle then reads 25.8 % of 128 seen captions and 20.3 % of 128 kept out wholly
 right, 39.8 % and 35.9 % in shapes and colours, and was still reading more with every checkpoint.
-Which of two objects lies above or on the left is not learned in that time (docs/shapes.md). The first 20,487 steps of that run drew timesteps
-more widely (timestep_mean 0.4, timestep_std 1.4) and at a learning rate up to 9 % higher, as they
-were begun for more steps. Of the autoencoder's reconstructions the oracle reads 98.8 % of 256.
+Which of two objects lies above or on the left is not learned in that time (docs/shapes.md). The
+first 20,487 steps of that run drew timesteps more widely (timestep_mean 0.4, timestep_std 1.4) and
+at a learning rate up to 9 % higher, as they were begun for more steps. Of the autoencoder's
+reconstructions the oracle reads 98.8 % of 256.
 """
 
 from sdjax.data import DataConfig
