@@ -211,6 +211,9 @@ def main(
     images: of each prompt. steps: evaluations of the network. only: names of the plot, to measure
     these anew and keep the others' figures, where they have the same settings.
     """
+    for label in only:
+        if label not in SAMPLERS:
+            raise SystemExit(f"no sampler {label!r} in the plot: choose from {', '.join(SAMPLERS)}")
     use_cpu_devices()
     from sdjax import StableDiffusion
 
