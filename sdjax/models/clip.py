@@ -26,7 +26,11 @@ HIDDEN_ACTS = ("gelu", "quick_gelu")
 
 @dataclasses.dataclass(frozen=True)
 class TextEncoderConfig:
-    """The fields of transformers' `CLIPTextConfig` that shape the network, with its defaults."""
+    """The fields of transformers' `CLIPTextConfig` that shape the network, with its defaults.
+
+    `initializer_range` is the standard deviation of fresh embeddings. CLIP's own is small beside
+    what the first attention layer adds, which hides the words from a small network for long.
+    """
 
     vocab_size: int = 49408
     hidden_size: int = 512
@@ -37,6 +41,7 @@ class TextEncoderConfig:
     max_position_embeddings: int = 77
     hidden_act: str = "quick_gelu"
     layer_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
     pad_token_id: int = 1
     bos_token_id: int = 49406
     eos_token_id: int = 49407
@@ -120,16 +125,14 @@ class TextEmbeddings(nn.Module):
     @nn.compact
     def __call__(self, ids: jax.Array) -> jax.Array:
         config = self.config
-        tokens = Embedding(
-            config.vocab_size, config.hidden_size, dtype=self.dtype, name="token_embedding"
-        )(ids)
-        positions = Embedding(
-            config.max_position_embeddings,
-            config.hidden_size,
-            dtype=self.dtype,
-            name="position_embedding",
-        )(jnp.arange(ids.shape[-1]))
-        return tokens + positions
+
+        def table(size, name):
+            init = nn.initializers.normal(config.initializer_range)
+            return Embedding(size, config.hidden_size, self.dtype, init, name=name)
+
+        tokens = table(config.vocab_size, "token_embedding")(ids)
+        positions = table(config.max_position_embeddings, "position_embedding")
+        return tokens + positions(jnp.arange(ids.shape[-1]))
 
 
 def scaled_normal(std: float):

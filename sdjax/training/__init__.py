@@ -2,6 +2,7 @@
 
 from .autoencoder import AutoencoderObjective, AutoencoderRun
 from .config import OptimizerConfig, RunConfig
+from .curriculum import Curriculum
 from .denoising import DenoisingConfig, ScheduleConfig
 from .feed import ArrayBatches
 from .latent import LatentObjective, LatentRun
@@ -18,6 +19,7 @@ __all__ = [
     "ArrayBatches",
     "AutoencoderObjective",
     "AutoencoderRun",
+    "Curriculum",
     "DenoisingConfig",
     "LatentObjective",
     "LatentRun",

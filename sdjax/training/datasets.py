@@ -67,7 +67,8 @@ def latent_statistics(mean, std):
 
 
 def cached_latents(path, data: DataConfig, examples, weights, compute):
-    """The arrays of the file `path`, made by compute() and written there where they are missing.
+    """The arrays of the file `path`, "caption" among them, made by compute() and written there
+    where they are missing.
 
     They are made anew where the data's configuration or the autoencoder (`weights`, a list of its
     files) is another than those of the file.
@@ -80,7 +81,7 @@ def cached_latents(path, data: DataConfig, examples, weights, compute):
     }, sort_keys=True)
     if path.exists():
         with np.load(path) as saved:
-            if str(saved["made_of"]) == made_of:
+            if str(saved["made_of"]) == made_of and "caption" in saved:
                 return {name: saved[name] for name in saved.files if name != "made_of"}
     arrays = compute()
     unfinished = path.with_suffix(".part")

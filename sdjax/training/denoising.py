@@ -81,14 +81,17 @@ class Noised(NamedTuple):
     x_t: jax.Array
 
 
-def noised(config: DenoisingConfig, schedule, x_0, keys) -> Noised:
-    """Draw a timestep and noise for each image of x_0 [b, …] from its key, keys [b]."""
+def noised(config: DenoisingConfig, schedule, x_0, keys, timestep_mean=None) -> Noised:
+    """Draw a timestep and noise for each image of x_0 [b, …] from its key, keys [b].
+
+    timestep_mean: float [b], each image's own, in place of the configuration's.
+    """
     noise = _draw(keys, "noise", lambda key: jax.random.normal(key, x_0.shape[1:]))
     if config.noise_offset:
         shape = (1,) * (x_0.ndim - 2) + x_0.shape[-1:]
         offset = _draw(keys, "offset", lambda key: jax.random.normal(key, shape))
         noise = noise + config.noise_offset * offset
-    t = draw_timesteps(config, keys)
+    t = draw_timesteps(config, keys, timestep_mean)
     return Noised(x_0, noise, t, diffusion.add_noise(schedule, x_0, noise, t))
 
 
@@ -115,15 +118,16 @@ def losses(config: DenoisingConfig, schedule, given: Noised, prediction, fractio
     return weight * diffusion.training_loss(prediction, target, config.loss)
 
 
-def draw_timesteps(config: DenoisingConfig, keys):
-    """int32 [b] in 0 … T − 1 for keys [b]."""
+def draw_timesteps(config: DenoisingConfig, keys, mean=None):
+    """int32 [b] in 0 … T − 1 for keys [b], with the configuration's timestep_mean or `mean` [b]."""
     u = _draw(keys, "timestep", jax.random.uniform)
     if config.stratified:
         u = (u[0] + jnp.arange(len(u)) / len(u)) % 1
     if config.timesteps == "logit_normal":
         # Away from 0 and 1, whose normal quantiles are infinite.
         normal = jax.scipy.special.ndtri(jnp.clip(u, 1e-6, 1 - 1e-6))
-        u = jax.nn.sigmoid(config.timestep_mean + config.timestep_std * normal)
+        mean = config.timestep_mean if mean is None else mean
+        u = jax.nn.sigmoid(mean + config.timestep_std * normal)
     elif config.timesteps == "power":
         u = u ** (1 / config.timestep_power)
     last = config.schedule.num_timesteps - 1

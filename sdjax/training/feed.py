@@ -17,19 +17,23 @@ class ArrayBatches:
     arrays: dict of NumPy arrays [N, …]; a batch is a dict of [batch_size, …]. Epoch e has the
     order drawn from (seed, e), so the position is a single number. A batch may run over the end of
     an epoch into the next. With flip, "image" [N, H, W, C] is mirrored half of the time, by a coin
-    that is drawn with the order.
+    that is drawn with the order. The first `first_examples` items are drawn from those of the
+    indices `first` alone, in epochs of their own; "first" bool [batch_size] then marks them.
     """
 
-    def __init__(self, arrays, batch_size, seed, flip=False):
+    def __init__(self, arrays, batch_size, seed, flip=False, first=(), first_examples=0):
         sizes = {name: len(array) for name, array in arrays.items()}
         if len(set(sizes.values())) != 1 or not min(sizes.values()):
             raise SdjaxError(f"arrays of one length, not empty, are expected, got {sizes}")
         if flip and "image" not in arrays:
             raise SdjaxError(f"flip mirrors the array 'image', there are {', '.join(arrays)}")
-        self._arrays, self._size = arrays, min(sizes.values())
+        if first_examples and not len(first):
+            raise SdjaxError(f"first_examples is {first_examples}, but there is none to draw first")
+        self._arrays, self._all = arrays, np.arange(min(sizes.values()))
         self._batch_size, self._seed, self._flip = batch_size, seed, flip
+        self._first, self._first_examples = np.asarray(first, int), first_examples
         self._position = 0
-        self._epoch = None
+        self._shuffled = None
 
     def __iter__(self):
         return self
@@ -37,22 +41,33 @@ class ArrayBatches:
     def __next__(self):
         parts, coins, wanted = [], [], self._batch_size
         while wanted:
-            epoch, offset = divmod(self._position, self._size)
-            if epoch != self._epoch:
-                random = np.random.default_rng((self._seed, epoch))
-                self._order = random.permutation(self._size)
-                self._coins = random.integers(2, size=self._size, dtype=bool)
-                self._epoch = epoch
-            parts.append(self._order[offset:offset + wanted])
-            coins.append(self._coins[offset:offset + wanted])
+            offset, end = self._shuffle(wanted)
+            parts.append(self._order[offset:end])
+            coins.append(self._coins[offset:end])
             wanted -= len(parts[-1])
             self._position += len(parts[-1])
         index = np.concatenate(parts)
         batch = {name: array[index] for name, array in self._arrays.items()}
+        if self._first_examples:
+            start = self._position - self._batch_size
+            batch["first"] = start + np.arange(self._batch_size) < self._first_examples
         if self._flip:
             mirrored = np.concatenate(coins)
             batch["image"][mirrored] = batch["image"][mirrored, :, ::-1]
         return batch
+
+    def _shuffle(self, wanted):
+        """Order the epoch that the position lies in; where in it the next items begin and end."""
+        opening = self._position < self._first_examples
+        items = self._first if opening else self._all
+        epoch, offset = divmod(self._position - (not opening) * self._first_examples, len(items))
+        if (opening, epoch) != self._shuffled:
+            random = np.random.default_rng((self._seed, epoch))
+            self._order = items[random.permutation(len(items))]
+            self._coins = random.integers(2, size=len(items), dtype=bool)
+            self._shuffled = opening, epoch
+        left = self._first_examples - self._position if opening else wanted
+        return offset, offset + min(wanted, left)
 
     def get_state(self):
         """The position, as JSON: items drawn so far."""

@@ -17,6 +17,7 @@ from sdjax.text.vocabulary import SMALLEST_VOCABULARY
 
 from .autoencoder import as_float
 from .config import RunConfig
+from .curriculum import Curriculum
 from .denoising import (
     DenoisingConfig,
     dropped,
@@ -41,6 +42,7 @@ class LatentRun(RunConfig):
     """Share of images trained with the empty prompt, for guidance (arXiv 2207.12598)."""
     vocab_size: int = 2048
     """Largest vocabulary to learn from the captions, where no tokenizer is given."""
+    curriculum: Curriculum = field(default_factory=Curriculum)
     cache_latents: bool = True
     """Encode the whole set once and keep it in memory; for sets that fit there."""
     sheet: SheetConfig = field(default_factory=SheetConfig)
@@ -56,6 +58,13 @@ class LatentRun(RunConfig):
             )
         if not 0 <= self.caption_dropout < 1:
             raise SdjaxError(f"caption_dropout must be in [0, 1), got {self.caption_dropout}")
+        if self.curriculum.examples and not self.cache_latents:
+            raise SdjaxError("a curriculum needs cache_latents, where all captions are at hand")
+        if self.curriculum.shifts and self.denoising.timesteps != "logit_normal":
+            raise SdjaxError(
+                f"curriculum.timestep_mean shifts logit_normal timesteps, not "
+                f"{self.denoising.timesteps}"
+            )
 
 
 @dataclass(frozen=True)
@@ -97,7 +106,8 @@ class LatentObjective:
 
     def loss(self, params, frozen, batch, keys):
         """Of a batch with "ids" int32 [b, L], and either "image" [b, H, W, 3] (uint8 or in
-        [-1, 1]) or the cached posterior, "mean" and "std" [b, h, w, C].
+        [-1, 1]) or the cached posterior, "mean" and "std" [b, h, w, C]. "first" bool [b] marks
+        what belongs to the curriculum.
         """
         config = self.config
         schedule = config.denoising.schedule.build()
@@ -108,7 +118,13 @@ class LatentObjective:
             latents = sampled_posterior(keys, mean, jnp.exp(0.5 * log_variance))
         else:
             latents = sampled_posterior(keys, batch["mean"], batch["std"])
-        given = noised(config.denoising, schedule, latents * self.vae.scaling_factor, keys)
+        mean = None
+        if config.curriculum.shifts:
+            mean = jnp.where(
+                batch["first"], config.curriculum.timestep_mean, config.denoising.timestep_mean
+            )
+        scaled = latents * self.vae.scaling_factor
+        given = noised(config.denoising, schedule, scaled, keys, mean)
         lost = dropped(keys, config.caption_dropout)
         ids = jnp.where(lost[:, None], frozen["empty_ids"], batch["ids"])
         context = self._context(params, frozen, ids)

@@ -135,10 +135,10 @@ class _Stages:
         about, folder = self.settings(name), self.workdir / name
         return fit(objective, frozen, batches, run, folder, name=name, sheet=sheet, about=about)
 
-    def batches(self, run, arrays, tokenize=None, classes=0):
+    def batches(self, run, arrays, tokenize=None, classes=0, **first):
         """Batches from memory, or from the loader where arrays is None, their labels checked."""
         if arrays is not None:
-            return ArrayBatches(arrays, run.batch_size, run.seed, self.recipe.data.flip)
+            return ArrayBatches(arrays, run.batch_size, run.seed, self.recipe.data.flip, **first)
         data = dataclasses.replace(self.recipe.data, seed=run.seed)
         source = self.source
         if self.recipe.examples:
@@ -215,13 +215,17 @@ class _Stages:
         prompts = list(config.sheet.prompts) or captions(self.source, config.sheet.images)
         given = {**frozen, "vae": parts.vae_params}
         sheet = objective.sheet(given, parts.tokenizer.encode(prompts))
+        arrays, first = None, {}
         if config.cache_latents:
             arrays = self.latents(parts.given, parts.vae, parts.vae_params, parts.tokenizer)
+            texts, curriculum = arrays.pop("caption"), config.curriculum
+            if curriculum.examples:
+                first = {"first": curriculum.items(texts), "first_examples": curriculum.examples}
         else:
-            arrays, frozen = None, given
+            frozen = given
+        batches = self.batches(config, arrays, parts.tokenizer.encode, **first)
         outcome = self.fit(
-            objective, frozen, self.batches(config, arrays, parts.tokenizer.encode), config,
-            "diffusion", _captioned(sheet, prompts),
+            objective, frozen, batches, config, "diffusion", _captioned(sheet, prompts)
         )
         if outcome.finished:
             export.export_latent(
@@ -248,7 +252,7 @@ class _Stages:
         return Tokenizer.from_pretrained(folder)
 
     def latents(self, given, vae, params, tokenizer):
-        """{"mean", "std", "ids"} of all pictures, from workdir/latents.npz where it is there."""
+        """{"mean", "std", "ids", "caption"} of all pictures, kept in workdir/latents.npz."""
         def compute():
             pictures = self.pictures()
             mean, std = encode_all(vae, params, pictures["image"])
@@ -256,7 +260,7 @@ class _Stages:
                 tokenizer.encode(pictures["caption"][i:i + 1024].tolist())
                 for i in range(0, len(mean), 1024)
             ])
-            return {"mean": mean, "std": std, "ids": ids}
+            return {"mean": mean, "std": std, "ids": ids, "caption": pictures["caption"]}
 
         weights = sorted(given.rglob("*.safetensors")) + sorted(
             (self.workdir / "tokenizer").glob("*.json")

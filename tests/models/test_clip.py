@@ -165,6 +165,16 @@ def test_remat_changes_neither_values_nor_gradients():
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), plain, remat)
 
 
+@pytest.mark.parametrize("initializer_range", [0.02, 0.4])
+def test_fresh_embeddings_have_the_deviation_of_the_configuration(initializer_range):
+    config = dataclasses.replace(
+        SMALL, vocab_size=1000, max_position_embeddings=200, initializer_range=initializer_range
+    )
+    params = jax.jit(TextEncoder(config).init)(jax.random.key(0), IDS)["params"]
+    for table in params["embeddings"].values():
+        assert np.std(table["embedding"]) == pytest.approx(initializer_range, rel=0.05)
+
+
 def test_bfloat16_computes_in_it_and_keeps_float32_parameters():
     encoder = TextEncoder(SMALL, dtype=jnp.bfloat16)
     params = jax.jit(encoder.init)(jax.random.key(0), IDS)["params"]

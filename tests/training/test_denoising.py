@@ -43,6 +43,15 @@ def test_logit_normal_timesteps_have_the_median_of_the_sigmoid(mean):
     assert median == pytest.approx(1 / (1 + np.exp(-mean)), abs=0.02)
 
 
+def test_each_image_may_have_a_mean_of_its_own():
+    config = dataclasses.replace(EACH, timesteps="logit_normal", timestep_std=0.5)
+    other = dataclasses.replace(config, timestep_mean=2.0)
+    marked = np.arange(len(KEYS)) % 3 == 0
+    mixed = draw_timesteps(config, KEYS, np.where(marked, 2.0, 0.0))
+    expected = np.where(marked, draw_timesteps(other, KEYS), draw_timesteps(config, KEYS))
+    np.testing.assert_array_equal(mixed, expected)
+
+
 def test_a_power_prefers_high_noise():
     config = dataclasses.replace(EACH, timesteps="power", timestep_power=3.0)
     t = np.asarray(draw_timesteps(config, KEYS)) / 1000

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sdjax.training import LatentObjective
+from sdjax.training import Curriculum, DenoisingConfig, LatentObjective
 from sdjax.training.step import image_keys
 from tests.training.small import LATENT
 
@@ -27,8 +27,10 @@ def params():
     return tree.unflatten([np.float32(0.2) * random.normal(size=x.shape) for x in leaves])
 
 
-def loss(params, ids, empty, **changes):
+def loss(params, ids, empty, first=None, **changes):
     batch = {"mean": jnp.ones((4, 16, 16, 2)), "std": jnp.ones((4, 16, 16, 2)), "ids": ids}
+    if first is not None:
+        batch["first"] = np.full(4, first)
     return jax.jit(objective(**changes).loss)(params, {"empty_ids": empty}, batch, KEYS)[0]
 
 
@@ -38,6 +40,19 @@ def test_dropped_captions_are_the_empty_prompt(params):
     kept = loss(params, captions, others[0], caption_dropout=0.0)
     assert loss(params, others, captions[0], caption_dropout=always) == kept
     assert loss(params, others, captions[0], caption_dropout=0.0) != kept
+
+
+def test_a_curriculum_shifts_the_timesteps_of_its_images_only(params):
+    ids = np.full((4, 24), 3, np.int32)
+    low, high = (
+        DenoisingConfig(timesteps="logit_normal", timestep_mean=mean) for mean in (-1.0, 2.0)
+    )
+    plain, shifted = (loss(params, ids, ids[0], denoising=config) for config in (low, high))
+    assert plain != shifted
+    curriculum = Curriculum(examples=8, timestep_mean=2.0)
+    for first, expected in ((False, plain), (True, shifted)):
+        given = loss(params, ids, ids[0], first, denoising=low, curriculum=curriculum)
+        np.testing.assert_allclose(given, expected, rtol=1e-6)
 
 
 def test_remat_holds_for_the_text_encoder_too(params):

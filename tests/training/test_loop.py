@@ -237,6 +237,27 @@ def test_every_epoch_visits_each_item_once():
     np.testing.assert_array_equal(next(again)["i"], seen[8:12])
 
 
+def test_a_curriculum_is_drawn_first_and_resumes_at_any_position():
+    arrays = {"i": np.arange(10)}
+    first = {"first": [1, 3, 8], "first_examples": 7}
+    batches, states, seen = ArrayBatches(arrays, 4, 3, **first), [], []
+    for _ in range(7):
+        states.append(batches.get_state())
+        seen.append(next(batches))
+    marks, flat = (np.concatenate([batch[name] for batch in seen]) for name in ("first", "i"))
+    np.testing.assert_array_equal(marks, np.arange(28) < 7)
+    assert sorted(flat[:3]) == sorted(flat[3:6]) == [1, 3, 8] and flat[6] in (1, 3, 8)
+    assert sorted(flat[7:17]) == sorted(flat[17:27]) == list(range(10))
+    for state, batch in zip(states, seen):
+        again = ArrayBatches(arrays, 4, 3, **first)
+        again.set_state(state)
+        np.testing.assert_array_equal(next(again)["i"], batch["i"])
+    plain = ArrayBatches(arrays, 10, 3)
+    np.testing.assert_array_equal(next(plain)["i"], flat[7:17])
+    with pytest.raises(SdjaxError, match="first_examples is 7, but there is none to draw first"):
+        ArrayBatches(arrays, 4, 3, first_examples=7)
+
+
 def test_pictures_in_memory_are_mirrored_by_seed_and_position():
     pictures = np.arange(10 * 2 * 3).reshape(10, 1, 2, 3)  # [N, H, W, C], all values different
     arrays = {"image": pictures, "i": np.arange(10)}

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import json
+import shutil
 from pathlib import Path
 
 import jax
@@ -12,7 +13,9 @@ import pytest
 from sdjax.checkpoints import Checkpoints
 from sdjax.errors import SdjaxError
 from sdjax.models import TextEncoderConfig, UNetConfig, VAEConfig
+from sdjax.text import Tokenizer
 from sdjax.training import (
+    Curriculum,
     LatentObjective,
     PixelObjective,
     PixelRun,
@@ -110,6 +113,30 @@ def test_an_interrupted_recipe_ends_as_an_uninterrupted_one(trained, tmp_path, m
 
 def interrupt(*arguments):
     raise KeyboardInterrupt
+
+
+def test_a_curriculum_begins_with_the_captions_it_names(trained, tmp_path, monkeypatch):
+    for part in ("autoencoder", "tokenizer"):
+        shutil.copytree(trained / part, tmp_path / part)
+    batches, draw = [], module.ArrayBatches.__next__
+
+    def noted(self):
+        batches.append(draw(self))
+        return batches[-1]
+
+    monkeypatch.setattr(module.ArrayBatches, "__next__", noted)
+    curriculum = Curriculum(examples=8, captions="^a (small|large)", timestep_mean=2.0)
+    begun = changed(LATENT, diffusion__steps=3, diffusion__curriculum=curriculum,
+                    diffusion__denoising__timesteps="logit_normal")
+    assert train(begun, tmp_path)
+    tokenizer = Tokenizer.from_pretrained(tmp_path / "tokenizer")
+    named = {int(tokenizer.encode([f"a {size}"])[0, 2]) for size in ("small", "large")}
+    sizes = [set(batch["ids"][:, 2].tolist()) for batch in batches]
+    assert sizes[0] | sizes[1] <= named
+    assert not set.union(*sizes[2:5]) <= named  # the other captions follow
+    unknown = changed(begun, diffusion__steps=6, diffusion__curriculum__captions="purple")
+    with pytest.raises(SdjaxError, match="no caption matches curriculum.captions 'purple'"):
+        train(unknown, tmp_path)
 
 
 def test_a_finished_recipe_changes_nothing_and_tells_what_counts_no_more(trained, capsys):
@@ -316,11 +343,26 @@ def test_wrong_options_and_configs_are_named(tmp_path, capsys):
      "frozen text encoder needs a pretrained folder"),
     ({"data": dataclasses.replace(DATA, flip=True)}, "data.flip cannot mirror cached latents"),
     ({"examples": 0}, "shapes has no end: set examples"),
+    ({"diffusion__curriculum": Curriculum(4, "red"), "diffusion__cache_latents": False},
+     "a curriculum needs cache_latents"),
+    ({"diffusion__curriculum": Curriculum(4, timestep_mean=2.0)},
+     "curriculum.timestep_mean shifts logit_normal timesteps, not uniform"),
     ({"export_dtype": "int8"}, "export_dtype must be one of float32, float16, bfloat16"),
 ])
 def test_recipes_that_do_not_fit_together(changes, message):
     with pytest.raises(SdjaxError, match=message):
-        dataclasses.replace(LATENT, **changes)
+        changed(LATENT, **changes)
+
+
+@pytest.mark.parametrize(("values", "message"), [
+    ({"captions": "red"}, "has examples and, of captions and timestep_mean, one or both"),
+    ({"examples": 4}, "has examples and, of captions and timestep_mean, one or both"),
+    ({"examples": 4, "captions": "("}, r"captions '\(' is not a regular expression: "),
+    ({"examples": -1}, "examples must be at least 0, got -1"),
+])
+def test_a_curriculum_that_cannot_be(values, message):
+    with pytest.raises(SdjaxError, match=message):
+        Curriculum(**values)
 
 
 @pytest.mark.parametrize(("changes", "message"), [
