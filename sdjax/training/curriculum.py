@@ -17,8 +17,8 @@ class Curriculum:
     captions: str = ""
     """Regular expression: only pictures whose captions match are drawn meanwhile."""
     timestep_mean: float | None = None
-    """Takes the place of denoising.timestep_mean meanwhile; above it prefers high noise, where what
-    lies where is decided."""
+    """Takes the place of denoising.timestep_mean meanwhile. A greater one prefers high noise, where
+    it is decided what lies where."""
 
     def __post_init__(self):
         check_at_least(0, self, "examples")
