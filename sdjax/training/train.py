@@ -203,7 +203,8 @@ class _Stages:
         frozen = {"empty_ids": tokenizer.encode([""])[0]}
         if not config.train_text_encoder:
             encoder, frozen["text_encoder"] = TextEncoder.from_pretrained(given)
-            if encoder.config != config.text_encoder:
+            begun = config.text_encoder.initializer_range  # nothing to a finished encoder
+            if dataclasses.replace(encoder.config, initializer_range=begun) != config.text_encoder:
                 raise SdjaxError(f"text_encoder must be that of {given} where it is frozen: "
                                  f"{encoder.config}, got {config.text_encoder}")
         return _LatentParts(given, vae, vae_params, tokenizer, config, frozen)
