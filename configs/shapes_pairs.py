@@ -21,9 +21,9 @@ from sdjax.data import DataConfig
 from sdjax.models import TextEncoderConfig, UNetConfig, VAEConfig
 from sdjax.training import (
     AutoencoderRun,
-    Curriculum,
     DenoisingConfig,
     LatentRun,
+    Lesson,
     OptimizerConfig,
     Recipe,
     ScheduleConfig,
@@ -96,8 +96,8 @@ config = Recipe(
             timestep_std=1.0,
         ),
         vocab_size=1024,
-        curriculum=Curriculum(
-            examples=64_000, captions="above|left of|inside", timestep_mean=2.2
+        curriculum=(
+            Lesson(examples=64_000, captions="above|left of|inside", timestep_mean=2.2),
         ),
         sheet=SheetConfig(
             prompts=(

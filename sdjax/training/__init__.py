@@ -2,7 +2,7 @@
 
 from .autoencoder import AutoencoderObjective, AutoencoderRun
 from .config import OptimizerConfig, RunConfig
-from .curriculum import Curriculum
+from .curriculum import Lesson
 from .denoising import DenoisingConfig, ScheduleConfig
 from .feed import ArrayBatches
 from .latent import LatentObjective, LatentRun
@@ -19,10 +19,10 @@ __all__ = [
     "ArrayBatches",
     "AutoencoderObjective",
     "AutoencoderRun",
-    "Curriculum",
     "DenoisingConfig",
     "LatentObjective",
     "LatentRun",
+    "Lesson",
     "OptimizerConfig",
     "Outcome",
     "PixelObjective",

@@ -9,11 +9,13 @@ from sdjax.errors import SdjaxError, check_at_least
 
 
 @dataclass(frozen=True)
-class Curriculum:
-    """The easier part that a run begins with (curriculum learning, Bengio et al. 2009)."""
+class Lesson:
+    """A part of a curriculum: what is drawn for a while, before the next lesson and at last
+    everything (curriculum learning, Bengio et al. 2009).
+    """
 
-    examples: int = 0
-    """For how many pictures it holds; 0 for no curriculum."""
+    examples: int
+    """For how many pictures it holds."""
     captions: str = ""
     """Regular expression: only pictures whose captions match are drawn meanwhile."""
     timestep_mean: float | None = None
@@ -21,26 +23,17 @@ class Curriculum:
     it is decided what lies where."""
 
     def __post_init__(self):
-        check_at_least(0, self, "examples")
-        if bool(self.examples) != bool(self.captions or self.shifts):
-            raise SdjaxError(
-                "a curriculum has examples and, of captions and timestep_mean, one or both"
-            )
+        check_at_least(1, self, "examples")
         try:
             re.compile(self.captions)
         except re.error as error:
             raise SdjaxError(
-                f"curriculum.captions {self.captions!r} is not a regular expression: {error}"
+                f"a lesson's captions {self.captions!r} are not a regular expression: {error}"
             ) from error
-
-    @property
-    def shifts(self) -> bool:
-        """Whether it draws other timesteps."""
-        return self.timestep_mean is not None
 
     def items(self, captions) -> np.ndarray:
         """Indices of the captions [N] that it draws, int [n]; SdjaxError where there are none."""
         found = np.flatnonzero([re.search(self.captions, caption) for caption in captions])
         if not len(found):
-            raise SdjaxError(f"no caption matches curriculum.captions {self.captions!r}")
+            raise SdjaxError(f"no caption matches the lesson's {self.captions!r}")
         return found

@@ -17,21 +17,26 @@ class ArrayBatches:
     arrays: dict of NumPy arrays [N, …]; a batch is a dict of [batch_size, …]. Epoch e has the
     order drawn from (seed, e), so the position is a single number. A batch may run over the end of
     an epoch into the next. With flip, "image" [N, H, W, C] is mirrored half of the time, by a coin
-    that is drawn with the order. The first `first_examples` items are drawn from those of the
-    indices `first` alone, in epochs of their own; "first" bool [batch_size] then marks them.
+    that is drawn with the order.
+
+    lessons: pairs (indices int [n], examples int). So many items are drawn from those of the
+    indices alone, in epochs of their own, lesson after lesson and then all. "lesson" int32
+    [batch_size] then says which lesson an item belongs to; len(lessons) after the last.
     """
 
-    def __init__(self, arrays, batch_size, seed, flip=False, first=(), first_examples=0):
+    def __init__(self, arrays, batch_size, seed, flip=False, lessons=()):
         sizes = {name: len(array) for name, array in arrays.items()}
         if len(set(sizes.values())) != 1 or not min(sizes.values()):
             raise SdjaxError(f"arrays of one length, not empty, are expected, got {sizes}")
         if flip and "image" not in arrays:
             raise SdjaxError(f"flip mirrors the array 'image', there are {', '.join(arrays)}")
-        if first_examples and not len(first):
-            raise SdjaxError(f"first_examples is {first_examples}, but there is none to draw first")
-        self._arrays, self._all = arrays, np.arange(min(sizes.values()))
+        if not all(len(items) for items, _ in lessons):
+            raise SdjaxError("a lesson has no items")
+        self._arrays = arrays
+        self._items = [*(np.asarray(items, int) for items, _ in lessons),
+                       np.arange(min(sizes.values()))]
+        self._starts = np.cumsum([0, *(examples for _, examples in lessons)])
         self._batch_size, self._seed, self._flip = batch_size, seed, flip
-        self._first, self._first_examples = np.asarray(first, int), first_examples
         self._position = 0
         self._shuffled = None
 
@@ -48,9 +53,9 @@ class ArrayBatches:
             self._position += len(parts[-1])
         index = np.concatenate(parts)
         batch = {name: array[index] for name, array in self._arrays.items()}
-        if self._first_examples:
-            start = self._position - self._batch_size
-            batch["first"] = start + np.arange(self._batch_size) < self._first_examples
+        if len(self._items) > 1:
+            places = self._position - self._batch_size + np.arange(self._batch_size)
+            batch["lesson"] = self._lesson(places).astype(np.int32)
         if self._flip:
             mirrored = np.concatenate(coins)
             batch["image"][mirrored] = batch["image"][mirrored, :, ::-1]
@@ -58,16 +63,19 @@ class ArrayBatches:
 
     def _shuffle(self, wanted):
         """Order the epoch that the position lies in; where in it the next items begin and end."""
-        opening = self._position < self._first_examples
-        items = self._first if opening else self._all
-        epoch, offset = divmod(self._position - (not opening) * self._first_examples, len(items))
-        if (opening, epoch) != self._shuffled:
+        lesson = self._lesson(self._position)
+        items = self._items[lesson]
+        epoch, offset = divmod(self._position - self._starts[lesson], len(items))
+        if (lesson, epoch) != self._shuffled:
             random = np.random.default_rng((self._seed, epoch))
             self._order = items[random.permutation(len(items))]
             self._coins = random.integers(2, size=len(items), dtype=bool)
-            self._shuffled = opening, epoch
-        left = self._first_examples - self._position if opening else wanted
-        return offset, offset + min(wanted, left)
+            self._shuffled = lesson, epoch
+        left = self._starts[lesson + 1:lesson + 2] - self._position  # none in the last part
+        return offset, offset + min([wanted, *left])
+
+    def _lesson(self, position):
+        return np.searchsorted(self._starts, position, side="right") - 1
 
     def get_state(self):
         """The position, as JSON: items drawn so far."""

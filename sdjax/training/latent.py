@@ -17,7 +17,7 @@ from sdjax.text.vocabulary import SMALLEST_VOCABULARY
 
 from .autoencoder import as_float
 from .config import RunConfig
-from .curriculum import Curriculum
+from .curriculum import Lesson
 from .denoising import (
     DenoisingConfig,
     dropped,
@@ -42,7 +42,8 @@ class LatentRun(RunConfig):
     """Share of images trained with the empty prompt, for guidance (arXiv 2207.12598)."""
     vocab_size: int = 2048
     """Largest vocabulary to learn from the captions, where no tokenizer is given."""
-    curriculum: Curriculum = field(default_factory=Curriculum)
+    curriculum: tuple[Lesson, ...] = ()
+    """What is drawn first, in order; then everything."""
     cache_latents: bool = True
     """Encode the whole set once and keep it in memory; for sets that fit there."""
     sheet: SheetConfig = field(default_factory=SheetConfig)
@@ -58,13 +59,27 @@ class LatentRun(RunConfig):
             )
         if not 0 <= self.caption_dropout < 1:
             raise SdjaxError(f"caption_dropout must be in [0, 1), got {self.caption_dropout}")
-        if self.curriculum.examples and not self.cache_latents:
+        if self.curriculum and not self.cache_latents:
             raise SdjaxError("a curriculum needs cache_latents, where all captions are at hand")
-        if self.curriculum.shifts and self.denoising.timesteps != "logit_normal":
+        if self._shifts and self.denoising.timesteps != "logit_normal":
             raise SdjaxError(
-                f"curriculum.timestep_mean shifts logit_normal timesteps, not "
+                f"a lesson's timestep_mean shifts logit_normal timesteps, not "
                 f"{self.denoising.timesteps}"
             )
+
+    @property
+    def _shifts(self):
+        return any(lesson.timestep_mean is not None for lesson in self.curriculum)
+
+    def timestep_mean(self, lesson):
+        """Mean of the timesteps' logits in `lesson`, int [b], len(curriculum) after the last; float
+        [b], or None where no lesson has one of its own.
+        """
+        if not self._shifts:
+            return None
+        usual = self.denoising.timestep_mean
+        own = [each.timestep_mean for each in self.curriculum]
+        return jnp.array([*(usual if mean is None else mean for mean in own), usual])[lesson]
 
 
 @dataclass(frozen=True)
@@ -106,8 +121,8 @@ class LatentObjective:
 
     def loss(self, params, frozen, batch, keys):
         """Of a batch with "ids" int32 [b, L], and either "image" [b, H, W, 3] (uint8 or in
-        [-1, 1]) or the cached posterior, "mean" and "std" [b, h, w, C]. "first" bool [b] marks
-        what belongs to the curriculum.
+        [-1, 1]) or the cached posterior, "mean" and "std" [b, h, w, C]. With a curriculum
+        there is "lesson" int [b], len(curriculum) after the last.
         """
         config = self.config
         schedule = config.denoising.schedule.build()
@@ -118,12 +133,8 @@ class LatentObjective:
             latents = sampled_posterior(keys, mean, jnp.exp(0.5 * log_variance))
         else:
             latents = sampled_posterior(keys, batch["mean"], batch["std"])
-        mean = None
-        if config.curriculum.shifts:
-            mean = jnp.where(
-                batch["first"], config.curriculum.timestep_mean, config.denoising.timestep_mean
-            )
         scaled = latents * self.vae.scaling_factor
+        mean = config.timestep_mean(batch.get("lesson"))
         given = noised(config.denoising, schedule, scaled, keys, mean)
         lost = dropped(keys, config.caption_dropout)
         ids = jnp.where(lost[:, None], frozen["empty_ids"], batch["ids"])

@@ -135,10 +135,10 @@ class _Stages:
         about, folder = self.settings(name), self.workdir / name
         return fit(objective, frozen, batches, run, folder, name=name, sheet=sheet, about=about)
 
-    def batches(self, run, arrays, tokenize=None, classes=0, **first):
+    def batches(self, run, arrays, tokenize=None, classes=0, lessons=()):
         """Batches from memory, or from the loader where arrays is None, their labels checked."""
         if arrays is not None:
-            return ArrayBatches(arrays, run.batch_size, run.seed, self.recipe.data.flip, **first)
+            return ArrayBatches(arrays, run.batch_size, run.seed, self.recipe.data.flip, lessons)
         data = dataclasses.replace(self.recipe.data, seed=run.seed)
         source = self.source
         if self.recipe.examples:
@@ -216,15 +216,14 @@ class _Stages:
         prompts = list(config.sheet.prompts) or captions(self.source, config.sheet.images)
         given = {**frozen, "vae": parts.vae_params}
         sheet = objective.sheet(given, parts.tokenizer.encode(prompts))
-        arrays, first = None, {}
+        arrays, lessons = None, ()
         if config.cache_latents:
             arrays = self.latents(parts.given, parts.vae, parts.vae_params, parts.tokenizer)
-            texts, curriculum = arrays.pop("caption"), config.curriculum
-            if curriculum.examples:
-                first = {"first": curriculum.items(texts), "first_examples": curriculum.examples}
+            texts = arrays.pop("caption")
+            lessons = [(lesson.items(texts), lesson.examples) for lesson in config.curriculum]
         else:
             frozen = given
-        batches = self.batches(config, arrays, parts.tokenizer.encode, **first)
+        batches = self.batches(config, arrays, parts.tokenizer.encode, lessons=lessons)
         outcome = self.fit(
             objective, frozen, batches, config, "diffusion", _captioned(sheet, prompts)
         )

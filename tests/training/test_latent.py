@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sdjax.training import Curriculum, DenoisingConfig, LatentObjective
+from sdjax.training import DenoisingConfig, LatentObjective, Lesson
 from sdjax.training.step import image_keys
 from tests.training.small import LATENT
 
@@ -27,10 +27,10 @@ def params():
     return tree.unflatten([np.float32(0.2) * random.normal(size=x.shape) for x in leaves])
 
 
-def loss(params, ids, empty, first=None, **changes):
+def loss(params, ids, empty, lesson=None, **changes):
     batch = {"mean": jnp.ones((4, 16, 16, 2)), "std": jnp.ones((4, 16, 16, 2)), "ids": ids}
-    if first is not None:
-        batch["first"] = np.full(4, first)
+    if lesson is not None:
+        batch["lesson"] = np.full(4, lesson)
     return jax.jit(objective(**changes).loss)(params, {"empty_ids": empty}, batch, KEYS)[0]
 
 
@@ -42,16 +42,16 @@ def test_dropped_captions_are_the_empty_prompt(params):
     assert loss(params, others, captions[0], caption_dropout=0.0) != kept
 
 
-def test_a_curriculum_shifts_the_timesteps_of_its_images_only(params):
+def test_a_lesson_shifts_the_timesteps_of_its_images_only(params):
     ids = np.full((4, 24), 3, np.int32)
     low, high = (
         DenoisingConfig(timesteps="logit_normal", timestep_mean=mean) for mean in (-1.0, 2.0)
     )
     plain, shifted = (loss(params, ids, ids[0], denoising=config) for config in (low, high))
     assert plain != shifted
-    curriculum = Curriculum(examples=8, timestep_mean=2.0)
-    for first, expected in ((False, plain), (True, shifted)):
-        given = loss(params, ids, ids[0], first, denoising=low, curriculum=curriculum)
+    curriculum = Lesson(8), Lesson(8, timestep_mean=2.0)
+    for lesson, expected in enumerate((plain, shifted, plain)):
+        given = loss(params, ids, ids[0], lesson, denoising=low, curriculum=curriculum)
         np.testing.assert_allclose(given, expected, rtol=1e-6)
 
 

@@ -237,25 +237,29 @@ def test_every_epoch_visits_each_item_once():
     np.testing.assert_array_equal(next(again)["i"], seen[8:12])
 
 
-def test_a_curriculum_is_drawn_first_and_resumes_at_any_position():
+def test_lessons_are_drawn_in_order_and_resume_at_any_position():
     arrays = {"i": np.arange(10)}
-    first = {"first": [1, 3, 8], "first_examples": 7}
-    batches, states, seen = ArrayBatches(arrays, 4, 3, **first), [], []
-    for _ in range(7):
+    lessons = [([1, 3, 8], 7), (range(10), 2), ([5], 6)]
+    batches, states, seen = ArrayBatches(arrays, 4, 3, lessons=lessons), [], []
+    for _ in range(9):
         states.append(batches.get_state())
         seen.append(next(batches))
-    marks, flat = (np.concatenate([batch[name] for batch in seen]) for name in ("first", "i"))
-    np.testing.assert_array_equal(marks, np.arange(28) < 7)
+    numbers, flat = (np.concatenate([batch[name] for batch in seen]) for name in ("lesson", "i"))
+    np.testing.assert_array_equal(numbers, np.repeat([0, 1, 2, 3], [7, 2, 6, 21]))
     assert sorted(flat[:3]) == sorted(flat[3:6]) == [1, 3, 8] and flat[6] in (1, 3, 8)
-    assert sorted(flat[7:17]) == sorted(flat[17:27]) == list(range(10))
+    assert (flat[9:15] == 5).all()
+    assert sorted(flat[15:25]) == sorted(flat[25:35]) == list(range(10))
     for state, batch in zip(states, seen):
-        again = ArrayBatches(arrays, 4, 3, **first)
-        again.set_state(state)
-        np.testing.assert_array_equal(next(again)["i"], batch["i"])
-    plain = ArrayBatches(arrays, 10, 3)
-    np.testing.assert_array_equal(next(plain)["i"], flat[7:17])
-    with pytest.raises(SdjaxError, match="first_examples is 7, but there is none to draw first"):
-        ArrayBatches(arrays, 4, 3, first_examples=7)
+        again = ArrayBatches(arrays, 4, 3, lessons=lessons)
+        again.set_state(json.loads(json.dumps(state)))
+        drawn = next(again)
+        for name in ("i", "lesson"):
+            np.testing.assert_array_equal(drawn[name], batch[name])
+    plain = next(ArrayBatches(arrays, 10, 3))
+    np.testing.assert_array_equal(plain["i"], flat[15:25])
+    assert "lesson" not in plain
+    with pytest.raises(SdjaxError, match="a lesson has no items"):
+        ArrayBatches(arrays, 4, 3, lessons=[([], 7)])
 
 
 def test_pictures_in_memory_are_mirrored_by_seed_and_position():

@@ -15,8 +15,8 @@ from sdjax.errors import SdjaxError
 from sdjax.models import TextEncoderConfig, UNetConfig, VAEConfig
 from sdjax.text import Tokenizer
 from sdjax.training import (
-    Curriculum,
     LatentObjective,
+    Lesson,
     PixelObjective,
     PixelRun,
     SheetConfig,
@@ -115,7 +115,7 @@ def interrupt(*arguments):
     raise KeyboardInterrupt
 
 
-def test_a_curriculum_begins_with_the_captions_it_names(trained, tmp_path, monkeypatch):
+def test_a_curriculum_draws_the_captions_that_its_lessons_name(trained, tmp_path, monkeypatch):
     for part in ("autoencoder", "tokenizer"):
         shutil.copytree(trained / part, tmp_path / part)
     batches, draw = [], module.ArrayBatches.__next__
@@ -125,17 +125,20 @@ def test_a_curriculum_begins_with_the_captions_it_names(trained, tmp_path, monke
         return batches[-1]
 
     monkeypatch.setattr(module.ArrayBatches, "__next__", noted)
-    curriculum = Curriculum(examples=8, captions="^a (small|large)", timestep_mean=2.0)
-    begun = changed(LATENT, diffusion__steps=3, diffusion__curriculum=curriculum,
+    curriculum = Lesson(8, "^a (small|large)", timestep_mean=2.0), Lesson(4, "^a medium")
+    begun = changed(LATENT, diffusion__steps=6, diffusion__curriculum=curriculum,
                     diffusion__denoising__timesteps="logit_normal")
     assert train(begun, tmp_path)
     tokenizer = Tokenizer.from_pretrained(tmp_path / "tokenizer")
-    named = {int(tokenizer.encode([f"a {size}"])[0, 2]) for size in ("small", "large")}
+    small, medium, large = (
+        int(tokenizer.encode([f"a {size}"])[0, 2]) for size in ("small", "medium", "large")
+    )
     sizes = [set(batch["ids"][:, 2].tolist()) for batch in batches]
-    assert sizes[0] | sizes[1] <= named
-    assert not set.union(*sizes[2:5]) <= named  # the other captions follow
-    unknown = changed(begun, diffusion__steps=6, diffusion__curriculum__captions="purple")
-    with pytest.raises(SdjaxError, match="no caption matches curriculum.captions 'purple'"):
+    assert sizes[0] | sizes[1] <= {small, large}
+    assert sizes[2] == {medium}
+    assert {medium} < set.union(*sizes[3:6])  # then all captions
+    unknown = changed(begun, diffusion__steps=9, diffusion__curriculum=(Lesson(9, "purple"),))
+    with pytest.raises(SdjaxError, match="no caption matches the lesson's 'purple'"):
         train(unknown, tmp_path)
 
 
@@ -203,7 +206,8 @@ def test_given_autoencoder_frozen_text_encoder_and_pictures_from_the_loader(trai
         LATENT, autoencoder=None, pretrained=str(trained / "model"),
         diffusion=dataclasses.replace(
             LATENT.diffusion, train_text_encoder=False, cache_latents=False,
-            text_encoder=_text_config(trained),
+            # How fresh embeddings would begin is nothing to a finished encoder.
+            text_encoder=dataclasses.replace(_text_config(trained), initializer_range=0.5),
         ),
     )
     assert train(recipe, tmp_path)
@@ -343,10 +347,10 @@ def test_wrong_options_and_configs_are_named(tmp_path, capsys):
      "frozen text encoder needs a pretrained folder"),
     ({"data": dataclasses.replace(DATA, flip=True)}, "data.flip cannot mirror cached latents"),
     ({"examples": 0}, "shapes has no end: set examples"),
-    ({"diffusion__curriculum": Curriculum(4, "red"), "diffusion__cache_latents": False},
+    ({"diffusion__curriculum": (Lesson(4, "red"),), "diffusion__cache_latents": False},
      "a curriculum needs cache_latents"),
-    ({"diffusion__curriculum": Curriculum(4, timestep_mean=2.0)},
-     "curriculum.timestep_mean shifts logit_normal timesteps, not uniform"),
+    ({"diffusion__curriculum": (Lesson(4, timestep_mean=2.0),)},
+     "a lesson's timestep_mean shifts logit_normal timesteps, not uniform"),
     ({"export_dtype": "int8"}, "export_dtype must be one of float32, float16, bfloat16"),
 ])
 def test_recipes_that_do_not_fit_together(changes, message):
@@ -355,14 +359,12 @@ def test_recipes_that_do_not_fit_together(changes, message):
 
 
 @pytest.mark.parametrize(("values", "message"), [
-    ({"captions": "red"}, "has examples and, of captions and timestep_mean, one or both"),
-    ({"examples": 4}, "has examples and, of captions and timestep_mean, one or both"),
-    ({"examples": 4, "captions": "("}, r"captions '\(' is not a regular expression: "),
-    ({"examples": -1}, "examples must be at least 0, got -1"),
+    ({"examples": 4, "captions": "("}, r"captions '\(' are not a regular expression: "),
+    ({"examples": 0}, "examples must be at least 1, got 0"),
 ])
-def test_a_curriculum_that_cannot_be(values, message):
+def test_a_lesson_that_cannot_be(values, message):
     with pytest.raises(SdjaxError, match=message):
-        Curriculum(**values)
+        Lesson(**values)
 
 
 @pytest.mark.parametrize(("changes", "message"), [
