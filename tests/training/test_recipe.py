@@ -358,15 +358,6 @@ def test_recipes_that_do_not_fit_together(changes, message):
         changed(LATENT, **changes)
 
 
-@pytest.mark.parametrize(("values", "message"), [
-    ({"examples": 4, "captions": "("}, r"captions '\(' are not a regular expression: "),
-    ({"examples": 0}, "examples must be at least 1, got 0"),
-])
-def test_a_lesson_that_cannot_be(values, message):
-    with pytest.raises(SdjaxError, match=message):
-        Lesson(**values)
-
-
 @pytest.mark.parametrize(("changes", "message"), [
     ({"optimizer__learning_rate": -1.0}, "learning_rate must be above 0, got -1.0"),
     ({"optimizer__clip_norm": -1.0}, "clip_norm must be at least 0, got -1.0"),
