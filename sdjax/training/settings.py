@@ -14,7 +14,12 @@ def as_json(settings):
 
 
 def changes(before, now, path=""):
-    """Lines that name the values of the nested dict `now` which are others in `before`."""
+    """Lines that name the values of the nested dict `now` which are others in `before`.
+
+    Dicts in lists of equal length are compared one by one, named as on the command line.
+    """
+    if _dicts(before) and _dicts(now) and len(before) == len(now):
+        before, now = dict(enumerate(before)), dict(enumerate(now))
     if isinstance(before, dict) and isinstance(now, dict):
         return [
             line
@@ -22,6 +27,10 @@ def changes(before, now, path=""):
             for line in changes(before.get(name), value, f"{path}.{name}" if path else name)
         ]
     return [] if before == now else [f"changed since: {path} {before!r} -> {now!r}"]
+
+
+def _dicts(value):
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
 
 
 def keep(folder, settings):
