@@ -200,7 +200,6 @@ def test_other_networks_are_refused_before_anything_changes(trained):
     assert times == {p: p.stat().st_mtime_ns for p in trained.rglob("*") if p.is_file()}
 
 
-@pytest.mark.full
 def test_given_autoencoder_frozen_text_encoder_and_pictures_from_the_loader(trained, tmp_path):
     recipe = dataclasses.replace(
         LATENT, autoencoder=None, pretrained=str(trained / "model"),
