@@ -71,20 +71,21 @@ def test_the_load_told_is_the_one_before_the_benchmark(monkeypatch):
     assert machine()["load_before"] == before
 
 
-def test_ddpm_peers_agree(monkeypatch, plain_memory):
-    monkeypatch.setattr(ddpm_vs_torch, "Peer", SameProcess)
+def test_ddpm_peers_agree_and_learn(monkeypatch, plain_memory):
+    """Every peer lowers the loss of its batch; a broken step would not show in the times."""
+    peers = []
+
+    def peer(*args, **options):
+        peers.append(SameProcess(*args, **options))
+        return peers[-1]
+
+    monkeypatch.setattr(ddpm_vs_torch, "Peer", peer)
     written = ddpm_vs_torch.main(**SIZES, widths=(32, 32), rounds=1, save=False)
     assert written["settings"]["relative_error"] < 1e-4
     assert set(written["results"]) == {"train", "forward"}
-
-
-def test_ddpm_training_steps_agree(tmp_path, plain_memory):
-    """Both peers lower the loss of one batch; a broken step would not show in the times."""
-    options = {"config": ddpm_vs_torch.network((32, 32), 8), **SIZES,
-               "weights": str(tmp_path / "weights.safetensors")}
-    peers = [ddpm_vs_torch.build_torch(**options, threads=1), ddpm_vs_torch.build_sdjax(**options)]
+    assert [peer.name for peer in peers] == ["torch", "torch, memory kept", "sdjax"]
     for peer in peers:
-        losses = [peer["train"]() for _ in range(12)]
+        losses = [peer.tasks["train"]() for _ in range(20)]
         assert np.mean(losses[-4:]) < 0.9 * np.mean(losses[:2])
 
 

@@ -164,13 +164,20 @@ def test_controls_are_added_to_skips_and_middle():
 def test_remat_changes_memory_and_not_gradients():
     config = UNetConfig(**SMALL)
     ours, _ = condition_inputs(config)
-    params = UNet(config).init(jax.random.key(0), **ours)["params"]
+    params = jax.jit(UNet(config).init)(jax.random.key(0), **ours)["params"]
     params = jax.tree.map(lambda p: p + 0.02 * jnp.sin(jnp.arange(p.size)).reshape(p.shape), params)
 
-    def gradient(unet):
-        return jax.jit(jax.grad(lambda p: jnp.square(unet.apply({"params": p}, **ours)).mean()))
+    def loss(remat):
+        unet = UNet(config, remat=remat)
+        return lambda p: jnp.square(unet.apply({"params": p}, **ours)).mean()
 
-    plain, rematted = (gradient(UNet(config, remat=remat))(params) for remat in (False, True))
+    def kept(loss):
+        """Numbers that the forward pass keeps for the backward pass."""
+        backward = jax.eval_shape(lambda p: jax.vjp(loss, p)[1], params)
+        return sum(leaf.size for leaf in jax.tree.leaves(backward))
+
+    assert kept(loss(remat=True)) < 0.6 * kept(loss(remat=False))
+    plain, rematted = (jax.jit(jax.grad(loss(remat)))(params) for remat in (False, True))
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(rematted), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6 + 1e-5 * np.abs(a).max())
 
