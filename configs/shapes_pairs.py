@@ -24,85 +24,43 @@ wholly right, 86.7 % and 89.8 % in shapes and colours. Of the autoencoder's reco
 reads 98.8 % of 256.
 """
 
-from sdjax.data import DataConfig
-from sdjax.models import TextEncoderConfig, UNetConfig, VAEConfig
-from sdjax.training import (
-    AutoencoderRun,
-    DenoisingConfig,
-    LatentRun,
-    Lesson,
-    OptimizerConfig,
-    Recipe,
-    ScheduleConfig,
-    SheetConfig,
-)
+from dataclasses import replace
+from pathlib import Path
 
-config = Recipe(
-    data=DataConfig(source="shapes", objects="two", image_size=32),
+from sdjax.training import Lesson, SheetConfig, load_config
+
+one = load_config(Path(__file__).with_name("shapes.py"))
+
+config = replace(
+    one,
+    data=replace(one.data, objects="two"),
     examples=60_000,
-    autoencoder=AutoencoderRun(
-        steps=15_000,
-        batch_size=8,
-        optimizer=OptimizerConfig(learning_rate=4e-3, warmup_steps=100),
-        reconstruction="l2",
-        kl_weight=0.004,
-        log_every=200,
-        sheet_every=5_000,
-        checkpoint_every=2_500,
-        vae=VAEConfig(
-            latent_channels=8,
-            block_out_channels=(8, 16, 32),
-            down_block_types=("DownEncoderBlock2D",) * 3,
-            up_block_types=("UpDecoderBlock2D",) * 3,
-            layers_per_block=1,
-            norm_num_groups=1,
-            sample_size=32,
-            mid_block_add_attention=False,
-        ),
-    ),
-    diffusion=LatentRun(
+    diffusion=replace(
+        one.diffusion,
         steps=160_000,
         batch_size=16,
-        optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=200),
+        optimizer=replace(one.diffusion.optimizer, learning_rate=2e-3),
         ema_decay=0.999,
         log_every=200,
         sheet_every=6_000,
         checkpoint_every=3_000,
         keep_every=6_000,
-        unet=UNetConfig(
-            sample_size=8,
-            in_channels=8,
-            out_channels=8,
+        unet=replace(
+            one.diffusion.unet,
             block_out_channels=(64, 96),
-            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
-            mid_block_type=None,
-            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-            layers_per_block=1,
-            norm_num_groups=8,
             cross_attention_dim=128,
-            attention_head_dim=4,
-            use_linear_projection=True,
-            addition_embed_type="text",
             addition_embed_type_num_heads=16,
-            resnet_time_scale_shift="scale_shift",
         ),
-        text_encoder=TextEncoderConfig(
+        text_encoder=replace(
+            one.diffusion.text_encoder,
             hidden_size=128,
             intermediate_size=256,
             num_hidden_layers=2,
-            num_attention_heads=4,
             max_position_embeddings=24,
             initializer_range=0.4,
             projection_dim=128,
         ),
-        denoising=DenoisingConfig(
-            schedule=ScheduleConfig("scaled_linear", 0.00085, 0.012, zero_terminal_snr=True),
-            prediction="v_prediction",
-            timesteps="logit_normal",
-            timestep_mean=0.2,
-            timestep_std=1.0,
-        ),
-        vocab_size=1024,
+        denoising=replace(one.diffusion.denoising, timestep_mean=0.2),
         curriculum=(
             Lesson(examples=64_000, captions="above|left of|inside", timestep_mean=2.2),
             Lesson(examples=800_000),
