@@ -13,7 +13,8 @@ from PIL import Image
 
 import main
 import sdjax.training
-from sdjax import parallel
+from sdjax import cli, parallel
+from sdjax.cli import COMMANDS
 import sdjax
 from sdjax.weights.folder import write_json
 from tests.weights.small import random_pipeline
@@ -153,7 +154,7 @@ def interrupt(*arguments):
 def test_usage(command, capsys):
     assert main.main(command) == 0
     printed = capsys.readouterr().out
-    assert all(f"  {name} " in printed for name in main.COMMANDS)
+    assert all(f"  {name} " in printed for name in COMMANDS)
 
 
 @pytest.mark.parametrize("command", ["sample", "train", "evaluate"])
@@ -201,3 +202,26 @@ def test_the_model_of_the_project_is_small_and_whole():
     assert sdjax.EMOJI.joinpath("model_index.json").is_file()
     size = sum(file.stat().st_size for file in sdjax.EMOJI.rglob("*") if file.is_file())
     assert 1_000_000 < size <= 12_000_000  # bytes
+
+
+@pytest.mark.parametrize("start", [["main.py"], ["-m", "sdjax"]])
+def test_every_way_to_start_is_the_same_command_line(start):
+    root = Path(main.__file__).parent
+    made = subprocess.Popen([sys.executable, *start, "--help"], cwd=root, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+    made.stdout.close()  # as `| head` does where it has seen enough
+    assert made.stderr.read() == "" and made.wait() == 1
+    asked = subprocess.run([sys.executable, *start, "--version"], cwd=root, text=True,
+                           capture_output=True)  # fmt: skip
+    assert asked.stdout == f"sdjax {sdjax.__version__}\n" and asked.returncode == 0
+
+
+def test_help_names_the_program_as_it_was_called(capsys):
+    for program in ("sdjax", "python -m sdjax"):
+        assert cli.main(["--help"], program) == 0
+        assert f'  {program} sample --prompt "' in capsys.readouterr().out
+        with pytest.raises(SystemExit):
+            cli.main(["convert", "--help"], program)
+        printed = capsys.readouterr().out
+        assert printed.startswith(f"usage: {program} convert ")
+        assert f"\n{program} convert model.ckpt folder\n" in printed

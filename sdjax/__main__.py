@@ -1,0 +1,5 @@
+"""`python -m sdjax`."""
+
+from sdjax.cli import run
+
+run("python -m sdjax")

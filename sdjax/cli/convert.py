@@ -1,0 +1,55 @@
+"""`sdjax convert`: a checkpoint to another layout."""
+
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from sdjax.errors import SdjaxError
+
+from .common import description
+
+
+def convert(
+    source: tyro.conf.Positional[str],
+    out: tyro.conf.Positional[Path],
+    dtype: Literal["float32", "float16", "bfloat16"] | None = None,
+    variant: str | None = None,
+    revision: str | None = None,
+    config: Path | None = None,
+    prediction_type: Literal["epsilon", "v_prediction"] | None = None,
+) -> None:
+    """Turn a checkpoint into another layout: a diffusers folder or a single .safetensors file.
+
+    sdjax convert model.ckpt folder
+
+    sdjax convert folder model.safetensors --dtype float16
+
+    Args:
+        source: A diffusers folder, a .safetensors or .ckpt file, a part of a model, or a hub id.
+        out: Where to write: a name that ends in .safetensors, else a folder. It must not exist.
+        dtype: Of the weights; as they are where not given.
+        variant: Which weights of a folder are read, such as fp16.
+        revision: Of a hub id: a branch, tag or commit.
+        config: A diffusers folder, of a model or of a part, whose configurations a single file
+            has, if not the published.
+        prediction_type: Of a single file; what its metadata or its kind say where not given.
+    """
+    from sdjax.pipeline.files import read_model, write_model
+
+    if out.exists():
+        raise SdjaxError(f"{out} exists already: remove it or choose another name")
+    model = read_model(source, variant, revision, config, prediction_type)
+    write_model(model, out, dtype)
+    print(out)
+
+
+def run(arguments: list[str], program: str) -> int:
+    """Reads the options, and converts."""
+    tyro.cli(
+        convert,
+        prog=f"{program} convert",
+        description=description(convert, program),
+        args=arguments,
+    )
+    return 0
