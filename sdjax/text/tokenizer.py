@@ -4,9 +4,9 @@ The tokenizer itself is transformers' `CLIPTokenizer`, which also reads the file
 of the padding is spread over three of them, by rules that have changed.
 """
 
+import itertools
 import json
 import os
-import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +28,35 @@ def clip_class():
     from transformers import CLIPTokenizer
 
     return CLIPTokenizer
+
+
+def valid(text: str) -> str:
+    """The text itself; SdjaxError where it holds a byte or half a character that is no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        # Python keeps an invalid byte of the command line, or of a file, as a lone surrogate.
+        code = ord(text[error.start])
+        what = f"the byte 0x{code - 0xDC00:02X}" if 0xDC80 <= code <= 0xDCFF else f"U+{code:04X}"
+        raise SdjaxError(
+            f"text must be Unicode, in UTF-8: found {what} after "
+            f"{text[max(0, error.start - 20) : error.start]!r}"
+        ) from error
+    return text
+
+
+def _followers(learned: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """For each learned word the names of its further vectors: `word_1`, `word_2`, … .
+
+    Names alone tell, as in diffusers: folders hold nothing else.
+    """
+    known = set(learned)
+    return {
+        word: tuple(
+            itertools.takewhile(known.__contains__, (f"{word}_{i}" for i in itertools.count(1)))
+        )
+        for word in learned
+    }
 
 
 class Tokenizer:
@@ -63,6 +92,7 @@ class Tokenizer:
             model_max_length=max_length,
         )
         self.learned = tuple(learned)
+        self._followers = _followers(self.learned)
         if self.learned:
             self.clip.add_tokens(list(self.learned))
 
@@ -75,21 +105,46 @@ class Tokenizer:
         return len(self.vocabulary) + len(self.learned)
 
     def with_token(self, token: str, count: int = 1) -> "Tokenizer":
-        """A tokenizer that knows one more word, of `count` ids: `token`, `token_1`, …"""
-        if token in self.vocabulary or token in self.learned:
-            raise SdjaxError(f"the word {token!r} is known already: choose another token")
-        learned = (*self.learned, token, *(f"{token}_{i}" for i in range(1, count)))
+        """A tokenizer that knows one more word, of `count` ids: `token`, `token_1`, …
+
+        Raises SdjaxError for a word that is known, or that files would give to another word.
+        """
+        words = [token, *(f"{token}_{i}" for i in range(1, count))]
+        if not token.strip():
+            raise SdjaxError("a learned word must have a name: choose a token")
+        known = {self.normalized(word) for word in self.learned}
+        for word in words:
+            # Prompts are read without regard to case.
+            if word in self.vocabulary or self.normalized(word) in known:
+                raise SdjaxError(f"the word {word!r} is known already: choose another token")
+        learned = (*self.learned, *words)
+        own = dict.fromkeys(learned, ()) | self._followers | {token: tuple(words[1:])}
+        for word, followers in _followers(learned).items():
+            if followers != own[word]:
+                raise SdjaxError(
+                    f"{followers[-1]!r} would be read as a vector of {word!r}: load {token!r} "
+                    "under another token"
+                )
         return Tokenizer(
             self.vocabulary, self.merges, self.max_length, self.pad_token, learned
         )
 
-    def _spelled_out(self, prompt: str) -> str:
-        """The prompt with each learned word of several ids as all its tokens."""
-        for token in self.learned:
-            family = [t for t in self.learned if re.fullmatch(re.escape(token) + r"_\d+", t)]
-            if family and family[0] not in prompt:
-                prompt = prompt.replace(token, " ".join([token, *family]))
-        return prompt
+    def normalized(self, text: str) -> str:
+        """Text as prompts are read: of one case, its spaces made one, in Unicode's form C."""
+        return self.clip.backend_tokenizer.normalizer.normalize_str(valid(text))
+
+    def _whole(self, ids: Sequence[int]) -> list[int]:
+        """Ids with each learned word's first followed by all of its others, once."""
+        result, i, start = [], 0, len(self.vocabulary)
+        place = {word: start + n for n, word in enumerate(self.learned)}
+        while i < len(ids):
+            word = [ids[i]]
+            if ids[i] >= start:
+                word += [place[other] for other in self._followers[self.learned[ids[i] - start]]]
+            result += word
+            # A prompt may spell them out itself.
+            i += len(word) if list(ids[i : i + len(word)]) == word else 1
+        return result
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike) -> "Tokenizer":
@@ -168,15 +223,16 @@ class Tokenizer:
     def encode(self, prompts: str | Sequence[str]) -> np.ndarray:
         """Ids int32[B, max_length] of one prompt or several, begin and end tokens included.
 
-        A prompt that does not fit is cut, and a warning names the words that were lost.
+        A learned word of several ids stands for all of them, wherever transformers finds it: the
+        longest one first, in either case. A prompt that does not fit is cut, and a warning names
+        the words that were lost. Raises SdjaxError for text that is not Unicode.
         """
-        prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+        prompts = [valid(prompt) for prompt in ([prompts] if isinstance(prompts, str) else prompts)]
         room = self.max_length - 2
         begin, end = self.vocabulary[BEGIN], self.vocabulary[END]
         ids = np.full((len(prompts), self.max_length), self.pad_id, np.int32)
-        prompts = [self._spelled_out(prompt) for prompt in prompts]
         encoded = self.clip(prompts, add_special_tokens=False, verbose=False)["input_ids"]
-        for row, tokens in zip(ids, encoded, strict=True):
+        for row, tokens in zip(ids, map(self._whole, encoded), strict=True):
             if len(tokens) > room:
                 lost = self.clip.decode(tokens[room:])
                 warnings.warn(

@@ -62,11 +62,11 @@ def train_tokenizer(
     if vocab_size < SMALLEST_VOCABULARY:
         raise SdjaxError(f"vocab_size must be at least {SMALLEST_VOCABULARY}, got {vocab_size}")
     # An untrained tokenizer splits the text exactly as the trained one will.
-    backend = Tokenizer(clip_vocabulary([]), []).clip.backend_tokenizer
+    untrained = Tokenizer(clip_vocabulary([]), [])
+    split = untrained.clip.backend_tokenizer.pre_tokenizer.pre_tokenize_str
     counts = Counter()
     for caption in captions:
-        text = backend.normalizer.normalize_str(caption)
-        counts.update(word for word, _ in backend.pre_tokenizer.pre_tokenize_str(text))
+        counts.update(word for word, _ in split(untrained.normalized(caption)))
     merges = learn_merges(counts, vocab_size - SMALLEST_VOCABULARY)
     tokenizer = Tokenizer(clip_vocabulary(merges), merges, max_length)
     if folder is not None:

@@ -18,6 +18,11 @@ def folder(tmp_path_factory):
     return peers.make("sd1", tmp_path_factory.mktemp("sd1"))
 
 
+@pytest.fixture(scope="module")
+def sdxl(tmp_path_factory):
+    return peers.make("sdxl", tmp_path_factory.mktemp("sdxl"))
+
+
 @pytest.fixture
 def model(folder):
     return sdjax.StableDiffusion.from_pretrained(folder)
@@ -68,23 +73,26 @@ def test_saved_model_keeps_the_word(model, tmp_path):
     assert theirs(f"{WORD} {WORD}_1")["input_ids"][1:-1] == ids[0, 2:4].tolist()
 
 
-def test_both_encoders_of_sdxl(tmp_path):
-    folder = peers.make("sdxl", tmp_path / "model")
-    model = sdjax.StableDiffusion.from_pretrained(folder)
-    save_file({"clip_l": vectors(1), "clip_g": vectors(1, 32)}, tmp_path / "style.safetensors")
-    assert model.load_textual_inversion(tmp_path / "style.safetensors", token=WORD) == WORD
+@pytest.mark.parametrize("first", [0, 1])
+def test_both_encoders_of_sdxl(sdxl, first, tmp_path):
+    """Of two words that begin alike, loaded in either order, a prompt has the longer one."""
+    model, pipeline = sdjax.StableDiffusion.from_pretrained(sdxl), peers.load("sdxl", sdxl)
+    words = [("<cat", 2), (WORD, 3)]
+    for word, count in words[first:] + words[:first]:
+        path = tmp_path / f"{count}.safetensors"
+        save_file({"clip_l": vectors(count), "clip_g": vectors(count, 32)}, path)
+        assert model.load_textual_inversion(path, token=word) == word
+        for name, width in (("", 24), ("_2", 32)):
+            parts = {part: getattr(pipeline, part + name) for part in ("text_encoder", "tokenizer")}
+            pipeline.load_textual_inversion(vectors(count, width), token=word, **parts)
     sizes = [encoder.config.vocab_size for encoder in model.text_encoders]
     assert sizes == [len(tokenizer) for tokenizer in model.tokenizers]
-    for tokenizer in model.tokenizers:
-        assert len(tokenizer) - 1 in tokenizer.encode(PROMPT)
-    pipeline = peers.load("sdxl", folder)
-    for name, width in (("", 24), ("_2", 32)):
-        parts = {part: getattr(pipeline, part + name) for part in ("text_encoder", "tokenizer")}
-        pipeline.load_textual_inversion(vectors(1, width), token=WORD, **parts)
     noise = np.random.RandomState(0).randn(1, 8, 8, 4).astype(np.float32)
     noised = peers.torch_latents(noise)
-    theirs = peers.images(pipeline, PROMPT, latents=noised, num_inference_steps=4)
-    ours = model.generate(PROMPT, steps=4, guidance_scale=5, latents=noise, output="numpy")
+    options = {"latents": noised, "num_inference_steps": 2, "negative_prompt": WORD}
+    theirs = peers.images(pipeline, PROMPT, **options)
+    options = {"latents": noise, "steps": 2, "negative_prompt": WORD, "output": "numpy"}
+    ours = model.generate(PROMPT, guidance_scale=5, **options)
     peers.assert_close(ours, theirs)
 
 

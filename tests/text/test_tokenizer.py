@@ -170,3 +170,62 @@ def test_published_vocabulary_gives_the_published_ids(case):
         warnings.simplefilter("ignore")
         np.testing.assert_array_equal(tokenizer.encode(case["prompt"])[0], expected)
     assert len(tokenizer) == 49408
+
+
+WORDS = {"bad_prompt": 2, "bad_prompt_version2": 3, "toy": 1, "<cat-toy>": 2, "Easy": 2}
+PROMPTS = {
+    "bad_prompt_version2": "bad_prompt_version2 bad_prompt_version2_1 bad_prompt_version2_2",
+    "a bad_prompt, red": "a bad_prompt bad_prompt_1, red",
+    "bad_prompt bad_prompt_version2": (
+        "bad_prompt bad_prompt_1 bad_prompt_version2 bad_prompt_version2_1 bad_prompt_version2_2"
+    ),
+    "bad_prompt_version2bad_prompt!": (
+        "bad_prompt_version2 bad_prompt_version2_1 bad_prompt_version2_2bad_prompt bad_prompt_1!"
+    ),
+    "<cat-toy><cat-toy> toys": "<cat-toy> <cat-toy>_1<cat-toy> <cat-toy>_1 toys",
+    "bad_prompt bad_prompt_1 red": "bad_prompt bad_prompt_1 red",  # spelled out already
+    "bad_prompt_1 toyota": "bad_prompt_1 toyota",
+    "A BAD_PROMPT and easy": "a bad_prompt bad_prompt_1 and Easy Easy_1",
+}
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_learned_words_are_the_longest_tokens(trained, order):
+    """Each as transformers' own tokenizer reads the prompt that has all its tokens spelled out."""
+    tokenizer = trained[0]
+    peer = transformers.CLIPTokenizer.from_pretrained(trained[1])
+    for word, count in list(WORDS.items())[::order]:
+        tokenizer = tokenizer.with_token(word, count)
+        peer.add_tokens([word, *(f"{word}_{i}" for i in range(1, count))])
+    for prompt, spelled in PROMPTS.items():
+        theirs = peer(spelled, padding="max_length", max_length=24)["input_ids"]
+        np.testing.assert_array_equal(tokenizer.encode(prompt)[0], theirs, err_msg=prompt)
+
+
+def test_words_that_would_be_another_ones_are_refused(trained):
+    two = trained[0].with_token("cat", 2)
+    for word, count, message in (
+        ("cat_1", 1, "'cat_1' is known already"),
+        ("CAT", 1, "'CAT' is known already"),
+        ("cat_2", 1, "'cat_2' would be read as a vector of 'cat'"),
+        ("Cat", 3, "known already"),
+        (" ", 1, "must have a name"),
+    ):
+        with pytest.raises(sdjax.SdjaxError, match=message):
+            two.with_token(word, count)
+    with pytest.raises(sdjax.SdjaxError, match="'dog_2' would be read as a vector of 'dog'"):
+        trained[0].with_token("dog_2").with_token("dog", 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("a \udcff", "found the byte 0xFF after 'a '"), ("red\ud83dcat", "found U\\+D83D after 'red'")],
+)
+def test_text_that_is_none_is_refused(trained, text, message):
+    for use in (
+        trained[0].encode,
+        trained[0].with_token,
+        lambda text: sdjax.train_tokenizer([text], vocab_size=520),
+    ):
+        with pytest.raises(sdjax.SdjaxError, match=message):
+            use(text)
