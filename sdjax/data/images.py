@@ -1,30 +1,12 @@
 """Decoding, cropping and scaling of pictures."""
-import io
-import struct
-import zlib
-
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
-# What Pillow raises for files that are broken, truncated, or no pictures at all.
-_PICTURE_ERRORS = (
-    OSError, SyntaxError, ValueError, EOFError, IndexError, struct.error, zlib.error,
-    Image.DecompressionBombError,
-)
-
-
-class BrokenItem(Exception):
-    """An item of a source that cannot be used: `name` says which, `reason` why."""
-
-    def __init__(self, name: str, reason: str):
-        super().__init__(f"{name}: {reason}")
-        self.name, self.reason = name, reason
+from sdjax.data.pictures import open_picture
 
 
 def decode_image(file, name: str) -> np.ndarray:
-    """The picture in a file, uint8 [height, width, 3].
-
-    Turned upright by its EXIF orientation; transparency is laid on white.
+    """The picture in a file, uint8 [height, width, 3], as `open_picture` shows it.
 
     Args:
       file: a path, or the encoded bytes.
@@ -33,17 +15,7 @@ def decode_image(file, name: str) -> np.ndarray:
     Raises:
       BrokenItem: where it cannot be read to its end.
     """
-    try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
-            image = ImageOps.exif_transpose(image)
-            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            elif image.mode.startswith("I;16"):
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            return np.asarray(image.convert("RGB"))
-    except _PICTURE_ERRORS as error:
-        raise BrokenItem(name, f"not a readable picture ({error})") from error
+    return np.asarray(open_picture(file, name))
 
 
 def crop_and_resize(image: np.ndarray, size: int) -> np.ndarray:

@@ -6,7 +6,8 @@ import numpy as np
 
 from sdjax.data.config import DataConfig
 from sdjax.data.folder import ImageFolder
-from sdjax.data.images import BrokenItem, crop_and_resize
+from sdjax.data.images import crop_and_resize
+from sdjax.data.pictures import BrokenItem
 from sdjax.data.shapes import Shapes
 from sdjax.errors import SdjaxError
 

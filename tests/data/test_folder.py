@@ -6,7 +6,8 @@ from PIL import Image
 
 from sdjax.data import DataConfig, loader, open_source
 from sdjax.data.folder import ImageFolder
-from sdjax.data.images import BrokenItem, crop_and_resize, decode_image, to_float, to_uint8
+from sdjax.data.images import crop_and_resize, decode_image, to_float, to_uint8
+from sdjax.data.pictures import BrokenItem
 from sdjax.errors import SdjaxError
 
 
@@ -105,21 +106,6 @@ def test_missing_and_empty_folders(tmp_path):
         ImageFolder(tmp_path, "test")
     with pytest.raises(SdjaxError, match="found no pictures"):
         ImageFolder(tmp_path)
-
-
-def test_every_mode_becomes_rgb(tmp_path):
-    clear = decode_image(picture(tmp_path / "a.png", (255, 0, 0, 0), mode="RGBA"), "a")
-    assert (clear == 255).all()
-    grey = decode_image(picture(tmp_path / "b.png", 100, mode="L"), "b")
-    assert grey.shape == (20, 20, 3) and (grey == 100).all()
-    deep = decode_image(picture(tmp_path / "c.png", 0x8000, mode="I;16"), "c")
-    assert (deep == 0x80).all()
-    palette = decode_image(picture(tmp_path / "d.gif", 1, mode="P"), "d")
-    assert palette.shape == (20, 20, 3)
-    turned = Image.Exif()
-    turned[0x0112] = 6
-    upright = decode_image(picture(tmp_path / "e.jpg", "red", (30, 20), exif=turned), "e")
-    assert upright.shape == (30, 20, 3)
 
 
 def test_bytes_decode_too_and_junk_is_broken(tmp_path):
