@@ -38,7 +38,12 @@ class Network:
         scale, p, q, _, _ = self._coefficients(alpha, sigma)
         # Where both terms are large and cancel, rounding is least with one factor outside.
         outer = p if self.prediction in ("epsilon", "score") else 1.0
-        return {"timestep": timestep, "input_scale": scale, "x_0": (outer, p / outer, q / outer)}
+        return {
+            "timestep": timestep,
+            "level": (alpha, sigma),
+            "input_scale": scale,
+            "x_0": (outer, p / outer, q / outer),
+        }
 
     def epsilon(self, alpha, sigma):
         """(u, v, w) of ε = u·x + v·x_0 + w·prediction."""
@@ -74,7 +79,12 @@ class PreconditionedNetwork:
         x_0 = (1.0, d**2 / (above**2 + d**2), sign * above * d / size)
         if self.prediction == "x_0":
             x_0 = (1.0, 0.0, 1.0)
-        return {"timestep": timestep, "input_scale": 1 / size, "x_0": x_0}
+        return {
+            "timestep": timestep,
+            "level": (alpha, sigma),
+            "input_scale": 1 / size,
+            "x_0": x_0,
+        }
 
     def epsilon(self, alpha, sigma):
         return 1 / sigma, -1 / sigma, 0.0

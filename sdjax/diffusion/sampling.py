@@ -42,7 +42,9 @@ def begin(table, x, state=None):
     return Underway(x, jnp.zeros((), bool), registers)
 
 
-def sample(denoise, table, x, key, *, noise=None, state=None, callback=None, trajectory=False):
+def sample(
+    denoise, table, x, key, *, noise=None, state=None, keep=None, callback=None, trajectory=False
+):  # fmt: skip
     """Run a sampler table from noise to a sample.
 
     Works under jit, vmap, grad, pmap and scan. Everything but shapes, dtypes and functions may be
@@ -63,6 +65,9 @@ def sample(denoise, table, x, key, *, noise=None, state=None, callback=None, tra
         it, read where `table.noise_rows` says.
       state: where given, `denoise(x, t, state)` returns (its result, the next state), so that
         guidance can keep a running average, for one.
+      keep: function of (x [batch, ...], level [2]) called after each evaluation, whose result takes
+        the place of x, for parts of a sample that are known (inpainting). The level is what is in
+        x then: signal · x_0 + noise · ε; at the end 1 and 0.
       callback: function of (number of the evaluation's row, t, x_0 [batch, ...]) called on the
         host after each evaluation, for progress and previews. Where it returns True the loop
         stops, and the result is that x_0.
@@ -86,7 +91,7 @@ def sample(denoise, table, x, key, *, noise=None, state=None, callback=None, tra
         x, stopped, _ = carry
         drawn = partial(_drawn, noise, keys, index, row, x)
         noise_of_row = drawn if given is None else (lambda: ready)
-        branches = (_skip, _perturb, partial(_evaluate, stateful, table, callback, index))
+        branches = (_skip, _perturb, partial(_evaluate, stateful, table, keep, callback, index))
         carry = jax.lax.switch(
             jnp.where(stopped, SKIP, row.kind),
             [partial(branch, row, noise_of_row) for branch in branches],
@@ -117,7 +122,7 @@ def _drawn(noise, keys, index, row, like):
     return jax.lax.cond(row.noise != 0, draw, lambda: jnp.zeros_like(like))
 
 
-def _evaluate(denoise, table, callback, index, row, noise, carry):
+def _evaluate(denoise, table, keep, callback, index, row, noise, carry):
     """Carries a row out; the formulas are those of `tables`."""
     x, stopped, (y, history, state) = carry
     output, state = denoise(row.input_scale * x, row.timestep, state)
@@ -131,6 +136,7 @@ def _evaluate(denoise, table, callback, index, row, noise, carry):
     if fraction is not None:
         scale = scale * jnp.exp(0.5 * row.spread * fraction.astype(x.dtype))
     x = combined(row.update[0], terms) + scale * noise()
+    x = x if keep is None else keep(x, row.after)
     y = combined(row.update[1], terms)
     remembered = zip((derivative, *history), history, strict=False)
     history = tuple(jnp.where(row.remember, new, old) for new, old in remembered)

@@ -33,6 +33,7 @@ class Row:
     """
 
     timestep: float | None = None
+    level: tuple = (1.0, 0.0)  # signal and noise in x before the row, in x's own scale
     input_scale: float = 1.0
     x_0: tuple = (1.0, 0.0, 1.0)  # o, p, q
     derivative: tuple = (0.0, 1.0, 0.0)  # u, v, w
@@ -65,6 +66,7 @@ class Rows:
     spread: jax.Array  # [rows]
     remember: jax.Array  # bool[rows]
     interval: jax.Array  # [rows, 2]: arctan(σ/α) from and to, over π/2
+    after: jax.Array  # [rows, 2]: signal and noise in x once the row is done
 
 
 @jax.tree_util.register_dataclass
@@ -125,6 +127,8 @@ def build_table(
     size = max(SMALLEST, 1 << (len(rows) - 1).bit_length()) if pad_to is None else pad_to
     if size < len(rows):
         raise SdjaxError(f"the table needs {len(rows)} rows, pad_to allows {size}: raise pad_to")
+    # What a row leaves is what the next one finds; the last leaves the sample.
+    after = [row.level for row in rows[1:]] + [(1.0, 0.0)] * (size - len(rows) + 1)
     rows = rows + [Row()] * (size - len(rows))
 
     def column(of, width):
@@ -149,6 +153,7 @@ def build_table(
             spread=scalar(lambda row: row.spread),
             remember=np.array([row.remember for row in rows]),
             interval=column(lambda row: np.arctan(row.interval) / (np.pi / 2), 2),
+            after=np.array(after).astype(dtype),
         ),
         initial_scale=np.asarray(initial_scale, dtype),
         start=np.asarray(start, dtype),

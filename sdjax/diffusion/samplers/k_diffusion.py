@@ -38,7 +38,7 @@ def _churned(s, steps, churn, low, high, noise):
     if gamma <= 0:
         return s, []
     up = s * (1 + gamma)
-    return up, [Row(noise=noise * (up**2 - s**2) ** 0.5, interval=(up, s))]
+    return up, [Row(level=(1, s), noise=noise * (up**2 - s**2) ** 0.5, interval=(up, s))]
 
 
 def _ancestral(s, s_next, eta=1.0):
