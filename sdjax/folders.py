@@ -1,9 +1,22 @@
-"""Folders that a command is about to write to."""
+"""Folders that a command reads from or is about to write to."""
 
 import os
+import re
 from pathlib import Path
 
 from .errors import SdjaxError
+
+# As pathlib writes it too, which makes one slash of two. A single letter is a drive of Windows.
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+
+
+def check_local(path: str | os.PathLike) -> None:
+    """SdjaxError where a path is an address such as gs://bucket/folder, not one of this machine."""
+    if scheme := _SCHEME.match(os.fspath(path)):
+        raise SdjaxError(
+            f"expected a path on this machine, got {path}: {scheme[1]}:// is not supported; copy "
+            "what lies there to a local disk, or mount it"
+        )
 
 
 def check_writable(path: str | os.PathLike) -> None:
@@ -11,6 +24,7 @@ def check_writable(path: str | os.PathLike) -> None:
 
     Ask before other checks that may still end a command, so that it leaves no empty folder.
     """
+    check_local(path)
     path = Path(path)
     try:
         there = next(p for p in (path.absolute(), *path.absolute().parents) if p.exists())
@@ -27,6 +41,7 @@ def writable_folder(path: str | os.PathLike) -> Path:
 
     Make it before the work, so that hours of it are not lost for want of a place.
     """
+    check_local(path)
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ from sdjax.data.images import crop_and_resize
 from sdjax.data.pictures import BrokenItem
 from sdjax.data.shapes import Shapes
 from sdjax.errors import SdjaxError
+from sdjax.folders import check_local
 
 _log = logging.getLogger(__name__)
 _KINDS = '"shapes", "emoji", "folder:PATH" or "tfds:NAME"'
@@ -22,6 +23,8 @@ def open_source(config: DataConfig) -> "Source":
       SdjaxError: where the source is unknown, absent, or broken beyond `max_broken_share`.
     """
     kind, _, name = config.source.partition(":")
+    check_local(name)
+    check_local(config.data_dir or "")
     if kind == "shapes" and not name:
         raw = Shapes(config.image_size, config.objects, config.split, config.seed)
     elif kind == "emoji" and not name:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sdjax.errors import SdjaxError
+from sdjax.folders import check_local
 from sdjax.text.tokenizer import Tokenizer
 from sdjax.text.vocabulary import clip_tokenizer
 from sdjax.weights.checkpoint import Checkpoint
@@ -146,6 +147,7 @@ def write_model(
 
     dtype: float32, float16 or bfloat16; None keeps each tensor's own.
     """
+    check_local(out)
     out, checkpoint = Path(out), model.checkpoint
     if dtype is not None:
         dtype_of(dtype)

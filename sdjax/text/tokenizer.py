@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from sdjax.errors import SdjaxError
+from sdjax.folders import check_local
 
 BEGIN = "<|startoftext|>"
 END = "<|endoftext|>"
@@ -188,6 +189,7 @@ class Tokenizer:
 
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Writes the files that transformers' `CLIPTokenizer.from_pretrained` reads."""
+        check_local(folder)
         folder = Path(folder)
         specials = {
             "bos_token": BEGIN,

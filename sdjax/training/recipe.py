@@ -11,6 +11,7 @@ import tyro
 
 from sdjax.data import DataConfig
 from sdjax.errors import SdjaxError, check_at_least, check_choices
+from sdjax.folders import check_local
 from sdjax.models.vae import VAEConfig
 
 from .autoencoder import AutoencoderRun
@@ -99,6 +100,7 @@ def _same_size(size, wanted, name):
 
 def load_config(path) -> Recipe:
     """The `config` of a Python file; SdjaxError where there is none, or the file does not run."""
+    check_local(path)
     path = Path(path)
     if not path.is_file():
         near = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sdjax.errors import SdjaxError
+from sdjax.folders import check_local
 from sdjax.weights import openclip, original, single_file
 from sdjax.weights.checkpoint import PARTS, Checkpoint, Part
 from sdjax.weights.names import IGNORED_SUFFIXES
@@ -65,6 +66,7 @@ def read_json(path: str | os.PathLike) -> dict:
 
 def write_json(path: str | os.PathLike, value: Mapping) -> None:
     """Writes a JSON object, making its folder; SdjaxError where that is not possible."""
+    check_local(path)
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from sdjax.errors import SdjaxError
+from sdjax.folders import check_local
 from sdjax.weights.checkpoint import PARTS
 from sdjax.weights.folder import STEMS, weight_files
 
@@ -30,6 +31,7 @@ def locate(
     variant: "fp16" downloads those weights only. revision: a branch, tag or commit.
     Raises SdjaxError where nothing is found, or the hub cannot be reached.
     """
+    check_local(source)
     path = Path(source)
     if path.exists():
         return path

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sdjax.errors import SdjaxError
+from sdjax.folders import check_local
 from sdjax.weights import infer, openclip, original, taesd
 from sdjax.weights.checkpoint import Checkpoint, Part
 from sdjax.weights.pickles import read_pickle
@@ -50,6 +51,7 @@ def read_file(path: str | os.PathLike) -> tuple[State, dict[str, str]]:
 
     The kind is told by the content, not by the name. Raises SdjaxError for anything else.
     """
+    check_local(path)
     path = Path(path)
     if not path.is_file():
         raise SdjaxError(f"no such file: {path}")

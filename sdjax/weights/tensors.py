@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from sdjax.errors import SdjaxError
+from sdjax.folders import check_local
 from sdjax.weights.arrays import cast, is_float
 
 DTYPES = {
@@ -166,6 +167,7 @@ def write_safetensors(
     The file appears under its name only when it is whole. `metadata` gets "format": "pt", which
     PyTorch readers ask for. Raises SdjaxError where the folder cannot be written.
     """
+    check_local(path)
     path = Path(path)
     dtype = None if dtype is None else dtype_of(dtype)
     kinds = {

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdjax.errors import SdjaxError
+from sdjax.folders import check_local
 from sdjax.weights.arrays import all_finite
 from sdjax.weights.pickles import read_pickle
 from sdjax.weights.tensors import LazyTensor, read_safetensors
@@ -25,6 +26,7 @@ def read_textual_inversion(
     params: of the pipeline, to find the encoder that the vectors fit. token: the word, instead of
     the file's own. Raises SdjaxError where the file holds no vectors for this model.
     """
+    check_local(path)
     path = Path(path)
     if not path.is_file():
         raise SdjaxError(f"no such file: {path}")
