@@ -11,6 +11,7 @@ from sdjax.errors import SdjaxError
 from sdjax.evaluation.features import feature_function
 from sdjax.folders import writable_folder
 from sdjax.models.clip import TextEncoderConfig
+from sdjax.parallel import check_one_process
 from sdjax.text import Tokenizer, train_tokenizer
 from sdjax.text.tokenizer import BEGIN, END
 from sdjax.weights import VAE, TextEncoder
@@ -43,8 +44,10 @@ def train(recipe: Recipe, workdir) -> bool:
 
     False means that a signal or a time limit stopped it, with everything saved: the same call goes
     on. The result is the diffusers folder workdir/model. Raises SdjaxError for data, settings or
-    checkpoints that do not fit, and where another training is at work in `workdir`.
+    checkpoints that do not fit, where another training is at work in `workdir`, and in one of
+    several processes.
     """
+    check_one_process()
     workdir = writable_folder(workdir)
     with locked(workdir):
         _check(recipe, workdir)
