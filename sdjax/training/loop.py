@@ -13,11 +13,11 @@ import numpy as np
 
 from sdjax.checkpoints import Checkpoints
 from sdjax.errors import SdjaxError
-from sdjax.parallel import replicate, to_host
+from sdjax.parallel import check_one_process, replicate, to_host
 
 from .config import RunConfig
 from .feed import Feed
-from .optimizers import make_optimizer
+from .optimizers import learning_rate, make_optimizer
 from .report import Report
 from .settings import as_json, changes, tell
 from .state import TrainState
@@ -51,6 +51,7 @@ def fit(
     everything is saved to go on later. Raises SdjaxError when the loss stops being finite (the
     last good checkpoint stays), or when the checkpoint is of another architecture.
     """
+    check_one_process()
     begun = time.monotonic()
     about = as_json(about or dataclasses.asdict(config))
     optimizer = make_optimizer(config.optimizer, config.steps)
@@ -136,6 +137,7 @@ class _Run:
         self.about = about
         self.config, self.checkpoints, self.report = config, checkpoints, report
         self.make_sheet = sheet
+        self.learning_rate = learning_rate(config.optimizer, config.steps)
         self.update = make_step(objective.loss, optimizer, config)
         self.clock = time.monotonic()
         self.sent = deque()
@@ -193,6 +195,7 @@ class _Run:
             self.report.advance(step)
             if _passed(before, step, self.config.log_every) or step == self.config.steps:
                 means = {name: float(np.mean([m[name] for m in self.window])) for name in metrics}
+                means["learning_rate"] = float(self.learning_rate(step - 1))
                 now = time.monotonic()
                 rate = self.images / max(now - self.since, 1e-9)
                 left = (self.config.steps - step) * self.config.images_per_step / rate

@@ -3,7 +3,7 @@
 import runpy
 import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -125,9 +125,22 @@ def load_config(path) -> Recipe:
 def with_overrides(recipe: Recipe, arguments: Sequence[str], prog: str | None = None) -> Recipe:
     """`recipe` changed by command-line arguments such as ["--diffusion.steps", "2000"].
 
-    An unknown option ends the program with tyro's suggestion; --help lists all with their types.
+    The prompts of the recipe's sample sheets are about its own pictures: where other pictures are
+    asked for, the captions of these take their place, unless prompts are asked for too. An unknown
+    option ends the program with tyro's suggestion; --help lists all with their types.
     """
-    return tyro.cli(
+    changed = tyro.cli(
         Recipe, prog=prog, args=list(arguments), default=recipe,
         config=(tyro.conf.AvoidSubcommands,),
     )
+    asked = any(argument.startswith("--diffusion.sheet.prompts") for argument in arguments)
+    if asked or not changed.diffusion.sheet.prompts or not _other_pictures(recipe, changed):
+        return changed
+    sheet = replace(changed.diffusion.sheet, prompts=())
+    return replace(changed, diffusion=replace(changed.diffusion, sheet=sheet))
+
+
+def _other_pictures(recipe, changed):
+    """Whether the pictures or captions are of another kind."""
+    names = ("source", "objects", "subset", "image_key", "caption_key")
+    return any(getattr(recipe.data, name) != getattr(changed.data, name) for name in names)

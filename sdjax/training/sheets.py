@@ -13,7 +13,8 @@ class SheetConfig:
     """Sampling of the sheet."""
 
     prompts: tuple[str, ...] = ()
-    """Prompts of text-to-image; where empty, the first captions of the data."""
+    """Prompts of text-to-image; where empty, or where the command asks for other data than the
+    recipe's and for no prompts, the first captions of the data."""
     images: int = 16
     """Images of the sheet, where prompts do not give the number."""
     sampler: str = "ddim"

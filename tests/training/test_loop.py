@@ -1,6 +1,7 @@
 """The loop: what it writes, and that stopping changes nothing."""
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -113,13 +114,20 @@ def test_reports(toy, toy_config, tmp_path, capsys):
           sheet=lambda ema: (pictures, ["a", "b"]))
     lines = metrics(tmp_path)
     assert [line["step"] for line in lines] == [4, 8, 12]
-    assert set(lines[0]) == {"step", "seconds", "images_per_second", "loss", "grad_norm", "noise"}
+    assert set(lines[0]) == {"step", "seconds", "images_per_second", "loss", "grad_norm", "noise",
+                             "learning_rate"}
     assert lines[-1]["loss"] < lines[0]["loss"]
     sheets = sorted(path.name for path in (tmp_path / "sheets").iterdir())
     assert sheets == ["0000006.png", "0000012.png"]
     assert Image.open(tmp_path / "sheets" / sheets[0]).mode == "RGB"
-    tags = [v.tag for event in events(tmp_path / "tensorboard") for v in event.summary.value]
+    board = [(e.step, v) for e in events(tmp_path / "tensorboard") for v in e.summary.value]
+    tags = [value.tag for _, value in board]
     assert tags.count("loss") == 3 and tags.count("samples") == 2
+    # Warm-up of 2 updates, then a cosine over 10 to a hundredth, by hand: update 4 is the second.
+    rates = {step: value.simple_value for step, value in board if value.tag == "learning_rate"}
+    cosines = {step: math.cos(math.pi * (step - 3) / 10) for step in (4, 8, 12)}
+    wanted = {step: 0.05 * (0.01 + 0.99 * (1 + cosine) / 2) for step, cosine in cosines.items()}
+    assert rates == pytest.approx(wanted, rel=1e-5)
     printed = capsys.readouterr().out
     assert "toy 12/12  loss" in printed and "images/s" in printed and "min left" in printed
 

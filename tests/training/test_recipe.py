@@ -162,6 +162,13 @@ def test_a_finished_recipe_changes_nothing_and_tells_what_counts_no_more(trained
     ]
 
 
+def test_one_of_several_processes_trains_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(SdjaxError, match="one of 2 processes"):
+        train(PIXELS, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_work_folder_has_one_training_at_a_time(tmp_path):
     with locked(tmp_path), pytest.raises(SdjaxError, match="another training is at work there"):
         train(PIXELS, tmp_path)
@@ -320,6 +327,20 @@ def test_options_of_the_command_line():
     assert recipe.diffusion.unet == LATENT.diffusion.unet
     pixel = with_overrides(PIXELS, ["--diffusion.batch-size", "16"])
     assert pixel.diffusion.batch_size == 16
+
+
+def test_other_pictures_than_the_recipe_s_are_shown_with_their_own_captions():
+    recipe = changed(LATENT, diffusion__sheet__prompts=("a red circle",))
+
+    def prompts(*arguments):
+        return with_overrides(recipe, arguments).diffusion.sheet.prompts
+
+    other = ["--data.source", "folder:pictures"]
+    assert prompts("--diffusion.steps", "8", "--data.seed", "3") == ("a red circle",)
+    assert prompts(*other) == prompts("--data.objects=two") == ()
+    assert prompts(*other, "--diffusion.sheet.prompts", "a fox", "an owl") == ("a fox", "an owl")
+    assert prompts(*other, "--diffusion.sheet.prompts", "a red circle") == ("a red circle",)
+    assert with_overrides(PIXELS, other).data.source == "folder:pictures"
 
 
 def test_wrong_options_and_configs_are_named(tmp_path, capsys):
