@@ -2,8 +2,13 @@ PYTHON ?= python3
 # A process a core, whole files each: most of a test's time is compilation, on one core.
 WORKERS = -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PIP = .venv/bin/pip install --quiet --disable-pip-version-check
+# What needs no peer: the mathematics, networks, prompts, pictures, training, files, the commands.
+OLDEST = tests/diffusion/test_convergence.py tests/diffusion/test_losses.py \
+  tests/diffusion/test_sampling.py tests/diffusion/test_schedules.py tests/data tests/evaluation \
+  tests/models/test_convolution.py tests/pipeline/test_convert.py tests/text tests/training \
+  tests/weights/test_hub.py tests/weights/test_manifest.py tests/test_main.py tests/test_memory.py
 
-.PHONY: demo test test-full clean
+.PHONY: demo test test-full test-oldest clean
 
 demo: .venv/.run
 	.venv/bin/python main.py sample --out demo \
@@ -13,8 +18,12 @@ demo: .venv/.run
 test: .venv/.test
 	.venv/bin/python -m pytest $(WORKERS) -m "not full" tests
 
-test-full: .venv/.test
+test-full: .venv/.test test-oldest
 	.venv/bin/python -m pytest $(WORKERS) tests
+
+# The core with the oldest versions that pyproject.toml allows, without PyTorch and diffusers.
+test-oldest: .venv-oldest/.test
+	.venv-oldest/bin/python -m pytest $(WORKERS) -m "not full" $(OLDEST)
 
 clean:
 	rm -rf demo .pytest_cache build *.egg-info
@@ -25,11 +34,18 @@ clean:
 	  % sys.version_info[:2])'
 	$(PYTHON) -m venv .venv
 
-# The stamps are newer than the requirements they stand for: nothing is installed twice.
-.venv/.run: requirements.txt | .venv/bin/python
+# The stamps are newer than the requirements they stand for: nothing is installed twice. The package
+# itself is installed as a link to this folder, so `import sdjax` works from everywhere.
+.venv/.run: requirements.txt pyproject.toml setup.py | .venv/bin/python
 	$(PIP) -r requirements.txt
+	$(PIP) --no-deps -e .
 	touch $@
 
-.venv/.test: requirements-test.txt requirements.txt | .venv/bin/python
+.venv/.test: requirements-test.txt .venv/.run
 	$(PIP) -r requirements.txt -r requirements-test.txt
-	touch $@ .venv/.run
+	touch $@
+
+.venv-oldest/.test: requirements-oldest.txt | .venv/bin/python
+	$(PYTHON) -m venv .venv-oldest
+	$(PIP:.venv%=.venv-oldest%) -r requirements-oldest.txt pytest pytest-xdist
+	touch $@

@@ -123,7 +123,7 @@ def test_unknown_commands_and_options_suggest_the_near_one(capsys):
 def test_train_names_the_missing_config(tmp_path, capsys):
     command = ["train", "--config", str(tmp_path / "none.py")]
     for rest in (["--workdir", str(tmp_path)], ["--help"]):
-        assert "no config file" in refusal(capsys, *command, *rest)
+        assert "no recipe" in refusal(capsys, *command, *rest)
 
 
 def test_train_stops_goes_on_and_refuses(tmp_path, capsys, monkeypatch):

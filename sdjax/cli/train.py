@@ -17,7 +17,8 @@ def train(config: Path, workdir: Path) -> tuple[Path, Path]:
     Every value of the recipe is an option; with --config and --help they are all listed.
 
     Args:
-        config: A recipe: a Python file that sets `config`.
+        config: A recipe: one of the project's by its name, such as shapes, or a Python file that
+            sets `config`. An unknown name lists them.
         workdir: Folder for checkpoints, metrics, sample sheets and, at the end, the model.
     """
     return config, workdir

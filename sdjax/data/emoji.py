@@ -6,10 +6,9 @@ import dataclasses
 import io
 import logging
 
-import tensorflow_datasets as tfds
-
 from sdjax.data.emoji_font import EmojiFont, find_font
 from sdjax.data.emoji_list import check_subset, emoji_subset, find_emoji_test, read_emoji_test
+from sdjax.data.tfds_import import tfds
 from sdjax.data.tfds_source import TfdsSource, prepare
 from sdjax.errors import SdjaxError
 

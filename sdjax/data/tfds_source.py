@@ -1,9 +1,8 @@
 """Any tensorflow-datasets data set by index, read without TensorFlow."""
 import difflib
 
-import tensorflow_datasets as tfds
-
 from sdjax.data.images import decode_image
+from sdjax.data.tfds_import import tfds
 from sdjax.errors import SdjaxError
 
 _CAPTION_KEYS = ("caption", "text")

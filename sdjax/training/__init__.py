@@ -10,6 +10,7 @@ from .loop import Outcome, fit
 from .optimizers import make_optimizer
 from .pixel import PixelObjective, PixelRun
 from .recipe import Recipe, load_config, with_overrides
+from .recipe_names import known_recipes
 from .sheets import SheetConfig
 from .state import TrainState
 from .step import make_step
@@ -34,6 +35,7 @@ __all__ = [
     "TrainState",
     "fit",
     "kept_models",
+    "known_recipes",
     "load_config",
     "make_optimizer",
     "make_step",

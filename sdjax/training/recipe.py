@@ -4,7 +4,6 @@ import runpy
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Literal
 
 import tyro
@@ -18,6 +17,7 @@ from .autoencoder import AutoencoderRun
 from .config import RunConfig
 from .latent import LatentRun
 from .pixel import PixelRun
+from .recipe_names import find_recipe
 
 
 @dataclass(frozen=True)
@@ -99,12 +99,12 @@ def _same_size(size, wanted, name):
 
 
 def load_config(path) -> Recipe:
-    """The `config` of a Python file; SdjaxError where there is none, or the file does not run."""
+    """The `config` of a Python file, or of a recipe that comes with the project, such as "shapes".
+
+    SdjaxError where there is none, or the file does not run.
+    """
     check_local(path)
-    path = Path(path)
-    if not path.is_file():
-        near = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
-        raise SdjaxError(f"no config file {path}: found {', '.join(near) or 'none beside it'}")
+    path = find_recipe(path)
     try:
         config = runpy.run_path(str(path)).get("config")
     except SdjaxError:

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
 
 from sdjax.evaluation.sheets import sheet as make_sheet
 
@@ -19,6 +18,8 @@ class Report:
     """
 
     def __init__(self, folder, name, start, steps):
+        from tensorboardX import SummaryWriter  # it imports torch, where that is installed
+
         self._folder, self._name, self._steps = Path(folder), name, steps
         self._console = Console()
         self._path = self._folder / "metrics.jsonl"

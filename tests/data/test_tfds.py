@@ -121,3 +121,14 @@ def test_opening_shapes_does_not_import_tensorflow_datasets():
 
 def test_pictures_decode_to_bytes(data_dir):
     assert open_source(config(data_dir))[0]["image"].dtype == np.uint8
+
+
+@pytest.mark.parametrize("missing", ["array_record", "tensorflow_datasets"])
+@pytest.mark.parametrize("source", ["emoji", "tfds:mnist"])
+def test_a_missing_package_is_one_line(missing, source, monkeypatch):
+    for name in [name for name in sys.modules if name.startswith(("sdjax.data.", missing))]:
+        if name.split(".")[-1] in ("tfds_import", "tfds_source", "emoji") or missing in name:
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(SdjaxError, match=f"{missing}.*: pip install tensorflow-datasets"):
+        open_source(DataConfig(source=source))

@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import json
 import shutil
+import types
 from pathlib import Path
 
 import jax
@@ -22,7 +23,9 @@ from sdjax.training import (
     SheetConfig,
     export,
     kept_models,
+    known_recipes,
     load_config,
+    lock,
     train,
     with_overrides,
 )
@@ -318,6 +321,20 @@ def test_the_recipes_of_the_repository_load(path):
     assert len(run.denoising.schedule.build()) == 1000
 
 
+def test_recipes_are_found_by_name(tmp_path, monkeypatch):
+    assert known_recipes() == {path.stem: path for path in CONFIGS}
+    monkeypatch.chdir(tmp_path)
+    assert load_config("shapes") == load_config(CONFIGS[0].with_name("shapes.py"))
+    with pytest.raises(SdjaxError, match="there are ddpm_convnext, .*, shapes_pairs; did you mean"):
+        load_config("shape")
+    with pytest.raises(SdjaxError, match="no recipe configs/shapes.py, .*did you mean shapes?"):
+        load_config("configs/shapes.py")
+    (tmp_path / "mine.py").write_text("from tests.training.small import PIXELS as config")
+    with pytest.raises(SdjaxError, match="there are .*shapes, shapes_pairs, mine.py$"):
+        load_config("other.py")
+    assert load_config("mine.py") == PIXELS
+
+
 def test_options_of_the_command_line():
     recipe = with_overrides(
         LATENT, ["--diffusion.steps", "8", "--autoencoder.optimizer.learning-rate", "0.5"]
@@ -347,7 +364,7 @@ def test_wrong_options_and_configs_are_named(tmp_path, capsys):
     with pytest.raises(SystemExit):
         with_overrides(LATENT, ["--diffusion.stepz", "8"])
     assert "--diffusion.steps" in capsys.readouterr().err
-    with pytest.raises(SdjaxError, match="no config file .*found .*shapes.py"):
+    with pytest.raises(SdjaxError, match="no recipe .*did you mean .*configs/shapes.py"):
         load_config(CONFIGS[0].with_name("shape.py"))
     (tmp_path / "empty.py").write_text("x = 1")
     with pytest.raises(SdjaxError, match="must set `config`"):
@@ -407,3 +424,21 @@ def test_the_shipped_model_has_the_networks_of_its_recipe():
     assert text == changed(run.text_encoder, **{name: getattr(text, name) for name in tokens})
     scheduler = json.loads((folder / "scheduler/scheduler_config.json").read_text())
     assert export.scheduler_config(run.denoising, clip_sample=False).items() <= scheduler.items()
+
+
+def test_the_lock_where_the_system_is_windows(tmp_path, monkeypatch):
+    """A stand-in for msvcrt, whose lock of a byte raises where another process holds it."""
+    held = []
+
+    def locking(descriptor, mode, size):
+        assert mode == "at once" and size == 1
+        if held:
+            raise PermissionError(13, "Permission denied")
+        held.append(descriptor)
+
+    stand_in = types.SimpleNamespace(locking=locking, LK_NBLCK="at once")
+    monkeypatch.setattr(lock, "msvcrt", stand_in, raising=False)
+    monkeypatch.setattr(lock, "fcntl", None)
+    with locked(tmp_path), pytest.raises(SdjaxError, match="another training is at work there"):
+        with locked(tmp_path):
+            pass
