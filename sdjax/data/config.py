@@ -30,8 +30,8 @@ class DataConfig:
     require_captions: bool = True
     """Whether a picture without a caption counts as broken."""
     max_broken_share: float = 0.01
-    """The run stops when more than this share of the source is broken; less is skipped. Counted
-    anew by each start of the program."""
+    """The run stops when more than this share of the source is broken, and more than one item, or
+    with 0 any; less is skipped. Counted anew by each start of the program."""
     flip: bool = False
     """Mirrors half of the pictures, by chance each time. Wrong for captions that say left, right or
     words; not for cached latents."""

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 
 from sdjax.errors import SdjaxError
+from sdjax.text_files import read_text
 
 _PLACES = (
     "/usr/share/unicode/emoji/emoji-test.txt",
@@ -54,9 +55,9 @@ def read_emoji_test(path) -> list[Emoji]:
     """The fully qualified emoji of an emoji-test.txt, in its order, without skin and hair parts."""
     emoji, group, subgroup = [], "", ""
     try:
-        text = pathlib.Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SdjaxError(f"cannot read the emoji names in {path}: {error}") from error
+        text = read_text(path)
+    except SdjaxError as error:
+        raise SdjaxError(f"cannot read the emoji names: {error}") from error
     for line in text.splitlines():
         if line.startswith("# group: "):
             group = line.removeprefix("# group: ").strip()

@@ -1,57 +1,70 @@
 """A folder of pictures with captions beside them."""
-import json
+import logging
+import os
 import pathlib
+import re
+import unicodedata
 
 from sdjax.data.images import decode_image
+from sdjax.data.metadata import NAMES, metadata_file, read_metadata
 from sdjax.errors import SdjaxError
+from sdjax.text_files import read_text
 
-METADATA = "metadata.jsonl"
 CAPTION_KEYS = ("caption", "text")
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm"}
+CAPTION_SUFFIXES = (".txt", ".caption")
+# Also what Pillow reads only with a plugin, so that it is named as broken and not passed over.
+_SUFFIXES = {
+    ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".dib", ".tif",
+    ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".avif", ".jp2", ".j2k", ".jpx", ".tga",
+    ".heic", ".heif", ".jxl",
+}
+_SPLITS = {"train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval"}
+_SHEET = re.compile(r"\d{5,}-sheet\.png")  # what `sample` writes beside its pictures
+
+_log = logging.getLogger(__name__)
 
 
 class ImageFolder:
     """Pictures of a folder and its subfolders, in the order of their paths.
 
-    Captions come from `metadata.jsonl` (the layout of Hugging Face's imagefolder: a line a
-    picture, with "file_name" and "text" or "caption") where there is one, otherwise from `NAME.txt`
-    beside each picture `NAME.png`. Where the folder has a subfolder named like the split, that is
-    the source.
+    Captions come from `metadata.jsonl` or `metadata.csv` in it or in subfolders (the layout of
+    Hugging Face's imagefolder: a row a picture, with "file_name", relative to the file, and "text"
+    or "caption"; a picture with several rows is several items). What no such file names has its
+    caption in `NAME.txt` or `NAME.caption` beside `NAME.png`. Where the folder has a subfolder
+    named like the split, that is the source, and a metadata file above it counts as well. Hidden
+    files and folders (a dot or two underscores before the name) are none of it, nor are the sheets
+    that `sample` writes.
 
     source[i] gives {"image": uint8 [height, width, 3], "caption": str}; the caption is "" where
-    there is none. `skipped` names what could not be paired: entries without a file, lines that are
-    no JSON.
+    there is none. `skipped` names what could not be paired: rows without a picture, or unreadable.
 
     Raises:
-      SdjaxError: where there is no such folder, or no picture in it.
+      SdjaxError: where there is no such folder, no picture in it, or a metadata file that cannot be
+        read.
       BrokenItem: from source[i], where picture i cannot be decoded.
     """
 
     def __init__(self, path, split: str = "train", caption_key: str | None = None):
-        root = pathlib.Path(path).expanduser()
-        if not root.is_dir():
-            raise SdjaxError(f"expected a folder of pictures, found none at {root}")
-        self.root = root / split if (root / split).is_dir() else root
-        if self.root == root and split != "train":
-            raise SdjaxError(f"{root} has no subfolder for the split {split!r}")
-        self.keys = (caption_key,) if caption_key else CAPTION_KEYS
+        above = pathlib.Path(path).expanduser()
+        if not above.is_dir():
+            raise SdjaxError(f"expected a folder of pictures, found none at {above}")
+        self.root = above / split if (above / split).is_dir() else above
+        if self.root == above and split != "train":
+            raise SdjaxError(f"{above} has no subfolder for the split {split!r}")
         self.skipped: list[tuple[str, str]] = []
-        pictures = sorted(
-            p.relative_to(self.root).as_posix()
-            for p in self.root.rglob("*")
-            if p.suffix.lower() in _SUFFIXES and p.is_file()
-        )
-        if (self.root / METADATA).is_file():
-            captions = self._metadata()
-            missing = sorted(set(captions) - set(pictures))
-            self.skipped += [(name, f"named in {METADATA}, but there is no such picture")
-                             for name in missing]
-            self.items = [(name, captions.get(name, "")) for name in pictures]
-        else:
-            self.items = [(name, self._beside(name)) for name in pictures]
-        if not self.items:
-            kinds = " ".join(sorted(_SUFFIXES))
-            raise SdjaxError(f"found no pictures in {self.root}; expected files such as {kinds}")
+        pictures, metadata = _found(self.root)
+        if self.root != above:
+            metadata[:0] = [file for file in [metadata_file(above)] if file]
+            _tell_others(above, self.root)
+        if not pictures:
+            raise SdjaxError(f"found no pictures in {self.root}; expected files such as "
+                             f"{' '.join(sorted(_SUFFIXES))}")
+        rows = self._rows(pictures, metadata, (caption_key,) if caption_key else CAPTION_KEYS)
+        self.items, self._why = [], {}
+        for name in sorted(pictures):
+            for caption, problem in rows.get(name) or [self._beside(name, metadata)]:
+                self._why[len(self.items)] = problem
+                self.items.append((name, caption))
 
     def __len__(self):
         return len(self.items)
@@ -64,29 +77,93 @@ class ImageFolder:
         """What item `index` is called in messages."""
         return self.items[index][0]
 
-    def _metadata(self):
-        captions = {}
-        with open(self.root / METADATA, encoding="utf-8", errors="replace") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.strip():
-                    continue
-                try:
-                    entry = json.loads(line)
-                    name = pathlib.PurePosixPath(entry["file_name"]).as_posix()
-                except (ValueError, KeyError, TypeError):
-                    reason = 'not a JSON object with a "file_name"'
-                    self.skipped.append((f"{METADATA} line {number}", reason))
-                    continue
-                texts = (entry[key] for key in self.keys if isinstance(entry.get(key), str))
-                captions[name] = next(texts, "").strip()
-        return captions
+    def why_no_caption(self, index) -> str | None:
+        """Why the caption of item `index` is empty; None where it is not."""
+        return self._why[index]
 
-    def _beside(self, name):
-        path = (self.root / name).with_suffix(".txt")
-        try:
-            return " ".join(path.read_text(encoding="utf-8").split())
-        except FileNotFoundError:
-            return ""
-        except (OSError, UnicodeDecodeError) as error:
-            self.skipped.append((path.relative_to(self.root).as_posix(), f"unreadable ({error})"))
-            return ""
+    def _rows(self, pictures, metadata, keys):
+        """Picture -> its (caption, problem) in the metadata file that is nearest to it."""
+        known = {unicodedata.normalize("NFC", name): name for name in pictures}
+        found = {}
+        for file in metadata:  # those of a folder before those of its subfolders
+            rows, broken = read_metadata(file, keys)
+            place = os.path.relpath(file, self.root)
+            self.skipped += [(place.removesuffix(file.name) + line, why) for line, why in broken]
+            own = {}
+            for written, caption, problem in rows:
+                path = _located(file.parent, written)
+                name = os.path.relpath(path, self.root).replace(os.sep, "/")
+                picture = known.get(unicodedata.normalize("NFC", name))
+                if picture is None and path.is_file():
+                    if name.startswith("../"):
+                        continue  # another split's
+                    picture = known[unicodedata.normalize("NFC", name)] = name
+                    pictures.append(name)
+                if picture is None:
+                    self.skipped.append(
+                        (written, f"named in {place}, but there is no such picture"))
+                else:
+                    own.setdefault(picture, []).append((caption, problem))
+            found |= own
+        return found
+
+    def _beside(self, name, metadata):
+        """(caption, problem) of a picture that no metadata file names."""
+        paths = [(self.root / name).with_suffix(suffix) for suffix in CAPTION_SUFFIXES]
+        path = next((path for path in paths if path.is_file()), None)
+        if path is not None:
+            try:
+                caption = " ".join(read_text(path).split())
+            except SdjaxError as error:
+                return "", str(error)
+            return caption, None if caption else f"{path.name} is empty"
+        if metadata:
+            named = ", ".join(os.path.relpath(file, self.root) for file in metadata[:3])
+            return "", f"named neither in {named} nor in a {paths[0].name} beside it"
+        reason = f"there is no {paths[0].name} beside it and no {NAMES[0]} in {self.root}"
+        above = [f for f in map(self.root.resolve().parent.joinpath, NAMES) if f.is_file()]
+        return "", reason + (f"; for {above[0]} give the folder it lies in" if above else "")
+
+
+def _found(root):
+    """Paths of all pictures relative to a folder, and its metadata files, those above first."""
+    pictures, metadata, sheets, seen = [], [], 0, set()
+    for folder, folders, files in os.walk(root, followlinks=True):
+        folders[:] = sorted(f for f in folders if not f.startswith((".", "__")))
+        if os.path.realpath(folder) in seen:  # a link that leads back
+            folders[:] = []
+            continue
+        seen.add(os.path.realpath(folder))
+        folder = pathlib.Path(folder)
+        if any(name in files for name in NAMES):
+            metadata.append(metadata_file(folder))
+        for file in files:
+            if file.startswith(".") or pathlib.PurePath(file).suffix.lower() not in _SUFFIXES:
+                continue
+            if _SHEET.fullmatch(file):
+                sheets += 1
+                continue
+            pictures.append((folder / file).relative_to(root).as_posix())
+    if sheets:
+        _log.warning("%s: left out %d sheets of samples, NNNNN-sheet.png", root, sheets)
+    return pictures, metadata
+
+
+def _tell_others(above, root):
+    """A warning where pictures lie beside the folder of a split, and in that of no other."""
+    others = [p for p in above.iterdir() if p != root and not p.name.startswith((".", "__"))
+              and p.name not in _SPLITS]
+    count = sum(
+        len(_found(p)[0]) if p.is_dir() else p.suffix.lower() in _SUFFIXES for p in others
+    )
+    if count:
+        _log.warning("%s is read as the split %r of %s; %d pictures beside it are left out",
+                     root, root.name, above, count)
+
+
+def _located(folder, written):
+    """The path that a metadata file's folder and "file_name" give, Windows' backslashes too."""
+    path = folder / written
+    if "\\" in written and not path.is_file():
+        path = folder / written.replace("\\", "/")
+    return pathlib.Path(os.path.normpath(path))

@@ -13,6 +13,7 @@ from sdjax.errors import SdjaxError
 from sdjax.folders import check_local
 
 _log = logging.getLogger(__name__)
+_LOOKED_AT, _NAMED = 1000, 20  # items looked at, and named, before a run is stopped
 _KINDS = '"shapes", "emoji", "folder:PATH" or "tfds:NAME"'
 
 
@@ -54,11 +55,14 @@ class Source:
 
     Args:
       raw: anything with len() and [i] giving such items with pictures of any size; it may raise
-        BrokenItem, name its items by name(i), and list in `skipped` what it left out on opening.
+        BrokenItem, name its items by name(i), say why a caption is empty by why_no_caption(i), and
+        list in `skipped` what it left out on opening.
       cache: keeps up to so many prepared items in memory.
 
     Raises:
-      SdjaxError: as soon as more than `max_broken_share` of the source is known to be broken.
+      SdjaxError: as soon as more than `max_broken_share` of the source is known to be broken, and
+        more than one item, unless the share is 0; others that are broken are looked for first, so
+        that all are told at once.
     """
 
     def __init__(self, raw, image_size, require_captions=True, max_broken_share=0.01, cache=0):
@@ -67,6 +71,7 @@ class Source:
         self.broken: dict[str, str] = {}
         self._lock = threading.Lock()
         self._cache, self._room = {}, cache
+        self._stopping = False
         skipped = getattr(raw, "skipped", [])
         self._total = len(raw) + len(skipped)
         for name, reason in skipped:
@@ -93,7 +98,8 @@ class Source:
         try:
             item = dict(self.raw[index])
             if self.require_captions and not item["caption"].strip():
-                raise BrokenItem(self._name(index), "has no caption")
+                why = getattr(self.raw, "why_no_caption", lambda index: None)(index)
+                raise BrokenItem(self._name(index), "has no caption" + (f": {why}" if why else ""))
             item["image"] = crop_and_resize(item["image"], self.image_size)
             return item
         except BrokenItem as broken:
@@ -109,14 +115,26 @@ class Source:
                 return
             self.broken[broken.name] = broken.reason
             count = len(self.broken)
+            least = 1 if self.max_broken_share and self._total > 1 else 0
+            stop = count > max(self.max_broken_share * self._total, least) and not self._stopping
+            self._stopping |= stop
         _log.warning("skipped %s (%d broken of %d)", broken, count, self._total)
-        if count > self.max_broken_share * self._total:
-            first = "; ".join(f"{name}: {why}" for name, why in list(self.broken.items())[:3])
-            raise SdjaxError(
-                f"{count} of {self._total} items are broken, more than the share "
-                f"max_broken_share={self.max_broken_share:g} allows; mend them or raise the share. "
-                f"First: {first}"
-            )
+        if stop:
+            self._stop()
+
+    def _stop(self):
+        try:
+            for index in range(min(len(self), _LOOKED_AT)):
+                if len(self.broken) < _NAMED:
+                    self._prepared(index)
+        finally:
+            self._stopping = False
+        named = "; ".join(f"{name}: {why}" for name, why in list(self.broken.items())[:_NAMED])
+        raise SdjaxError(
+            f"{len(self.broken)} of {self._total} items are broken, more than the share "
+            f"max_broken_share={self.max_broken_share:g} allows; mend them or raise the share. "
+            f"They are {named}"
+        )
 
 
 def stack(items) -> dict[str, np.ndarray]:

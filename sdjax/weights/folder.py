@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sdjax.errors import SdjaxError
 from sdjax.folders import check_local
+from sdjax.text_files import read_text
 from sdjax.weights import openclip, original, single_file
 from sdjax.weights.checkpoint import PARTS, Checkpoint, Part
 from sdjax.weights.names import IGNORED_SUFFIXES
@@ -52,11 +53,9 @@ _FIELDS = {
 
 def read_json(path: str | os.PathLike) -> dict:
     """A JSON object from a file; SdjaxError where it is missing or not one."""
-    path = Path(path)
+    text = read_text(path)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SdjaxError(f"cannot read {path}: {error.strerror}") from error
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise SdjaxError(f"{path} is not JSON: {error}") from error
     if not isinstance(value, dict):

@@ -1,4 +1,5 @@
 import json
+import unicodedata
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from sdjax.data.folder import ImageFolder
 from sdjax.data.images import crop_and_resize, decode_image, to_float, to_uint8
 from sdjax.data.pictures import BrokenItem
 from sdjax.errors import SdjaxError
+from sdjax.weights.folder import read_json
 
 
 def picture(path, colour, size=(20, 20), mode="RGB", **options):
@@ -136,3 +138,163 @@ def test_floats_and_bytes_convert_exactly():
     assert floats.dtype == np.float32 and floats[0] == -1 and floats[-1] == 1
     np.testing.assert_array_equal(to_uint8(floats), values)
     np.testing.assert_array_equal(to_uint8(np.array([-3.0, 3.0])), [0, 255])
+
+
+TEXT = "a red fox – ä"
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-be-mark", "utf-32"]
+
+
+def encoded(text, encoding):
+    if encoding == "utf-16-be-mark":
+        return b"\xfe\xff" + text.encode("utf-16-be")
+    return text.encode(encoding)
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("name", ["a.txt", "a.caption", "metadata.jsonl", "metadata.csv"])
+def test_captions_with_the_marks_of_editors(tmp_path, encoding, name):
+    picture(tmp_path / "a.png", "red")
+    text = {".jsonl": json.dumps({"file_name": "a.png", "text": TEXT}, ensure_ascii=False) + "\r\n",
+            ".csv": f'file_name,text\r\na.png,"{TEXT}"\r\n'}.get(name[name.index("."):], TEXT)
+    (tmp_path / name).write_bytes(encoded(text, encoding))
+    source = opened(tmp_path)
+    assert source[0]["caption"] == TEXT and not source.broken
+
+
+def test_a_json_file_with_a_mark(tmp_path):
+    (tmp_path / "config.json").write_bytes(encoded('{"a": 1}', "utf-8-sig"))
+    assert read_json(tmp_path / "config.json") == {"a": 1}
+    (tmp_path / "config.json").write_bytes('{"a": "ä"}'.encode("latin-1"))
+    with pytest.raises(SdjaxError, match=r"config.json is not UTF-8 text \(line 1\): save it as"):
+        read_json(tmp_path / "config.json")
+
+
+def test_text_in_another_encoding_is_refused_by_name(tmp_path, caplog):
+    for i in range(3):
+        picture(tmp_path / f"{i}.png", "red")
+        (tmp_path / f"{i}.txt").write_text("red")
+    (tmp_path / "1.txt").write_bytes("Füchse".encode("latin-1"))
+    source = opened(tmp_path)
+    assert [source[i] is None for i in range(3)] == [False, True, False]
+    # Once, under the picture's name: not once for the text and once for the picture.
+    assert list(source.broken) == ["1.png"] and "1 broken of 3" in caplog.text
+    assert "1.txt is not UTF-8 text (line 1): save it as UTF-8" in source.broken["1.png"]
+    (tmp_path / "1.txt").write_bytes("Fox".encode("utf-16-le"))
+    assert "zero bytes" in opened(tmp_path).check()["1.png"]
+    (tmp_path / "metadata.csv").write_bytes("file_name,text\n1.png,Füchse".encode("latin-1"))
+    with pytest.raises(SdjaxError, match=r"metadata.csv is not UTF-8 text \(line 2\)"):
+        opened(tmp_path)
+
+
+def listed(source):
+    return {source.raw.name(i): source[i] and source[i]["caption"] for i in range(len(source))}
+
+
+def test_metadata_in_subfolders_and_above_them(tmp_path):
+    for name in ("x/1.png", "x/deep/2.png", "y/3.png", "4.png", "y/5.png"):
+        picture(tmp_path / name, "red")
+    write_metadata(tmp_path, {"file_name": "x/1.png", "text": "one from above"},
+                   {"file_name": "x\\deep\\2.png", "text": "two"},
+                   {"file_name": "4.png", "text": "four"})
+    write_metadata(tmp_path / "x", {"file_name": "1.png", "text": "one from beside"})
+    (tmp_path / "y" / "metadata.csv").write_text(
+        'caption,file_name\n"three, with a comma\nand a line",3.png\n', encoding="utf-8")
+    (tmp_path / "y" / "5.txt").write_text("five")
+    assert listed(opened(tmp_path)) == {
+        "x/1.png": "one from beside", "x/deep/2.png": "two", "4.png": "four", "y/5.png": "five",
+        "y/3.png": "three, with a comma\nand a line"}
+
+
+def test_metadata_above_the_folder_of_a_split(tmp_path, caplog):
+    picture(tmp_path / "train" / "a.png", "red")
+    picture(tmp_path / "test" / "b.png", "blue")
+    write_metadata(tmp_path, {"file_name": "train/a.png", "text": "a"},
+                   {"file_name": "test/b.png", "text": "b"},
+                   {"file_name": "train/gone.png", "text": "c"})
+    source = opened(tmp_path)
+    assert listed(source) == {"a.png": "a"} and list(source.broken) == ["train/gone.png"]
+    assert listed(opened(tmp_path, split="test", max_broken_share=1)) == {"b.png": "b"}
+    assert "left out" not in caplog.text
+    picture(tmp_path / "boat" / "c.png", "blue")
+    opened(tmp_path)
+    assert "1 pictures beside it are left out" in caplog.text
+
+
+def test_a_picture_with_several_rows_is_several_items(tmp_path):
+    picture(tmp_path / "a.png", "red")
+    write_metadata(tmp_path, {"file_name": "a.png", "text": "one"},
+                   {"file_name": "a.png", "text": "two"})
+    source = opened(tmp_path)
+    assert [source[i]["caption"] for i in range(len(source))] == ["one", "two"]
+
+
+def test_names_of_other_systems(tmp_path):
+    picture(tmp_path / unicodedata.normalize("NFD", "é.png"), "red")
+    picture(tmp_path / "b.heic", "red", format="PNG")
+    picture(tmp_path / "odd.picture", "red", format="PNG")
+    write_metadata(tmp_path, {"file_name": "é.png", "text": "e"},
+                   {"file_name": "odd.picture", "text": "o"}, {"file_name": "b.heic", "text": "b"})
+    assert sorted(listed(opened(tmp_path)).values()) == ["b", "e", "o"]
+
+
+def test_hidden_files_and_sheets_are_none_of_it(tmp_path, caplog):
+    picture(tmp_path / "a.png", "red")
+    (tmp_path / "a.txt").write_text("a")
+    for name in ("._a.png", ".hidden/b.png", "__MACOSX/._a.png", "x/.ipynb_checkpoints/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"\0\5\26\7")
+    picture(tmp_path / "00000-sheet.png", "red")
+    source = opened(tmp_path)
+    assert listed(source) == {"a.png": "a"} and not source.check()
+    assert "left out 1 sheets of samples" in caplog.text
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    assert list(opened(tmp_path).check()) == ["gone.png"]
+
+
+@pytest.mark.parametrize("files, reason", [
+    ({"metadata.parquet": "PAR1"}, "metadata.parquet is not read: write its rows"),
+    ({"metadata.csv": "file_name,text\n", "metadata.jsonl": ""}, "keep one of them"),
+    ({"metadata.csv": "file_name;text\na.png;red\n"}, "its columns are file_name;text"),
+    ({"metadata.csv": ""}, "its columns are none"),
+    ({"sub/metadata.parquet": "PAR1"}, "sub/metadata.parquet is not read")])
+def test_metadata_that_cannot_be_read_is_refused(tmp_path, files, reason):
+    picture(tmp_path / "a.png", "red")
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    with pytest.raises(SdjaxError, match=reason):
+        opened(tmp_path)
+
+
+def test_why_a_caption_is_missing(tmp_path):
+    for name in ("in/a.png", "in/b.png", "in/c.png", "in/d.png"):
+        picture(tmp_path / name, "red")
+    write_metadata(tmp_path, {"file_name": "in/a.png", "text": "red"})
+    broken = opened(tmp_path / "in", max_broken_share=1).check()
+    assert "there is no a.txt beside it" in broken["a.png"]
+    assert f"for {tmp_path / 'metadata.jsonl'} give the folder it lies in" in broken["a.png"]
+    write_metadata(tmp_path / "in", {"file_name": "a.png", "prompt": "red"},
+                   {"file_name": "b.png", "text": ["red"]})
+    (tmp_path / "in" / "d.txt").write_text("\n")
+    assert opened(tmp_path / "in", max_broken_share=1).check() == {
+        "a.png": "has no caption: metadata.jsonl line 1 has no 'caption' or 'text'",
+        "b.png": "has no caption: 'text' in metadata.jsonl line 2 is no text",
+        "c.png": "has no caption: named neither in metadata.jsonl nor in a c.txt beside it",
+        "d.png": "has no caption: d.txt is empty"}
+
+
+def test_one_broken_picture_stops_no_small_folder_and_all_are_told_at_once(tmp_path, caplog):
+    for i in range(20):
+        picture(tmp_path / f"{i:02}.png", "red")
+        (tmp_path / f"{i:02}.txt").write_text("red")
+    (tmp_path / "03.png").write_bytes(b"junk")
+    source = opened(tmp_path)
+    assert list(source.check()) == ["03.png"]
+    with pytest.raises(SdjaxError, match="1 of 20 items are broken"):
+        opened(tmp_path, max_broken_share=0).check()
+    (tmp_path / "05.png").write_bytes(b"junk")
+    (tmp_path / "17.txt").write_text("")
+    with pytest.raises(SdjaxError, match="3 of 20 items.*03.png: .*; 05.png: .*; 17.png: has no"):
+        opened(tmp_path).check()
+    assert "skipped 17.png: has no caption" in caplog.text
