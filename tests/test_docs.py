@@ -52,7 +52,7 @@ def workplace(model, tmp_path, monkeypatch):
     monkeypatch.setattr(sdjax, "EMOJI", model)
     # A training or an evaluation is read to its last option, and not carried out.
     monkeypatch.setattr(sdjax.training, "train", lambda recipe, workdir: True)
-    monkeypatch.setattr(sdjax.evaluation, "run", lambda config, load_model: {})
+    monkeypatch.setattr(sdjax.evaluation, "run", lambda config, load_model, model: {})
     return tmp_path
 
 

@@ -32,7 +32,9 @@ def run(arguments: list[str], program: str) -> int:
         """
         prepare_devices()
         source = sdjax.EMOJI if model is None else model
-        evaluation.run(measure, lambda: sdjax.StableDiffusion.from_pretrained(source))
+        evaluation.run(
+            measure, lambda: sdjax.StableDiffusion.from_pretrained(source), str(source)
+        )
 
     tyro.cli(
         evaluate,

@@ -19,21 +19,24 @@ EVALUATIONS = {
     NearestNeighbour: evaluate_nearest,
     Reconstruction: evaluate_reconstruction,
 }
-"""Configuration class -> function (model, configuration) -> results as a dict for JSON."""
+"""Configuration class -> function (model, configuration, subject) -> results as a dict for JSON."""
 
 
-def run(config, load_model):
+def run(config, load_model, model=None):
     """Run the evaluation that `config`, of a class in EVALUATIONS, describes; returns its results.
 
     load_model: a function of nothing that gives an `sdjax.StableDiffusion`; called only where the
-    evaluation needs one.
+    evaluation needs one. model: what it is called in the results, its folder, file or hub id:
+    results of another in the same folder are kept, and of an unnamed one all.
     """
     if type(config) not in EVALUATIONS:
         known = ", ".join(c.__name__ for c in EVALUATIONS)
         raise SdjaxError(f"expected one of {known}, got {type(config).__name__}")
     check_writable(config.out)
     needs_none = isinstance(config, Similarity) and config.folder is not None
-    return EVALUATIONS[type(config)](None if needs_none else load_model(), config)
+    if needs_none:
+        return EVALUATIONS[type(config)](None, config, config.folder)
+    return EVALUATIONS[type(config)](load_model(), config, model)
 
 
 __all__ = [

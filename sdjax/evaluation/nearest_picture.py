@@ -1,18 +1,17 @@
 """Whether a model trained on a few thousand pictures makes the one that a caption names."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from sdjax.data import DataConfig
 from sdjax.errors import SdjaxError, check_at_least
-from sdjax.folders import writable_folder
 
 from .features import extract, feature_function
 from .generation import Generation, generate
 from .known import known_pictures
 from .nearest import nearest_rate
-from .report import RIGHT, WRONG, interval, percent, show, write_json
+from .report import RIGHT, WRONG, Figures, interval, percent, show
 from .sheets import sheet
 
 
@@ -46,10 +45,11 @@ class NearestNeighbour:
                              "evaluate shapes instead")
 
 
-def evaluate_nearest(model, config: NearestNeighbour = NearestNeighbour()):
+def evaluate_nearest(model, config: NearestNeighbour = NearestNeighbour(), subject=None):
     """Run it: {"first": share, "first_interval", "among_five": share, "known": N, "captions": [{
-    "caption", "nearest": [...], "right"}], "settings"}."""
-    out = writable_folder(config.out)
+    "caption", "nearest": [...], "right"}], "model", "files", "settings"}. subject: what the model
+    is called there, its folder or file."""
+    figures = Figures(config, "nearest", subject)
     function = None if config.features == "raw" else feature_function(config.features)
     known, known_captions = known_pictures(config.data)
     different = list(dict.fromkeys(known_captions))
@@ -67,14 +67,13 @@ def evaluate_nearest(model, config: NearestNeighbour = NearestNeighbour()):
         "captions": [
             {"caption": caption, "nearest": [known_captions[j] for j in row], "right": bool(right)}
             for caption, row, right in zip(captions, rate.indices, rate.right)],
-        "settings": asdict(config),
     }
-    write_json(out / "nearest.json", results)
+    results = figures.write(results)
     if config.sheet:
         colors = [RIGHT if right else WRONG for right in rate.right[:config.sheet]]
         sheet(made[:config.sheet], captions[:config.sheet], columns=8, scale=2,
-              caption_colors=colors).save(out / "nearest.png")
+              caption_colors=colors).save(figures.path(".png"))
     show(f"Nearest of {len(known)} known pictures", ["share"], [
         ("captions", len(captions)), ("the right one", percent(rate.first)),
-        ("right one among five", percent(rate.among_five))], out)
+        ("right one among five", percent(rate.among_five))], figures.path(".json"))
     return results

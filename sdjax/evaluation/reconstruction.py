@@ -1,17 +1,16 @@
 """How well an autoencoder gives pictures back."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from sdjax.data import DataConfig
 from sdjax.data.oracle import score
 from sdjax.errors import SdjaxError, check_at_least
-from sdjax.folders import writable_folder
 from sdjax.parallel import map_over_devices
 
 from .known import known_pictures
-from .report import percent, show, write_json
+from .report import Figures, percent, show
 from .sheets import sheet, to_uint8
 
 
@@ -71,10 +70,11 @@ def reconstruct(vae, params, images, batch_size=32):
     return np.concatenate(made)
 
 
-def evaluate_reconstruction(model, config: Reconstruction = Reconstruction()):
+def evaluate_reconstruction(model, config: Reconstruction = Reconstruction(), subject=None):
     """Run it: {"psnr": mean dB, "psnr_least": dB, "images": N, "oracle": {"before": share, "after":
-    share} for shapes, else None, "settings"}."""
-    out = writable_folder(config.out)
+    share} for shapes, else None, "model", "files", "settings"}. subject: what the model is called
+    there, its folder or file."""
+    figures = Figures(config, "reconstruction", subject)
     images, captions = known_pictures(config.data, config.images, config.picture_seed)
     made = reconstruct(model.vae, model.params["vae"], images, config.batch_size)
     decibels = np.minimum(psnr(images, made), 100)
@@ -83,16 +83,15 @@ def evaluate_reconstruction(model, config: Reconstruction = Reconstruction()):
         oracle = {name: float(score(x, captions)["all"].mean())
                   for name, x in (("before", images), ("after", made))}
     results = {"psnr": float(decibels.mean()), "psnr_least": float(decibels.min()),
-               "images": len(images), "oracle": oracle,
-               "settings": asdict(config)}
-    write_json(out / "reconstruction.json", results)
+               "images": len(images), "oracle": oracle}
+    results = figures.write(results)
     if config.sheet:
         pairs = np.concatenate([images[:config.sheet], made[:config.sheet]], 1)
-        sheet(pairs, captions[:config.sheet], columns=8, scale=2).save(out / "reconstruction.png")
+        sheet(pairs, captions[:config.sheet], columns=8, scale=2).save(figures.path(".png"))
     rows = [("pictures", len(images)), ("mean PSNR", f"{results['psnr']:.2f} dB"),
             ("least PSNR", f"{results['psnr_least']:.2f} dB")]
     if oracle:
         rows += [("oracle right, pictures", percent(oracle["before"])),
                  ("oracle right, reconstructions", percent(oracle["after"]))]
-    show("Reconstructions of the autoencoder", [""], rows, out)
+    show("Reconstructions of the autoencoder", [""], rows, figures.path(".json"))
     return results

@@ -1,15 +1,14 @@
 """How much of a `shapes` caption is in the picture that a model makes of it."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Literal
 
 from sdjax.data.oracle import ATTRIBUTES, score
 from sdjax.data.shapes import Shapes
 from sdjax.errors import check_at_least
-from sdjax.folders import writable_folder
 
 from .generation import Generation, generate
-from .report import RIGHT, WRONG, interval, percent, show, write_json
+from .report import RIGHT, WRONG, Figures, interval, percent, show
 from .sheets import sheet
 
 SPLITS = {"train": "of training's combinations", "heldout": "of combinations kept out"}
@@ -60,11 +59,10 @@ def accuracy(images, captions):
     return {name: float(hits[name].mean()) for name in ATTRIBUTES}
 
 
-def evaluate_shapes(model, config: ShapesAccuracy = ShapesAccuracy()):
-    """Run it: {"train" | "heldout": {"captions": N, "accuracy": …, "all_interval": …},
-    "settings"}."""
-    out = writable_folder(config.out)
-    results = {"settings": asdict(config)}
+def evaluate_shapes(model, config: ShapesAccuracy = ShapesAccuracy(), subject=None):
+    """Run it: {"train" | "heldout": {"captions": N, "accuracy": …, "all_interval": …}, "model",
+    "files", "settings"}. subject: what the model is called there, its folder or file."""
+    figures, results = Figures(config, "shapes", subject), {}
     for split in SPLITS:
         captions = shapes_captions(config.captions, config.objects, split, config.caption_seed)
         images = generate(model, captions, config.generation)
@@ -72,13 +70,13 @@ def evaluate_shapes(model, config: ShapesAccuracy = ShapesAccuracy()):
         results[split] = {"captions": len(captions), "accuracy": found,
                           "all_interval": interval(found["all"], len(captions))}
         if config.sheet:
-            _sheet(images[:config.sheet], captions[:config.sheet]).save(out / f"shapes_{split}.png")
-    write_json(out / "shapes.json", results)
+            _sheet(images[:config.sheet], captions[:config.sheet]).save(figures.path(f"_{split}.png"))
+    results = figures.write(results)
     show("Pictures that agree with their captions", SPLITS.values(), [
         ("captions", *(results[s]["captions"] for s in SPLITS)),
         *((name.replace("_", " "), *(percent(results[s]["accuracy"][name]) for s in SPLITS))
           for name in ATTRIBUTES),
-    ], out)
+    ], figures.path(".json"))
     return results
 
 

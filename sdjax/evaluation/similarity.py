@@ -1,16 +1,15 @@
 """Fréchet and kernel distance, precision and recall, of pictures and a data source."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from sdjax.data import DataConfig
 from sdjax.errors import SdjaxError
-from sdjax.folders import writable_folder
 
 from .distances import frechet_distance, kernel_distance, precision_recall
 from .features import extract, feature_function
 from .generation import Generation, generate
 from .known import known_pictures
-from .report import percent, show, write_json
+from .report import Figures, percent, show
 
 
 @dataclass(frozen=True)
@@ -53,11 +52,12 @@ def similarity(real, generated, neighbours=3):
             "precision": precision, "recall": recall}
 
 
-def evaluate_similarity(model, config: Similarity = Similarity()):
-    """Run it: {"generated": …, "real": … or None, "counts": …, "settings"}; the model may be None
-    where a folder is given.
+def evaluate_similarity(model, config: Similarity = Similarity(), subject=None):
+    """Run it: {"generated": …, "real": … or None, "counts": …, "model", "files", "settings"}; the
+    model may be None where a folder is given. subject: what is measured is called so there, its
+    folder or file.
     """
-    out, function = writable_folder(config.out), feature_function(config.features)
+    figures, function = Figures(config, "similarity", subject), feature_function(config.features)
     real, captions = known_pictures(config.data, 2 * config.images, config.picture_seed)
     # The second half is the yardstick, and is never what the captions are taken from.
     real, others = real[:config.images], real[config.images:]
@@ -72,11 +72,10 @@ def evaluate_similarity(model, config: Similarity = Similarity()):
         "generated": similarity(features, extract(function, made), config.neighbours),
         "real": None,
         "counts": {"real": len(real), "generated": len(made), "features": features.shape[1]},
-        "settings": asdict(config),
     }
     if len(others) == len(real):
         results["real"] = similarity(features, extract(function, others), config.neighbours)
-    write_json(out / "similarity.json", results)
+    results = figures.write(results)
     columns = {"generated": results["generated"]}
     if results["real"]:
         columns["other real pictures"] = results["real"]
@@ -87,5 +86,5 @@ def evaluate_similarity(model, config: Similarity = Similarity()):
                               for c in columns.values())),
         ("precision", *(percent(c["precision"]) for c in columns.values())),
         ("recall", *(percent(c["recall"]) for c in columns.values())),
-    ], out)
+    ], figures.path(".json"))
     return results

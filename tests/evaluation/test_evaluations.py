@@ -1,5 +1,6 @@
 """The evaluations from end to end, with models whose right share is known."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -17,6 +18,7 @@ from sdjax.evaluation.reconstruction import reconstruct
 from sdjax.evaluation.report import interval
 from sdjax.evaluation.shapes_accuracy import shapes_captions
 from sdjax.folders import check_writable, writable_folder
+from sdjax.pipeline.pictures import save_pictures
 
 
 class Draughtsman:
@@ -102,6 +104,50 @@ def test_similarity_of_a_folder(folder, tmp_path):
     assert results["generated"]["frechet"] < results["real"]["frechet"]
     assert results["generated"]["precision"] == 1
     assert json.loads((tmp_path / "out/similarity.json").read_text()) == results
+
+
+def test_sheets_are_not_counted_as_pictures(folder, tmp_path):
+    path, pictures = folder
+    made = [Image.fromarray(picture) for picture in list(pictures.values())[:4]]
+    save_pictures(tmp_path / "made", made, "abcd")
+    config = evaluation.Similarity(folder=str(tmp_path / "made"), features="pixels", neighbours=2,
+                                   data=DataConfig(source=f"folder:{path}", image_size=16),
+                                   out=str(tmp_path / "out"))
+    assert evaluation.run(config, None)["counts"]["generated"] == 4
+    assert len(list((tmp_path / "made").iterdir())) == 5
+
+
+def test_figures_of_another_model_are_kept(tmp_path, capsys):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "weights").write_text("one")
+    config = evaluation.ShapesAccuracy(captions=2, sheet=1, out=str(tmp_path / "out"))
+
+    def measured(config=config, **options):
+        return evaluation.run(config, Draughtsman, **options)
+
+    def written():
+        return sorted(path.name for path in (tmp_path / "out").iterdir())
+
+    first = ["shapes.json", "shapes_heldout.png", "shapes_train.png"]
+    results = measured(model=str(model))
+    assert (results["model"], results["settings"]["captions"]) == (str(model), 2)
+    measured(model=str(model))
+    assert written() == first  # the same again
+    assert "figures of another model" not in capsys.readouterr().out
+    measured(model="another")
+    measured(dataclasses.replace(config, captions=1), model=str(model))
+    (model / "weights").write_text("trained on")
+    measured(model=str(model))
+    assert written() == sorted(
+        first + [name.replace("shapes", f"shapes-{i}") for i in (2, 3, 4) for name in first])
+    assert json.loads((tmp_path / "out/shapes.json").read_text()) == results
+    assert json.loads((tmp_path / "out/shapes-2.json").read_text())["model"] == "another"
+    assert "figures of another model or of other settings" in capsys.readouterr().out
+    # Whoever gives no name, or finds what this program did not write, overwrites nothing.
+    (tmp_path / "out/shapes.json").write_text("{}")
+    measured()
+    assert "shapes-5.json" in written() and (tmp_path / "out/shapes.json").read_text() == "{}"
 
 
 def test_similarity_of_a_model(folder, tmp_path):
