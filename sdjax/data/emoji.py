@@ -46,11 +46,21 @@ class Emoji(tfds.core.GeneratorBasedBuilder):
             disable_shuffling=True,
         )
 
+    def drawn_from(self):
+        """The EmojiFont and the list of emoji; SdjaxError that names all that is not installed."""
+        found, missing = [], []
+        for given, find in ((self.builder_config.font, find_font),
+                            (self.builder_config.names, find_emoji_test)):
+            try:
+                found.append(given or find())
+            except SdjaxError as error:
+                missing.append(str(error))
+        if missing:
+            raise SdjaxError("; and ".join(missing))
+        return EmojiFont(found[0]), read_emoji_test(found[1])
+
     def _split_generators(self, dl_manager):
-        config = self.builder_config
-        font = EmojiFont(config.font or find_font())
-        names = read_emoji_test(config.names or find_emoji_test())
-        return {"train": self._generate_examples(font, names)}
+        return {"train": self._generate_examples(*self.drawn_from())}
 
     def _generate_examples(self, font, names):
         lacking = []
@@ -86,6 +96,9 @@ def open_emoji(
     """
     only = emoji_subset(subset)
     builder = Emoji(data_dir=data_dir, config=config, file_format="array_record")
+    if not builder.data_path.exists():  # what would be refused after the work is refused before it
+        _, names = builder.drawn_from()
+        check_subset(subset, {group for e in names for group in (e.group, e.subgroup)})
     prepare(builder)
     groups = set()
 

@@ -105,13 +105,20 @@ def test_prepared_emoji_need_no_font(config, data_dir, monkeypatch):
     assert open_emoji(data_dir=data_dir, config=config)[0]["caption"] == "grinning face"
 
 
-def test_what_is_not_installed_is_told_in_one_line(tmp_path, monkeypatch, names):
+def test_what_is_not_installed_is_told_in_one_line_before_anything_is_made(
+    tmp_path, monkeypatch, capfd, names, font
+):
     monkeypatch.setattr(emoji_font, "_ROOTS", (str(tmp_path),))
     with pytest.raises(SdjaxError, match="apt install fonts-noto-color-emoji"):
         open_emoji(data_dir=str(tmp_path), config=EmojiConfig(name="a", names=names))
     monkeypatch.setattr(emoji_list, "_PLACES", ())
-    with pytest.raises(SdjaxError, match="apt install unicode-data"):
-        emoji_list.find_emoji_test()
+    with pytest.raises(SdjaxError, match="fonts-noto-color-emoji.*; and .*apt install unicode-data"):
+        open_emoji(data_dir=str(tmp_path))
+    with pytest.raises(SdjaxError, match="'hearts'; did you mean 'heart'"):
+        config = EmojiConfig(name="b", names=names, font=font)
+        open_emoji("hearts", data_dir=str(tmp_path), config=config)
+    assert not list(tmp_path.iterdir())
+    assert "Downloading" not in "".join(capfd.readouterr())
 
 
 def test_a_font_is_found_in_a_subfolder(tmp_path, monkeypatch):
