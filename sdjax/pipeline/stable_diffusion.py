@@ -18,10 +18,9 @@ from sdjax.pipeline.progress import Advance, carry_out, reported
 from sdjax.pipeline.request import Prompt
 from sdjax.text.encode import Embedded
 from sdjax.text.tokenizer import END, Tokenizer
-from sdjax.weights.adapters import read_lora, with_adapters
+from sdjax.weights.adapters import Adapter, read_lora, with_adapters
 from sdjax.weights.arrays import all_finite
 from sdjax.weights.checkpoint import Checkpoint, Part
-from sdjax.weights.lora import Adapter
 from sdjax.weights.names import state_from_params
 from sdjax.weights.parts import VAE, TextEncoder, TinyVAE, UNet, load
 from sdjax.weights.single_file import family_of
@@ -187,13 +186,13 @@ class StableDiffusion:
     def load_lora(
         self, path: str | os.PathLike, weight: float = 1.0, name: str | None = None
     ) -> str:
-        """Adds a LoRA, LoCon, LoHa, LoKr or DoRA; several add up. Nothing is compiled anew.
+        """Adds a LoRA or another adapter of `docs/checkpoints.md`; several add up.
 
-        Read are the formats of sd-scripts, peft and old diffusers; keys that find no target are
-        listed in a warning. path: a file, or a folder that peft or diffusers saved it to. weight:
-        its strength; a DoRA's lengths count in full at any but 0. name: to call it by later, the
-        file's or folder's by default; it is returned.
-        Raises SdjaxError for an adapter of another model, and where the name is taken.
+        Nothing is compiled anew. Keys that find no target are listed in a warning. path: a file,
+        or a folder that peft or diffusers saved it to. weight: its strength; a DoRA's lengths and
+        an OFT's rescaling count in full at any but 0. name: to call it by later, the file's or
+        folder's by default; it is returned. Raises SdjaxError for an adapter of another model or of
+        which anything is not understood, and where the name is taken.
         """
         check_finite(weight=weight)
         name = name or (Path(path).resolve().name if Path(path).is_dir() else Path(path).stem)

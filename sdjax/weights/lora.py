@@ -1,165 +1,22 @@
-"""Low-rank adapters: what each format adds to which weight.
+"""Adapters of one weight: what the factors of each format make of it.
 
-LoRA (Hu et al. 2021, arXiv:2106.09685), LoCon, LoHa and LoKr (Yeh et al. 2023, arXiv:2309.14859)
-and DoRA's magnitudes (Liu et al. 2024, arXiv:2402.09353), in the names of sd-scripts (diffusers'
-or SGM's block names), peft and old diffusers. Weights are in PyTorch's layout here.
+LoRA (Hu et al. 2021, arXiv:2106.09685), LoCon, LoHa and LoKr (Yeh et al. 2023, arXiv:2309.14859),
+GLoRA (Chavan et al. 2023, arXiv:2306.07967), (IA)³ (Liu et al. 2022, arXiv:2205.05638), whole
+differences, the rotations of `rotations`, and DoRA's magnitudes (Liu et al. 2024,
+arXiv:2402.09353). Weights are float32 in PyTorch's layout, [out, in, …].
 """
 
-import dataclasses
+import itertools
 import math
-import re
-from collections import defaultdict
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
 from sdjax.errors import SdjaxError
-from sdjax.weights import original, peft_config
-from sdjax.weights.arrays import all_finite
-from sdjax.weights.tensors import LazyTensor
+from sdjax.weights import rotations
 
-# Names of the same factor in the formats.
-_FACTORS = {
-    "lora_down.weight": "down",
-    "lora_up.weight": "up",
-    "lora_mid.weight": "mid",
-    "lora_A.weight": "down",
-    "lora_B.weight": "up",
-    "lora.down.weight": "down",
-    "lora.up.weight": "up",
-    "lora_linear_layer.down.weight": "down",
-    "lora_linear_layer.up.weight": "up",
-    "lora_A.default.weight": "down",
-    "lora_B.default.weight": "up",
-    "alpha": "alpha",
-    "dora_scale": "dora_scale",
-    "lora_magnitude_vector": "magnitude",
-    "lora_magnitude_vector.weight": "magnitude",
-    **{f"hada_{name}": name for name in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
-    **{
-        f"lokr_{name}": f"k_{name}"
-        for name in ("w1", "w2", "w1_a", "w1_b", "w2_a", "w2_b", "t2")
-    },
-}
-_SUFFIXES = sorted(_FACTORS, key=len, reverse=True)
-# Attention processors of old diffusers: `attn1.processor.to_q_lora.down.weight`.
-_PROCESSOR = re.compile(r"(.*?)\.?(?:processor\.)?to_(q|k|v|out)_lora\.(down|up)\.weight")
-_TEXT_NAMES = {"q": "q_proj", "k": "k_proj", "v": "v_proj", "out": "out_proj"}
-_SCRIPTS_PREFIX = {
-    "unet": ("lora_unet_",),
-    "text_encoder": ("lora_te_", "lora_te1_"),
-    "text_encoder_2": ("lora_te2_",),
-}
-
-Target = tuple[str, str]
-"""A part ("unet", "text_encoder", …) and the state-dict key of one of its weights."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Adapter:
-    """Factors for each target they change, and the keys of the file that found none."""
-
-    factors: Mapping[Target, Mapping[str, np.ndarray]]
-    unused: tuple[str, ...]
-
-
-def read_adapter(
-    state: Mapping[str, LazyTensor],
-    targets: Mapping[str, Mapping[str, tuple[int, ...]]],
-    layers: int = 2,
-    configs: Mapping[str, Mapping[str, Any]] | None = None,
-) -> Adapter:
-    """Finds the target of every tensor of an adapter file.
-
-    targets: for each part, the shape of every weight by its state-dict key. layers:
-    residual blocks a level, for SGM's block names. configs: peft's configuration of each part that
-    has one; it gives the scale of factors that come without an alpha, which else is 1.
-    Raises SdjaxError where no tensor finds a target, or factors are missing, misshapen or not
-    finite.
-    """
-    names = module_names(targets, layers)
-    found: dict[str, dict[str, LazyTensor]] = defaultdict(dict)
-    unused = []
-    for key, tensor in state.items():
-        module, factor = _split(key)
-        if factor and module in names:
-            found[module][factor] = tensor
-        else:
-            unused.append(key)
-    if not found:
-        raise SdjaxError(
-            f"no tensor of the adapter fits this model: its {len(state)} keys begin with "
-            f"{', '.join(sorted(state)[:2])}"
-        )
-    factors: dict[Target, dict[str, np.ndarray]] = defaultdict(dict)
-    for module, tensors in found.items():
-        parts = {name: tensor.load().astype(np.float32) for name, tensor in tensors.items()}
-        for name, array in parts.items():
-            if not all_finite(array):
-                raise SdjaxError(f"the {name} of {module} holds values that are not finite")
-        factors[_chosen(names[module], parts, targets)] |= parts
-    for (part, key), parts in factors.items():
-        module = key.removesuffix(".weight")
-        if configs and part in configs and "alpha" not in parts:
-            long = module if part == "unet" else f"text_model.{module.removeprefix('text_model.')}"
-            parts["scale"] = np.float32(peft_config.scale(configs[part], long))
-        try:
-            difference(parts, targets[part][key])
-            lengths(parts, targets[part][key])
-        except SdjaxError as error:
-            raise SdjaxError(f"{module}: {error}") from error
-    return Adapter(factors, tuple(unused))
-
-
-def _chosen(candidates: list[Target], factors, targets) -> Target:
-    """The target that factors fit: peft does not say which of two text encoders it is."""
-    for part, key in candidates if len(candidates) > 1 else ():
-        try:
-            difference(factors, targets[part][key])
-            return part, key
-        except SdjaxError:
-            continue
-    return candidates[0]
-
-
-def module_names(targets, layers: int) -> dict[str, list[Target]]:
-    """Every name that the formats give to a module, to its weight, or those it may stand for."""
-    names = defaultdict(list)
-    for part, weights in targets.items():
-        for key, shape in weights.items():
-            if not key.endswith(".weight") or len(shape) < 2:
-                continue
-            target, module = (part, key), key.removesuffix(".weight")
-            if part == "unet":
-                level = re.match(r"up_blocks\.(\d+)\.upsamplers", module)
-                attended = level and f"up_blocks.{level[1]}.attentions.0.proj_in.weight" in weights
-                there = original.unet_to_original(key, layers, bool(attended))
-                flat = (module, there.removesuffix(".weight"))
-                spellings = {module, f"{peft_config.PREFIX}{module}", f"unet.{module}"}
-            else:
-                bare = module.removeprefix("text_model.")
-                flat = (bare if bare == "text_projection" else f"text_model.{bare}",)
-                prefixes = (f"{part}.", peft_config.PREFIX)
-                spellings = {prefix + name for prefix in prefixes for name in (bare, *flat)}
-            for prefix in _SCRIPTS_PREFIX[part]:
-                spellings |= {prefix + name.replace(".", "_") for name in flat}
-            for name in spellings:
-                names[name].append(target)
-    return names
-
-
-def _split(key: str) -> tuple[str, str | None]:
-    """The module and the factor that a key names; None for a factor that is not known."""
-    if match := _PROCESSOR.fullmatch(key):
-        head, which, side = match.groups()
-        if "self_attn" in head:
-            return f"{head}.{_TEXT_NAMES[which]}", side
-        return f"{head}.to_{which}" + (".0" if which == "out" else ""), side
-    for suffix in _SUFFIXES:
-        if key.endswith("." + suffix):
-            return key[: -len(suffix) - 1], _FACTORS[suffix]
-    return key, None
+Factors = Mapping[str, np.ndarray]
 
 
 class _Product(NamedTuple):
@@ -170,44 +27,6 @@ class _Product(NamedTuple):
     make: Callable[[], np.ndarray]
 
 
-@np.errstate(all="ignore")  # what is not finite is found once it is applied
-def difference(factors: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    """What an adapter adds to a weight of `shape` at strength 1, DoRA aside.
-
-    Raises SdjaxError where factors are missing or not those of such a weight.
-    """
-    try:
-        product = _product(factors, shape)
-        delta = product.make().reshape(shape)
-        alpha = factors["alpha"].item() if "alpha" in factors else product.rank
-    except (ValueError, LookupError, TypeError) as error:
-        if isinstance(error, SdjaxError):
-            raise
-        shapes = ", ".join(f"{name} {array.shape}" for name, array in factors.items())
-        raise SdjaxError(f"an adapter's factors do not fit together: {shapes}") from error
-    scale = factors.get("scale", alpha / product.rank if product.rank else 1.0)
-    return np.float32(scale) * delta
-
-
-def _product(factors: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> _Product:
-    names = set(factors)
-    if {"down", "up"} <= names:
-        product = _low_rank(factors["up"], factors["down"], factors.get("mid"))
-    elif {"w1_a", "w1_b", "w2_a", "w2_b"} <= names:
-        product, other = (_lycoris(factors, f"w{i}", f"t{i}") for i in "12")
-        _check_shape(other.shape, shape)
-        make = product.make
-        product = product._replace(make=lambda: make().reshape(shape) * other.make().reshape(shape))
-    elif all(f"k_{w}" in names or {f"k_{w}_a", f"k_{w}_b"} <= names for w in ("w1", "w2")):
-        product = _kronecker(_lycoris(factors, "k_w1"), _lycoris(factors, "k_w2", "k_t2"))
-    else:
-        raise SdjaxError(
-            f"an adapter's factors are not whole: found only {', '.join(sorted(names))}"
-        )
-    _check_shape(product.shape, shape)
-    return product
-
-
 def _check_shape(found: tuple[int, ...], shape: tuple[int, ...]) -> None:
     """SdjaxError unless a difference is one of a weight [out, in, …]: so, or [out, in · …].
 
@@ -215,7 +34,8 @@ def _check_shape(found: tuple[int, ...], shape: tuple[int, ...]) -> None:
     """
     rows, *columns = shape
     bare = [_without_ones(axes) for axes in (shape, (rows, math.prod(columns)))]
-    if _without_ones(found) not in bare:
+    # Of one axis are biases and the weights of norms, which have no factors.
+    if _without_ones(found) not in bare or (not columns and found != shape):
         raise SdjaxError(
             f"the adapter is of another model: it changes a weight of shape {found}, this one's "
             f"has {shape}"
@@ -265,6 +85,8 @@ def lengths(factors: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> np.nda
 
     peft's are those of rows; for LyCORIS', the shape tells.
     """
+    if {"magnitude", "dora_scale"} <= set(factors):
+        raise SdjaxError("it has two DoRA magnitudes: expected one of magnitude and dora_scale")
     name = "magnitude" if "magnitude" in factors else "dora_scale"
     learned = factors.get(name)
     if learned is None:
@@ -278,16 +100,137 @@ def lengths(factors: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> np.nda
     )
 
 
-@np.errstate(all="ignore")
-def adapted(weight: np.ndarray, adapters) -> np.ndarray:
-    """A weight [out, in, …], float32, with adapters given as (factors, strength).
+def _adding(product: Callable[[Factors], _Product]) -> Callable:
+    """A change that adds a product of factors, alpha / rank times."""
 
-    Differences times their strength add up; a DoRA then gives each row (or column) of the sum the
-    length it learned, of whichever strength, as peft and diffusers do.
+    def change(weight, factors, strength):
+        found = product(factors)
+        _check_shape(found.shape, weight.shape)
+        return weight + strength * _scale(factors, found.rank) * found.make().reshape(weight.shape)
+
+    return change
+
+
+def _scale(factors: Factors, rank: int) -> np.float32:
+    alpha = factors["alpha"].item() if "alpha" in factors else rank
+    return np.float32(factors.get("scale", alpha / rank if rank else 1))
+
+
+def _hadamard(factors: Factors) -> _Product:
+    first, second = (_lycoris(factors, f"w{i}", f"t{i}") for i in "12")
+    _check_shape(second.shape, first.shape)
+    return first._replace(
+        make=lambda: first.make().reshape(first.shape) * second.make().reshape(first.shape)
+    )
+
+
+def _generalised(weight, factors, strength):
+    """GLoRA: W + s·(W·A + B), A = a1·a2 over the inputs and B = b1·b2."""
+    rows, columns = weight.shape[:2]
+    a, b = ((factors[f"{x}1"], factors[f"{x}2"]) for x in "ab")
+    if (len(a[0]), len(b[0])) != (columns, rows):  # as LyCORIS wrote it at first
+        a, b = a[::-1], b[::-1]
+    product = _low_rank(*b, factors.get("bm"))
+    _check_shape(product.shape, weight.shape)
+    left, right = (factor.reshape(len(factor), -1) for factor in a)
+    inputs = np.einsum("oip,ir,rj->ojp", weight.reshape(rows, columns, -1), left, right,
+                       optimize=True).reshape(weight.shape)  # fmt: skip
+    delta = inputs + product.make().reshape(weight.shape)
+    return weight + strength * _scale(factors, product.rank) * delta
+
+
+def _scaled(weight, factors, strength):
+    """(IA)³ of LyCORIS: each row, or each column, lengthened by a learned share."""
+    axis = int(factors["on_input"].item() != 0)
+    share = factors["scaling"].reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
+    if share.size != weight.shape[axis]:
+        raise SdjaxError(
+            f"the adapter is of another model: it scales {share.size} channels, the weight of "
+            f"shape {weight.shape} has {weight.shape[axis]}"
+        )
+    return weight * (1 + strength * share)
+
+
+class _Kind(NamedTuple):
+    """Factors that belong together, and `change(weight, factors, strength)` to the new weight."""
+
+    needed: frozenset[str]
+    optional: frozenset[str]
+    change: Callable
+
+
+def _kinds() -> Iterable[_Kind]:
+    def kind(needed: Iterable[str], optional: Iterable[str], change) -> _Kind:
+        return _Kind(frozenset(needed), frozenset(optional), change)
+
+    extras = ("alpha", "scale", "dora_scale", "magnitude")
+    yield kind(("down", "up"), ("mid", *extras),
+               _adding(lambda f: _low_rank(f["up"], f["down"], f.get("mid"))))  # fmt: skip
+    yield kind(("w1_a", "w1_b", "w2_a", "w2_b"), ("t1", "t2", *extras), _adding(_hadamard))
+    for whole in itertools.product((True, False), repeat=2):
+        halves = [[f"k_w{i}"] if one else [f"k_w{i}_a", f"k_w{i}_b"]
+                  for i, one in zip("12", whole, strict=True)]  # fmt: skip
+        yield kind(sum(halves, []), (*extras, *(() if whole[1] else ("k_t2",))),
+                   _adding(_kronecker_of))  # fmt: skip
+    # Without a rank, an alpha has nothing to be divided by.
+    yield kind(("diff",), ("alpha",), _adding(lambda f: _lycoris(f, "diff")))
+    yield kind(("a1", "a2", "b1", "b2"), ("bm", *extras), _generalised)
+    yield kind(("oft_blocks",), ("alpha", "rescale"), rotations.rotated_outputs)
+    yield kind(("oft_R", "terms"), (), rotations.rotated_inputs)
+    yield kind(("scaling", "on_input"), (), _scaled)
+
+
+def _kronecker_of(factors: Factors) -> _Product:
+    return _kronecker(_lycoris(factors, "k_w1"), _lycoris(factors, "k_w2", "k_t2"))
+
+
+_KINDS = tuple(_kinds())
+
+
+def _changed(weight: np.ndarray, factors: Factors, strength: np.float32) -> np.ndarray:
+    """A weight with one adapter, DoRA aside; SdjaxError for factors that are not whole or fit."""
+    names = set(factors)
+    kinds = [kind for kind in _KINDS if kind.needed <= names]
+    if not kinds:
+        raise SdjaxError(
+            f"an adapter's factors are not whole: found only {', '.join(sorted(names))}"
+        )
+    kind = max(kinds, key=lambda kind: len(kind.needed))
+    if extra := names - kind.needed - kind.optional:
+        raise SdjaxError(
+            f"an adapter's factors do not belong together: found {', '.join(sorted(extra))} beside "
+            f"{', '.join(sorted(kind.needed))}"
+        )
+    try:
+        return kind.change(weight, factors, strength)
+    except (ValueError, LookupError, TypeError) as error:
+        if isinstance(error, SdjaxError):
+            raise
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in factors.items())
+        raise SdjaxError(f"an adapter's factors do not fit together: {shapes}") from error
+
+
+@np.errstate(all="ignore")  # what is not finite is found once it is applied
+def difference(factors: Factors, shape: tuple[int, ...]) -> np.ndarray:
+    """What an adapter makes of a weight of zeros at strength 1, DoRA aside.
+
+    That is what it adds, where it does not depend on the weight. Raises SdjaxError where factors
+    are missing or not those of such a weight.
+    """
+    return _changed(np.zeros(shape, np.float32), factors, np.float32(1))
+
+
+@np.errstate(all="ignore")
+def adapted(weight: np.ndarray, adapters: Iterable[tuple[Factors, float]]) -> np.ndarray:
+    """A weight [out, in, …] or a bias [out], float32, with adapters given as (factors, strength).
+
+    Each changes what those before it left: differences times their strength add up, rotations turn
+    the sum. A DoRA then gives each row (or column) the length it learned, of whichever strength,
+    as peft and diffusers do.
     """
     result = weight
     for factors, strength in adapters:
-        result = result + np.float32(strength) * difference(factors, weight.shape)
+        result = _changed(result, factors, np.float32(strength))
         learned = lengths(factors, weight.shape)
         if learned is not None:
             axes = tuple(i for i in range(weight.ndim) if learned.shape[i] == 1)

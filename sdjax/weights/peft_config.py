@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sdjax.errors import SdjaxError
 from sdjax.weights.folder import read_json
 
@@ -63,6 +65,26 @@ def read_configs(
     return {}
 
 
+def settings(config: Mapping[str, Any], module: str) -> dict[str, np.ndarray]:
+    """What a configuration adds to a module's factors: `scale`, or of rotations `terms`.
+
+    Raises SdjaxError for a configuration that is not one of the kinds that are read.
+    """
+    if config.get("peft_type") != "OFT":
+        return {"scale": np.float32(scale(config, module))}
+    if config.get("coft") is not False:
+        raise SdjaxError("its configuration constrains the rotations (coft), which is not read")
+    series, terms = config.get("use_cayley_neumann"), config.get("num_cayley_neumann_terms")
+    if series is False:
+        return {"terms": np.float32(0)}
+    if series is not True or type(terms) is not int or not 0 < terms < 100:
+        raise SdjaxError(
+            "its configuration must say use_cayley_neumann and num_cayley_neumann_terms: found "
+            f"{series!r} and {terms!r}"
+        )
+    return {"terms": np.float32(terms)}
+
+
 def scale(config: Mapping[str, Any], module: str) -> float:
     """What multiplies the product of a module's factors: alpha / r, or alpha / √r (rsLoRA).
 
@@ -70,7 +92,7 @@ def scale(config: Mapping[str, Any], module: str) -> float:
     """
     kind = config.get("peft_type", "LORA")
     if kind not in _ALPHA:
-        raise SdjaxError(f"it is a {kind} of peft: expected {', '.join(_ALPHA)}")
+        raise SdjaxError(f"it is a {kind} of peft: expected {', '.join(_ALPHA)}, OFT")
     rank = _number(config, "r", "rank_pattern", module)
     alpha = _number(config, _ALPHA[kind], "alpha_pattern", module)
     if rank <= 0:

@@ -1,7 +1,7 @@
 """Textual inversion (Gal et al. 2022, arXiv:2208.01618): learned words as embedding vectors."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -16,15 +16,28 @@ from sdjax.weights.tensors import LazyTensor, read_safetensors
 _SDXL = {"clip_l": "text_encoder", "clip_g": "text_encoder_2"}
 # Names under which files keep the vectors of a word whose name they do not say.
 _NAMELESS = ("emb_params", "*")
+BUNDLE = "bundle_emb."
+"""Before the words that OneTrainer puts into an adapter's file: `bundle_emb.WORD.clip_l`."""
+
+
+def bundled_words(keys: Iterable[str]) -> dict[str, dict[str, str]]:
+    """For each word bundled with an adapter, the keys of its vectors by what they are of."""
+    words: dict[str, dict[str, str]] = {}
+    for key in keys:
+        if key.startswith(BUNDLE):
+            word, _, kind = key.removeprefix(BUNDLE).rpartition(".")
+            words.setdefault(word, {})[kind] = key
+    return words
 
 
 def read_textual_inversion(
     path: str | os.PathLike, params: Mapping, parts: Sequence[str], token: str | None = None
 ) -> tuple[str, dict[str, np.ndarray]]:
-    """(word, vectors float32[n, width] by text encoder part) of a file in any of three formats.
+    """(word, vectors float32[n, width] by text encoder part) of a file in any of four formats.
 
     params: of the pipeline, to find the encoder that the vectors fit. token: the word, instead of
-    the file's own. Raises SdjaxError where the file holds no vectors for this model.
+    the file's own, or the one to read of several that an adapter's file holds. Raises SdjaxError
+    where the file holds no vectors for this model.
     """
     check_local(path)
     path = Path(path)
@@ -36,6 +49,18 @@ def read_textual_inversion(
     if isinstance(content.get("string_to_param"), dict):
         content = content["string_to_param"]
     tensors = {key: value for key, value in content.items() if isinstance(value, LazyTensor)}
+    if words := bundled_words(tensors):
+        name = token if token in words or len(words) > 1 else next(iter(words))
+        if name not in words:
+            raise SdjaxError(
+                f"{path} holds the words {', '.join(sorted(words))}: expected one of them as "
+                f"token=, got {token!r}"
+            )
+        tensors = {kind: tensors[key] for kind, key in words[name].items()}
+        if unknown := sorted(set(tensors) - set(_SDXL)):
+            raise SdjaxError(
+                f"{path}: the word {name!r} has vectors that are not read: {', '.join(unknown)}"
+            )
     if set(tensors) & set(_SDXL):
         vectors = {_SDXL[key]: value for key, value in tensors.items() if key in _SDXL}
     elif len(tensors) == 1:
