@@ -205,6 +205,11 @@ def _class_of(config):
     name = config.get("_class_name")
     if isinstance(name, str) and name in CLASSES:
         return CLASSES[name]
+    if name is None:
+        raise SdjaxError(
+            "scheduler configuration: no _class_name, expected diffusers' name of a scheduler "
+            "such as DDIMScheduler"
+        )
     near = difflib.get_close_matches(str(name), CLASSES, 3, 0.4) or sorted(CLASSES)
     raise SdjaxError(
         f"scheduler configuration: unsupported _class_name {name!r}; the nearest are "

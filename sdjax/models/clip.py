@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from sdjax.errors import SdjaxError
 from sdjax.models.attention import attention
+from sdjax.models.inputs import check_integers
 from sdjax.models.layers import ACTIVATIONS, Dense, Embedding
 from sdjax.models.norms import LayerNorm
 
@@ -245,6 +246,7 @@ class TextEncoder(nn.Module):
     @nn.compact
     def __call__(self, ids: jax.Array, skip: int = 0) -> TextOutput:
         config = self.config
+        check_integers(ids=ids)
         if ids.ndim != 2 or ids.shape[1] > config.max_position_embeddings:
             raise SdjaxError(
                 f"ids must be [batch, length] with length at most "

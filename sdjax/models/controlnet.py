@@ -9,6 +9,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from sdjax.errors import SdjaxError
+from sdjax.models.inputs import check_floats
 from sdjax.models.layers import Conv, zeros_init
 from sdjax.models.unet import UNet
 from sdjax.models.unet_config import UNetConfig
@@ -112,6 +113,7 @@ class ControlNet(UNet):
         """
         config = self.config
         self.check(x, context, added, None, class_labels)
+        check_floats(": bytes x become x / 255", picture=picture)
         factor = config.downsampling
         expected = (
             x.shape[0], factor * x.shape[1], factor * x.shape[2], config.conditioning_channels

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from sdjax.errors import SdjaxError
+from sdjax.models.config_fields import known_fields
+from sdjax.models.inputs import OF_PIXELS, check_floats
 from sdjax.models.layers import Conv, UpsampleConv
 
 # Values of diffusers' fields that this network has one of.
@@ -59,18 +61,16 @@ class TinyVAEConfig:
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "TinyVAEConfig":
-        """Reads a diffusers config.json; keys with a leading underscore are left out.
+        """Reads a diffusers config.json; see `known_fields` for what is left out of it.
 
         Raises SdjaxError for a key or a value that this network cannot follow.
         """
-        given = {k: v for k, v in config.items() if not k.startswith("_") and k not in IGNORED}
+        names = {field.name for field in dataclasses.fields(cls)}
+        values = known_fields(config, {*names, *FIXED, *IGNORED}, "AutoencoderTiny")
         for key, value in FIXED.items():
-            if given.pop(key, value) != value:
-                raise SdjaxError(f"{key}: expected {value!r}, got {config[key]!r}")
-        unknown = sorted(set(given) - {field.name for field in dataclasses.fields(cls)})
-        if unknown:
-            raise SdjaxError(f"an AutoencoderTiny configuration has no field {', '.join(unknown)}")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+            if values.get(key, value) != value:
+                raise SdjaxError(f"{key}: expected {value!r}, got {values[key]!r}")
+        return cls(**{key: value for key, value in values.items() if key in names})
 
     def to_dict(self) -> dict[str, Any]:
         """A config.json that diffusers loads."""
@@ -185,6 +185,7 @@ class TinyVAE:
         """Raw latents. The encoder is deterministic: a key changes nothing."""
         del key
         factor, channels = self.config.downsampling, self.config.in_channels
+        check_floats(OF_PIXELS, images=images)
         shape = images.shape
         if len(shape) != 4 or shape[1] % factor or shape[2] % factor or shape[3] != channels:
             raise SdjaxError(
@@ -196,6 +197,7 @@ class TinyVAE:
     def decode(self, params, z: jax.Array) -> jax.Array:
         """Images from raw latents; not clipped to [-1, 1]."""
         channels = self.config.latent_channels
+        check_floats(latents=z)
         if z.ndim != 4 or z.shape[-1] != channels:
             raise SdjaxError(
                 f"latents must be [batch, height, width, {channels}], got shape {z.shape}"

@@ -7,6 +7,7 @@ from sdjax.errors import SdjaxError
 from sdjax.models.attention import Attention
 from sdjax.models.blocks import ConvNextBlock, Downsample, ResnetBlock, Upsample
 from sdjax.models.embeddings import TextTimeEmbedding, TimestepEmbedding, sinusoidal_embedding
+from sdjax.models.inputs import check_floats, check_integers
 from sdjax.models.layers import Conv, Embedding, zeros_init
 from sdjax.models.norms import GroupNorm
 from sdjax.models.transformer import SpatialTransformer
@@ -39,14 +40,17 @@ class Stage(nn.Module):
         )
         return block(x, emb)
 
-    def attend(self, index, x, context, layers=1, only_cross=False, groups=None):
-        """The attention `attentions.index`, if this level has one; x [B, H, W, C] -> the same."""
+    def attend(self, index, x, context, side, only_cross=False, groups=None):
+        """The attention `attentions.index`, if this level has one; x [B, H, W, C] -> the same.
+
+        side: "down", "mid" or "up".
+        """
         config, channels, name = self.config, x.shape[-1], f"attentions.{index}"
         heads = config.per_level("attention_head_dim")[self.level]
         if self.attention == "cross":
             block = self.rematted(SpatialTransformer)(
                 heads or 1,
-                layers,
+                config.depths(self.level, side)[index],
                 config.norm_num_groups,
                 config.use_linear_projection,
                 only_cross,
@@ -81,11 +85,10 @@ class DownBlock(Stage):
     @nn.compact
     def __call__(self, x, emb, context):
         config, level, skips = self.config, self.level, []
-        layers = config.per_level("transformer_layers_per_block")[level]
         only_cross = config.per_level("only_cross_attention")[level]
         for i in range(config.per_level("layers_per_block")[level]):
             x = self.residual(i, x, emb)
-            x = self.attend(i, x, context, layers, only_cross)
+            x = self.attend(i, x, context, "down", only_cross)
             skips.append(x)
         if level + 1 < len(config.block_out_channels):
             x = Downsample(config.downsample_padding, self.dtype, name="downsamplers.0")(x)
@@ -103,8 +106,7 @@ class MidBlock(Stage):
         if config.cross_attention_dim is not None and config.mid_block_type == "UNetMidBlock2D":
             return x  # diffusers' conditional network has a single residual block here
         if self.attention == "cross" or config.add_attention:
-            layers = config.per_level("transformer_layers_per_block")[-1]
-            x = self.attend(0, x, context, layers, groups=config.attn_norm_num_groups)
+            x = self.attend(0, x, context, "mid", groups=config.attn_norm_num_groups)
         return self.residual(1, x, emb)
 
 
@@ -117,13 +119,10 @@ class UpBlock(Stage):
     @nn.compact
     def __call__(self, x, skips, emb, context, size):
         config, level = self.config, self.level
-        depths = config.per_level("transformer_layers_per_block")
-        if config.reverse_transformer_layers_per_block is not None:
-            depths = config.reverse_transformer_layers_per_block[::-1]
         only_cross = config.per_level("only_cross_attention")[level]
         for i in range(config.per_level("layers_per_block")[level] + 1):
             x = self.residual(i, jnp.concatenate([x, skips.pop()], axis=-1), emb)
-            x = self.attend(i, x, context, depths[level], only_cross)
+            x = self.attend(i, x, context, "up", only_cross)
         if level > 0:
             x = Upsample(self.dtype, name="upsamplers.0")(x, size)
         return x
@@ -252,12 +251,13 @@ class UNet(nn.Module):
     def check(self, x, context, added, timestep_cond, class_labels):
         """Raises SdjaxError where the inputs are not those that the configuration asks for."""
         config = self.config
+        check_floats(x=x, context=context, timestep_cond=timestep_cond)
         if x.ndim != 4 or x.shape[-1] != config.in_channels:
             raise SdjaxError(
                 f"U-Net input: expected [batch, height, width, {config.in_channels}], got {x.shape}"
             )
         if any(attention == "cross" for _, attention in config.all_stages()):
-            width = config.per_level("cross_attention_dim")[0]
+            width = config.context_width
             shape = None if context is None else context.shape
             if shape is None or len(shape) != 3 or shape[-1] != width:
                 raise SdjaxError(f"U-Net context: expected [batch, tokens, {width}], got {shape}")
@@ -269,5 +269,7 @@ class UNet(nn.Module):
         if needs_class != (class_labels is not None):
             verb = "needs" if needs_class else "takes no"
             raise SdjaxError(f"U-Net: this configuration {verb} class_labels")
+        if config.class_embed_type is None:
+            check_integers(class_labels=class_labels)
         if timestep_cond is not None and config.time_cond_proj_dim is None:
             raise SdjaxError("U-Net: this configuration takes no timestep_cond")

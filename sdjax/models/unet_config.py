@@ -3,6 +3,7 @@
 import dataclasses
 
 from sdjax.errors import SdjaxError
+from sdjax.models.config_fields import known_fields
 
 CONDITION_MODEL, PIXEL_MODEL, OWN_MODEL = "UNet2DConditionModel", "UNet2DModel", "sdjax.UNet"
 
@@ -88,6 +89,10 @@ class UNetConfig:
     `attention_head_dim` is, as in diffusers, the **number** of heads in CrossAttn blocks and the
     channels of a head elsewhere (None: one head). `addition_embed_type` adds to the time embedding
     SDXL's pooled text and sizes ("text_time") or a pooling of the context ("text").
+
+    `transformer_layers_per_block` has one number for all levels, or for each level one or one for
+    each of its attentions. `reverse_transformer_layers_per_block` has the same for the way up,
+    coarsest level first; left out, the way up mirrors the way down.
     """
 
     sample_size: int | tuple[int, int] | None = None
@@ -107,8 +112,8 @@ class UNetConfig:
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
     cross_attention_dim: int | tuple[int, ...] | None = 1280
-    transformer_layers_per_block: int | tuple[int, ...] = 1
-    reverse_transformer_layers_per_block: tuple[int, ...] | None = None
+    transformer_layers_per_block: int | tuple[int | tuple[int, ...], ...] = 1
+    reverse_transformer_layers_per_block: tuple[int | tuple[int, ...], ...] | None = None
     attention_head_dim: int | tuple[int, ...] | None = 8
     use_linear_projection: bool = False
     class_embed_type: str | None = None
@@ -155,16 +160,20 @@ class UNetConfig:
             value = getattr(self, field)
             if isinstance(value, tuple) and len(value) != levels:
                 raise SdjaxError(f"{field}: expected one value or {levels}, got {len(value)}")
+        self._check_depths()
         for channels in self.block_out_channels:
             if channels % self.norm_num_groups:
                 raise SdjaxError(
                     f"block_out_channels: expected multiples of norm_num_groups "
                     f"{self.norm_num_groups}, got {channels}"
                 )
-        if self.cross_attention_dim is None and any(a == "cross" for _, a in self.all_stages()):
-            raise SdjaxError("cross_attention_dim: expected a width for CrossAttn blocks, got None")
+        if any(a == "cross" for _, a in self.all_stages()) and not self.context_width:
+            raise SdjaxError(
+                "cross_attention_dim: expected one width for all CrossAttn blocks, got "
+                f"{self.cross_attention_dim}"
+            )
         if self.addition_embed_type == "text":
-            width, heads = self.per_level("cross_attention_dim")[0], self.addition_embed_type_num_heads
+            width, heads = self.context_width, self.addition_embed_type_num_heads
             if width is None or heads < 1 or width % heads:
                 raise SdjaxError(
                     f"addition_embed_type_num_heads: expected a divisor of the context's width "
@@ -172,6 +181,32 @@ class UNetConfig:
                 )
         if self.addition_embed_type == "text_time" and not self.addition_time_embed_dim:
             raise SdjaxError("addition_time_embed_dim: expected a width for text_time, got None")
+
+    def _check_depths(self):
+        forward = self.per_level("transformer_layers_per_block")
+        reverse = self.reverse_transformer_layers_per_block
+        nested = any(isinstance(entry, tuple) for entry in forward)
+        mirrored = reverse is None and any("CrossAttn" in name for name in self.up_block_types)
+        if nested and mirrored or not isinstance(reverse, tuple | None):
+            raise SdjaxError(
+                "reverse_transformer_layers_per_block: expected a list of the levels on the way "
+                f"up, coarsest first, beside transformer_layers_per_block {forward}, got {reverse}"
+            )
+        stages, layers = self.all_stages(), self.per_level("layers_per_block")
+        levels = len(layers)
+        sides = {"transformer_layers_per_block": (forward, stages[:levels], layers)}
+        if reverse is not None:
+            counts = [layer + 1 for layer in reversed(layers)]
+            sides["reverse_transformer_layers_per_block"] = (reverse, stages[-levels:], counts)
+        for field, side in sides.items():
+            for entry, (_, attention), count in zip(*side, strict=True):
+                listed = entry if isinstance(entry, tuple) else (entry,)
+                wanted = count if attention == "cross" and isinstance(entry, tuple) else 1
+                if len(listed) < wanted or not all(type(n) is int and n >= 0 for n in listed):
+                    raise SdjaxError(
+                        f"{field}: expected whole numbers, or lists of one for each of a level's "
+                        f"attentions (here {count}), got {getattr(self, field)}"
+                    )
 
     def all_stages(self):
         """(kind of block, kind of attention) of every level down, the middle, and every level up."""
@@ -184,6 +219,26 @@ class UNetConfig:
         """The value of `field` at every level, whether it was given once or as a tuple."""
         value = getattr(self, field)
         return value if isinstance(value, tuple) else (value,) * len(self.block_out_channels)
+
+    def depths(self, level, side):
+        """Transformer layers of each attention of a level on one side: "down", "mid" or "up"."""
+        given, count = self.per_level("transformer_layers_per_block"), 1
+        if side == "up" and self.reverse_transformer_layers_per_block is not None:
+            given = self.reverse_transformer_layers_per_block[::-1]
+        if side != "mid":
+            count = self.per_level("layers_per_block")[level] + (side == "up")
+        entry = given[level]
+        return entry[:count] if isinstance(entry, tuple) else (entry,) * count
+
+    @property
+    def context_width(self):
+        """The width of the context: that of the levels that look at it; None where they differ."""
+        sides = (self.down_block_types, self.up_block_types[::-1])
+        looks = [any("CrossAttn" in name for name in names) for names in zip(*sides, strict=True)]
+        looks[-1] |= "CrossAttn" in (self.mid_block_type or "")
+        widths = self.per_level("cross_attention_dim")
+        found = {width for width, look in zip(widths, looks, strict=True) if look or not any(looks)}
+        return found.pop() if len(found) == 1 else None
 
     @property
     def class_name(self):
@@ -200,19 +255,14 @@ class UNetConfig:
 
         Raises SdjaxError for a field or value that this network does not have.
         """
-        given = {key: _hashable(value) for key, value in config.items() if not key.startswith("_")}
-        if config.get("_class_name") == PIXEL_MODEL:
-            given = PIXEL_DEFAULTS | given
         names = {field.name for field in dataclasses.fields(cls)}
-        values = {}
-        for key, value in given.items():
-            if key in names:
-                values[key] = value
-            elif key in FIXED:
-                _one_of(key, value, FIXED[key])
-            elif key not in IGNORED and value not in (None, False):
-                raise SdjaxError(f"U-Net configuration: unknown field {key} = {value!r}")
-        return cls(**values)
+        values = known_fields(config, {*names, *FIXED, *IGNORED}, "U-Net")
+        if config.get("_class_name") == PIXEL_MODEL:
+            values = PIXEL_DEFAULTS | values
+        for key, known in FIXED.items():
+            # Where false is the value, null is the same.
+            _one_of(key, values.get(key, known[0]), (*known, *(None,) * (False in known)))
+        return cls(**{key: value for key, value in values.items() if key in names})
 
     def to_dict(self):
         """The config.json of this network, which diffusers loads where `class_name` is its own."""
@@ -224,7 +274,3 @@ class UNetConfig:
 def _one_of(field, value, known):
     if value not in known:
         raise SdjaxError(f"{field}: expected one of {list(known)}, got {value!r}")
-
-
-def _hashable(value):
-    return tuple(_hashable(item) for item in value) if isinstance(value, (list, tuple)) else value

@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from sdjax.errors import SdjaxError
 from sdjax.models.attention import Attention
 from sdjax.models.blocks import Downsample, ResnetBlock, Upsample
+from sdjax.models.config_fields import known_fields
+from sdjax.models.inputs import OF_PIXELS, check_floats
 from sdjax.models.layers import Conv
 from sdjax.models.norms import GroupNorm
 
@@ -79,15 +81,12 @@ class VAEConfig:
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "VAEConfig":
-        """Reads a diffusers config.json; keys with a leading underscore are left out.
+        """Reads a diffusers config.json; see `known_fields` for what is left out of it.
 
         Raises SdjaxError for a key or a value that this network cannot follow.
         """
-        given = {k: v for k, v in config.items() if not k.startswith("_")}
-        unknown = sorted(set(given) - {field.name for field in dataclasses.fields(cls)})
-        if unknown:
-            raise SdjaxError(f"an AutoencoderKL configuration has no field {', '.join(unknown)}")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in given.items()})
+        names = {field.name for field in dataclasses.fields(cls)}
+        return cls(**known_fields(config, names, "AutoencoderKL"))
 
     def to_dict(self) -> dict[str, Any]:
         """A config.json that diffusers loads."""
@@ -266,6 +265,7 @@ class VAE:
         """Mean and log-variance of q(z|images), the latter clipped to [-30, 20]."""
         factor = self.config.downsampling
         channels = self.config.in_channels
+        check_floats(OF_PIXELS, images=images)
         _, height, width, given = _shape4(images, "images")
         if height % factor or width % factor or given != channels:
             raise SdjaxError(
@@ -294,6 +294,7 @@ class VAE:
     def decode(self, params, z: jax.Array) -> jax.Array:
         """Images from raw latents; not clipped to [-1, 1]."""
         channels = self.config.latent_channels
+        check_floats(latents=z)
         if _shape4(z, "latents")[-1] != channels:
             raise SdjaxError(
                 f"latents must be [batch, height, width, {channels}], got shape {z.shape}"

@@ -4,6 +4,7 @@ Each is pmapped over the local devices. Networks and shapes are static; paramete
 everything a request brings (prompt, seed, steps, sampler, guidance) is traced.
 """
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -144,6 +145,16 @@ def noise_to_latents(
 
     noise = None if images.noise is None else jnp.swapaxes(images.noise, 0, 1)
     return diffusion.sample(denoise, settings.table, latents, images.keys, noise=noise)
+
+
+def upcast(vae: VAE) -> VAE:
+    """The autoencoder as pipelines use it: not in float16 where its `force_upcast` is true.
+
+    Its activations overflow there, SDXL's for one. Parameters may stay float16, as in diffusers.
+    """
+    if vae.config.force_upcast and np.dtype(vae.dtype) == np.float16:
+        return dataclasses.replace(vae, dtype=np.dtype(np.float32))
+    return vae
 
 
 def latents_to_pixels(vae: VAE, params, latents: jax.Array) -> jax.Array:

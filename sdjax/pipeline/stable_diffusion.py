@@ -33,7 +33,8 @@ STEPS = 30  # of sampling, where neither their number nor a list of them is give
 class StableDiffusion:
     """A latent text-to-image model: networks, tokenizers, parameters and scheduler settings.
 
-    unet, vae, text_encoder: the networks, with what they compute in as their dtype.
+    unet, vae, text_encoder: the networks, with what they compute in as their dtype; a float16
+        autoencoder whose configuration says `force_upcast` computes in float32.
     scheduler_config: a diffusers scheduler_config.json as a dict; low_res_scheduler_config: the
         x4 upscaler's second one.
     params: {"unet", "vae", "text_encoder"} and "text_encoder_2" where there are two encoders
@@ -59,7 +60,7 @@ class StableDiffusion:
         guidance_scale: float = GUIDANCE_SCALE,
     ):
         second = text_encoder_2 is not None
-        self.unet, self.vae = unet, vae
+        self.unet, self.vae = unet, programs.upcast(vae)
         self.text_encoders = (text_encoder, text_encoder_2) if second else (text_encoder,)
         self.tokenizers = (tokenizer, tokenizer_2 or tokenizer) if second else (tokenizer,)
         self.scheduler_config = dict(scheduler_config)
@@ -129,6 +130,10 @@ class StableDiffusion:
                 f"{source} holds {', '.join(parts)}: expected a U-Net, an autoencoder and a text "
                 "encoder to make images from prompts"
             )
+        try:
+            diffusion.schedule_from_config(model.checkpoint.scheduler)
+        except SdjaxError as error:
+            raise SdjaxError(f"{source}: {error}") from error
         kind = dtype_of(dtype)
         unet, unet_params = load(parts["unet"], UNet.config_class, UNet.shapes, dtype, source)
         tiny = parts["vae"].config.get("_class_name") == "AutoencoderTiny"

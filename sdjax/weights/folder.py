@@ -3,12 +3,15 @@
 import json
 import os
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
 from sdjax.errors import SdjaxError
 from sdjax.folders import check_local
 from sdjax.text_files import read_text
+from sdjax.models.clip import PLAIN, PROJECTED
+from sdjax.models.unet_config import CONDITION_MODEL, OWN_MODEL, PIXEL_MODEL
 from sdjax.weights import openclip, original, single_file
 from sdjax.weights.checkpoint import PARTS, Checkpoint, Part
 from sdjax.weights.names import IGNORED_SUFFIXES
@@ -17,12 +20,12 @@ from sdjax.weights.tensors import State, write_safetensors
 # The file name of a part's weights, without variant and ending.
 STEMS = ("diffusion_pytorch_model", "model")
 _STEM = "(?:diffusion_pytorch_model|pytorch_model|model)"
-# In the order in which they are preferred; the group is the variant.
-_PATTERNS = (
-    re.compile(rf"{_STEM}(?:\.(\w+))?\.safetensors"),
-    re.compile(rf"{_STEM}(?:\.(\w+))?\.safetensors\.index(?:\.(\w+))?\.json"),
-    re.compile(rf"{_STEM}(?:\.(\w+))?\.bin"),
-    re.compile(rf"{_STEM}(?:\.(\w+))?\.bin\.index(?:\.(\w+))?\.json"),
+_VARIANT = r"(?:\.((?!\S*-\d+-of-\d+)[\w-]+))?"  # a shard's number is none
+# In the order in which they are preferred; the groups are the variant.
+_PATTERNS = tuple(
+    re.compile(f"{_STEM}{_VARIANT}{pattern}")
+    for ending in (r"\.safetensors", r"\.bin")
+    for pattern in (ending, rf"{ending}{_VARIANT}\.index{_VARIANT}\.json")
 )
 SCHEDULERS = ("scheduler", "low_res_scheduler")
 # Components of diffusers' depth pipeline that nothing here runs.
@@ -34,20 +37,33 @@ _PARTS_OF_CLASS = {
     "AutoencoderTiny": "vae",
     "ControlNetModel": "controlnet",
 }
+# What a model_index.json may name for a part of a pipeline.
+_TEXT_CLASSES = (PLAIN, PROJECTED)
+_CLASSES = {
+    "unet": (CONDITION_MODEL, PIXEL_MODEL, OWN_MODEL),
+    "vae": ("AutoencoderKL", "AutoencoderTiny"),
+    "text_encoder": _TEXT_CLASSES,
+    "text_encoder_2": _TEXT_CLASSES,
+    "controlnet": ("ControlNetModel",),
+}
 # What is looked at before a configuration's network is made; null is as good as nothing.
 _FIELDS = {
     "_class_name": str,
     "addition_embed_type": str,
     "architectures": list,
+    "attention_head_dim": int | list,
     "block_out_channels": list,
     "cross_attention_dim": int | list,
+    "force_upcast": bool,
     "hidden_act": str,
     "in_channels": int,
     "layers_per_block": int | list,
     "num_class_embeds": int,
     "prediction_type": str,
+    "reverse_transformer_layers_per_block": list,
     "sample_size": int | list,
     "scaling_factor": int | float,
+    "transformer_layers_per_block": int | list,
 }
 
 
@@ -133,7 +149,7 @@ def read_configs(folder: str | os.PathLike) -> dict[str, dict]:
         return {name: read_config(folder / "config.json")}
     index = read_model_index(folder)
     configs = {
-        name: read_config(folder / name / "config.json")
+        name: _as_named(index, name, read_config(folder / name / "config.json"), folder)
         for name in PARTS
         if holds(index, name) and (folder / name / "config.json").is_file()
     }
@@ -142,10 +158,25 @@ def read_configs(folder: str | os.PathLike) -> dict[str, dict]:
 
 def _read_schedulers(folder: Path, index: Mapping) -> dict[str, dict]:
     return {
-        name: read_config(folder / name / "scheduler_config.json")
+        name: _as_named(index, name, read_config(folder / name / "scheduler_config.json"), folder)
         for name in SCHEDULERS
         if name == "scheduler" or holds(index, name)
     }
+
+
+def _as_named(index: Mapping, name: str, config: dict, folder: Path) -> dict:
+    """A component's configuration, of the class in model_index.json, which wins as in diffusers."""
+    if not holds(index, name):
+        return config
+    kind = index[name][1]
+    if kind not in _CLASSES.get(name, (kind,)):
+        raise SdjaxError(
+            f"{folder / 'model_index.json'}: {name} must be one of {', '.join(_CLASSES[name])}, "
+            f"got {kind}"
+        )
+    if name.startswith("text_encoder"):
+        return config | {"architectures": [kind]}
+    return config | {"_class_name": kind}
 
 
 def part_folder(folder: str | os.PathLike, part: str) -> Path:
@@ -211,20 +242,26 @@ def read_part(folder: str | os.PathLike, part: str, variant: str | None = None) 
 
     Names of older versions are brought to today's, so that what is read has the manifest's keys.
     """
-    folder = part_folder(folder, part)
-    config = read_config(folder / "config.json")
-    state = read_weights(folder, variant)
+    home = part_folder(folder, part)
+    config = read_config(home / "config.json")
+    if home != Path(folder) and (Path(folder) / "model_index.json").is_file():
+        config = _as_named(read_model_index(folder), part, config, Path(folder))
+    state = read_weights(home, variant)
     state = {key: t for key, t in state.items() if not key.endswith(IGNORED_SUFFIXES)}
     if part == "vae":
         state = original.diffusers_vae(state)
     elif part.startswith("text_encoder"):
-        projected = "CLIPTextModelWithProjection" in (config.get("architectures") or ())
+        projected = PROJECTED in (config.get("architectures") or ())
         state = openclip.with_prefix(state) if projected else openclip.without_prefix(state)
     return Part(config, state)
 
 
 def read_folder(folder: str | os.PathLike, variant: str | None = None) -> Checkpoint:
-    """The parts and the scheduler of a pipeline folder; SdjaxError where it is not one."""
+    """The parts and the scheduler of a pipeline folder; SdjaxError where it is not one.
+
+    variant: as of `read_weights`, for the parts that have it; a warning names those that are read
+    without, as in diffusers. SdjaxError where none has it.
+    """
     folder = Path(folder)
     index = read_model_index(folder)
     names = [name for name in PARTS if holds(index, name)]
@@ -232,8 +269,31 @@ def read_folder(folder: str | os.PathLike, variant: str | None = None) -> Checkp
         raise SdjaxError(
             f"{folder} holds a {index.get('_class_name')}: expected a Stable Diffusion with a U-Net"
         )
-    parts = {name: read_part(folder / name, name, variant) for name in names}
+    plain = _without_variant(folder, names, variant) if variant else []
+    parts = {
+        name: read_part(folder, name, None if name in plain else variant) for name in names
+    }
     return Checkpoint(parts, single_file.family_of(parts), **_read_schedulers(folder, index))
+
+
+def _without_variant(folder: Path, names: list[str], variant: str) -> list[str]:
+    """The parts that have plain weights only, told in a warning; SdjaxError where all are such."""
+    files = {name: weight_files(folder / name) for name in names}
+    plain = [name for name, found in files.items() if variant not in found and "" in found]
+    having = [name for name, found in files.items() if variant in found]
+    if not having:
+        others = sorted({known or "plain" for found in files.values() for known in found})
+        raise SdjaxError(
+            f"no part of {folder} has a {variant} variant of its weights: "
+            f"found {', '.join(others) or 'no weights'}"
+        )
+    if plain:
+        warnings.warn(
+            f"{folder} has the {variant} variant of {', '.join(having)} only; read without it: "
+            f"{', '.join(plain)}",
+            stacklevel=3,
+        )
+    return plain
 
 
 def write_part(

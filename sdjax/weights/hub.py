@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from sdjax.errors import SdjaxError
@@ -9,6 +10,8 @@ from sdjax.folders import check_local
 from sdjax.weights.checkpoint import PARTS
 from sdjax.weights.folder import STEMS, weight_files
 
+# Where a part may lie in a repository: it may be one itself.
+_PLACES = ("", *(f"{part}/" for part in PARTS))
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _SETTINGS = (
     "model_index.json",
@@ -28,7 +31,8 @@ def locate(
     source: a path, or a hub id such as "owner/name": of a whole model, or of one part alone. Only
     the files that are read are downloaded, once, into huggingface_hub's cache; with
     HF_HUB_OFFLINE=1 or without a network, that cache alone is used.
-    variant: "fp16" downloads those weights only. revision: a branch, tag or commit.
+    variant: "fp16" downloads those weights only, and plain ones of parts that lack them while
+    others have them. revision: a branch, tag or commit.
     Raises SdjaxError where nothing is found, or the hub cannot be reached.
     """
     check_local(source)
@@ -38,52 +42,59 @@ def locate(
     repository = str(source)
     if not _HUB_ID.fullmatch(repository):
         raise SdjaxError(f"no such model folder or file: {source}")
-    # Pickled weights are fetched only where the repository has no others.
-    for patterns, ending in ((_safetensors(variant), ".safetensors"), (_pickles(variant), "")):
-        folder = _snapshot(repository, revision, (*_SETTINGS, *patterns))
-        missing = _without_weights(folder, variant, ending)
-        if not missing:
-            return folder
-    kind = f"{variant} variant" if variant else "plain form (a variant such as fp16 may be there)"
+    # Each part takes the first that it has, as in diffusers: pickled weights where there are no
+    # others in the variant, and plain ones where only other parts have the variant.
+    places = _PLACES
+    for kind in dict.fromkeys((variant, None)):
+        for files, ending in ((_safetensors(kind), ".safetensors"), (_pickles(kind), "")):
+            names = [f"{place}{file}" for place in places for file in files]
+            folder = _snapshot(repository, revision, (*_SETTINGS, *names))
+            places = _without_weights(folder, places, kind, ending)
+            if not places:
+                return folder
+        if places == _parts_of(folder, _PLACES):
+            break  # no part has the variant
+    form = f"{variant} variant" if variant else "plain form (a variant such as fp16 may be there)"
     raise SdjaxError(
-        f"the hub's {repository}, or what the cache holds of it, has no weights in {kind} "
-        f"of {missing[0]}"
+        f"the hub's {repository}, or what the cache holds of it, has no weights in {form} "
+        f"of {places[0].strip('/') or 'the model'}"
     )
 
 
 def _safetensors(variant: str | None) -> list[str]:
-    """The weights of every part, or of the part that the repository is, shards included."""
+    """A part's weights, shards included, as patterns of file names."""
     names = [f"{stem}.{variant}" if variant else stem for stem in STEMS]
     files = [f"{name}{rest}.safetensors" for name in names for rest in ("", "-0*-of-*")]
-    files += [f"{stem}.safetensors.index*.json" for stem in STEMS]
+    files += [f"{stem}.*safetensors*index*.json" for stem in STEMS]
     if variant:  # as older versions named its shards
         files += [f"{stem}-0*-of-*.{variant}.safetensors" for stem in STEMS]
-    return _in_parts(files)
+    return files
 
 
 def _pickles(variant: str | None) -> list[str]:
     stems = (STEMS[0], "pytorch_model")
     names = [f"{stem}.{variant}" if variant else stem for stem in stems]
     files = [f"{name}{rest}.bin" for name in names for rest in ("", "-0*-of-*")]
-    files += [f"{stem}.bin.index*.json" for stem in stems]
+    files += [f"{stem}.*bin*index*.json" for stem in stems]
     if variant:
         files += [f"{stem}-0*-of-*.{variant}.bin" for stem in stems]
-    return _in_parts(files)
+    return files
 
 
-def _in_parts(files: list[str]) -> list[str]:
-    """Those files where they may lie: in the folder of a part, or in the repository's own."""
-    return [f"{folder}{file}" for folder in ("", *(f"{part}/" for part in PARTS)) for file in files]
+def _parts_of(folder: Path, places: Sequence[str]) -> list[str]:
+    """Those of the places in a downloaded repository where a part lies."""
+    return [place for place in places if (folder / place / "config.json").is_file()]
 
 
-def _without_weights(folder: Path, variant: str | None, ending: str) -> list[str]:
-    """The parts of a downloaded repository that lack weights of that variant and ending."""
-    parts = {"the model": folder, **{part: folder / part for part in PARTS}}
+def _without_weights(
+    folder: Path, places: Sequence[str], variant: str | None, ending: str
+) -> list[str]:
+    """The parts in those places that lack weights of that variant and ending."""
+    found = {place: weight_files(folder / place) for place in _parts_of(folder, places)}
     return [
-        name
-        for name, place in parts.items()
-        if (place / "config.json").is_file()
-        and not ((path := weight_files(place).get(variant or "")) and ending in path.name)
+        place
+        for place, files in found.items()
+        if not ((path := files.get(variant or "")) and ending in path.name)
     ]
 
 

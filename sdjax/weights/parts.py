@@ -38,8 +38,8 @@ def unet_inputs(config: unet.UNetConfig) -> tuple:
     side = 2 ** (len(config.block_out_channels) - 1)
     x = jnp.zeros((1, side, side, config.in_channels))
     context = added = labels = None
-    if config.cross_attention_dim is not None:
-        context = jnp.zeros((1, 1, config.per_level("cross_attention_dim")[0]))
+    if config.context_width is not None:
+        context = jnp.zeros((1, 1, config.context_width))
     given = config.projection_class_embeddings_input_dim
     if config.addition_embed_type == "text_time":
         width = config.addition_time_embed_dim
@@ -114,7 +114,7 @@ def _architecture(part: Part, config_class, shapes: Callable) -> tuple[Any, dict
         config = config_class.from_dict(part.config)
         for name in DEPTHS:
             value = getattr(config, name, None) or 0
-            if max(value if isinstance(value, tuple) else (value,)) > len(part.state):
+            if max(_flat(value)) > len(part.state):
                 raise SdjaxError(  # tracing so many would take for ever
                     f"{name} is {value}, but there are only {len(part.state)} tensors"
                 )
@@ -126,6 +126,11 @@ def _architecture(part: Part, config_class, shapes: Callable) -> tuple[Any, dict
         raise SdjaxError(
             f"no network can be made of the configuration: {type(error).__name__}: {reason}"
         ) from error
+
+
+def _flat(value) -> list:
+    """The numbers in nested tuples."""
+    return [n for item in value for n in _flat(item)] if isinstance(value, tuple) else [value]
 
 
 def read(

@@ -33,8 +33,18 @@ _STORAGES = {
     "CharStorage": np.dtype(np.int8),
     "ByteStorage": np.dtype(np.uint8),
     "BoolStorage": np.dtype(np.bool_),
+    "UntypedStorage": np.dtype(np.uint8),  # bytes, whose tensors say what they are of
+}
+_NEW_DTYPES = {
+    "torch float8_e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
+    "torch float8_e5m2": np.dtype(ml_dtypes.float8_e5m2),
+    "torch uint16": np.dtype(np.uint16),
+    "torch uint32": np.dtype(np.uint32),
+    "torch uint64": np.dtype(np.uint64),
 }
 _REBUILD = ("torch._utils _rebuild_tensor_v2", "torch._utils _rebuild_tensor")
+_REBUILD_NEW = "torch._utils _rebuild_tensor_v3"  # of dtypes that have no storage of their own
+_REBUILD_OTHER = "torch._utils _rebuild_"  # quantised, sparse, nested, …
 _PARAMETER = ("torch._utils _rebuild_parameter", "torch._utils _rebuild_parameter_with_state")
 _TYPED = "torch._tensor _rebuild_from_type_v2"  # a tensor with attributes
 _PARAMETERS = "torch.nn.modules.container ParameterDict"
@@ -54,6 +64,7 @@ _INERT = (
     "numpy dtype",
     "torch Size",
     "torch device",
+    "torch.serialization _get_layout",
     "__builtin__ set",
     "builtins set",
     "_codecs encode",
@@ -320,6 +331,8 @@ class _Machine:
         name = function.name if isinstance(function, _Global) else repr(type(function).__name__)
         if name in _REBUILD:
             return self._tensor(*arguments[:4])
+        if name == _REBUILD_NEW:
+            return self._tensor(self._viewed(arguments[0], arguments[6]), *arguments[1:4])
         if name in _PARAMETER:
             return arguments[0]
         if name == _TYPED:
@@ -328,6 +341,11 @@ class _Machine:
             return _ParameterDict() if name == _PARAMETERS else {}
         if name in _INERT:
             return _Global(name)
+        if name.startswith(_REBUILD_OTHER):
+            raise SdjaxError(
+                f"{self.path} holds a tensor of a kind that is not read "
+                f"({name.removeprefix(_REBUILD_OTHER)}): save it with plain tensors"
+            )
         raise SdjaxError(
             f"{self.path} would call {name.replace(' ', '.')} when unpickled: refused; use a "
             "safetensors version of this checkpoint"
@@ -349,12 +367,27 @@ class _Machine:
         kind, storage_type, key, _, size, *view = reference
         name = storage_type.name.split()[-1]
         sound = type(key) is str and type(size) is int and size >= 0 and view in ([], [None])
-        if kind != "storage" or name not in _STORAGES or not sound:
+        if kind == "storage" and name not in _STORAGES:
+            raise self._unread(name.removesuffix("Storage"))
+        if kind != "storage" or not sound:
             raise SdjaxError(f"{self.path} refers to something that is not a tensor storage")
         if key not in self.storages:
             storage = self.storages[key] = _Storage(_STORAGES[name], key, size)
             self.check(storage)
         return self.storages[key]
+
+    def _viewed(self, storage: _Storage, dtype: _Global) -> _Storage:
+        """The bytes of a storage as numbers of a dtype."""
+        if dtype.name not in _NEW_DTYPES:
+            raise self._unread(dtype.name.split()[-1])
+        numbers = _NEW_DTYPES[dtype.name]
+        return _Storage(numbers, storage.key, storage.size // numbers.itemsize)
+
+    def _unread(self, dtype: str) -> SdjaxError:
+        return SdjaxError(
+            f"{self.path} holds tensors of {dtype}, which are not read: expected floats of 64, 32, "
+            "16 or 8 bits (bfloat16, float8_e4m3fn and float8_e5m2 among them), integers or bools"
+        )
 
     def _tensor(self, storage: _Storage, offset: int, shape, strides) -> LazyTensor:
         axes = len(shape)
@@ -370,8 +403,10 @@ class _Machine:
             with _translated(self.path):
                 flat = self.read(storage)[offset:]
             steps = [stride * storage.dtype.itemsize for stride in strides]
-            view = np.lib.stride_tricks.as_strided(flat, shape, steps, writeable=False)
-            return np.ascontiguousarray(view).reshape(shape)
+            # As bits: NumPy cannot lay out numbers of 8-bit floats.
+            bits = flat.view(f"u{storage.dtype.itemsize}")
+            view = np.lib.stride_tricks.as_strided(bits, shape, steps, writeable=False)
+            return np.ascontiguousarray(view).view(storage.dtype).reshape(shape)
 
         return LazyTensor(tuple(shape), storage.dtype, load)
 

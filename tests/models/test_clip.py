@@ -215,3 +215,5 @@ def test_ids_of_a_wrong_shape_are_refused():
         run(SMALL, peer, np.zeros(9, np.int32))
     with pytest.raises(SdjaxError, match="skip"):
         run(SMALL, peer, skip=3)
+    with pytest.raises(SdjaxError, match="ids: expected an array of integers, got float32"):
+        run(SMALL, peer, np.zeros((1, 5), np.float32))

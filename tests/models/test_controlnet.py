@@ -51,6 +51,11 @@ XL = {
 VARIANTS = {
     "SD1": {},
     "SDXL": XL,
+    "SSD-1B": {
+        "transformer_layers_per_block": ((2, 1), 1),
+        "mid_block_type": "UNetMidBlock2D",
+        "layers_per_block": 2,
+    },
     "bgr": {"controlnet_conditioning_channel_order": "bgr"},
     "pooled": {"global_pool_conditions": True},
 }
@@ -95,7 +100,7 @@ def test_published_models_have_every_key_and_shape(name):
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_residuals_equal_diffusers(name):
-    config = ControlNetConfig(**SMALL, **HINT, **VARIANTS[name])
+    config = ControlNetConfig(**SMALL | HINT | VARIANTS[name])
     peer = peer_of(config)
     (x, t, context, picture), added = inputs_for(config)
     torched = None
@@ -177,3 +182,5 @@ def test_a_picture_of_another_size_is_refused():
     (x, t, context, picture), _ = inputs_for(config)
     with pytest.raises(SdjaxError, match=r"\(2, 64, 32, 3\)"):
         ControlNet(config).init(jax.random.key(0), x, t, context, picture[:, :32])
+    with pytest.raises(SdjaxError, match="picture: expected .* got uint8: bytes x become x / 255"):
+        ControlNet(config).init(jax.random.key(0), x, t, context, picture.astype(jnp.uint8))

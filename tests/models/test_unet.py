@@ -1,6 +1,7 @@
 """The U-Net against PyTorch diffusers with random weights, variant by variant."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +49,33 @@ CONDITIONAL = {
     | {"in_channels": 7, "only_cross_attention": (True, False), "num_class_embeds": 10},
     "pooled_text": SMALL | {"addition_embed_type": "text", "addition_embed_type_num_heads": 4},
     "lcm": SMALL | {"time_cond_proj_dim": 12},
+    # SSD-1B: other depths on the way up, and in each block, without attention in the middle
+    "ssd": SDXL
+    | {
+        "block_out_channels": (16, 32, 32),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "mid_block_type": "UNetMidBlock2D",
+        "layers_per_block": 2,
+        "attention_head_dim": (2, 4, 4),
+        "transformer_layers_per_block": (1, (2, 2), (1, 2)),
+        "reverse_transformer_layers_per_block": ((1, 2, 3), (2, 1, 1), 1),
+        "projection_class_embeddings_input_dim": 16 + 6 * 8,
+    },
+    # KOALA has no middle
+    "no_middle": SMALL | {"mid_block_type": None},
+    "lists": SMALL
+    | {
+        "block_out_channels": (16, 32, 32),
+        "down_block_types": ("DownBlock2D", *("CrossAttnDownBlock2D",) * 2),
+        "up_block_types": (*("CrossAttnUpBlock2D",) * 2, "UpBlock2D"),
+        "layers_per_block": (1, 2, 1),
+        "cross_attention_dim": (None, 24, 24),
+        "attention_head_dim": (2, 4, 8),
+        "only_cross_attention": (False, True, False),
+        "transformer_layers_per_block": (1, 2, (3,)),
+        "reverse_transformer_layers_per_block": ((1, 2), 1, 1),
+    },
     "scale_shift": SMALL
     | {
         "resnet_time_scale_shift": "scale_shift",
@@ -118,7 +146,7 @@ def compare(peer, config, ours, theirs, **options):
 
 @pytest.mark.parametrize("name", CONDITIONAL)
 def test_conditional_network_equals_diffusers(name):
-    config = UNetConfig(**CONDITIONAL[name])
+    config = UNetConfig.from_dict(json.loads(json.dumps(CONDITIONAL[name])))
     peer = randomised(UNet2DConditionModel.from_config(config.to_dict()))
     compare(peer, config, *condition_inputs(config))
 
@@ -244,7 +272,20 @@ def test_missing_fields_take_the_defaults_of_the_class():
         ({"down_block_types": ["KDownBlock2D"] * 4}, "down_block_types: expected one of"),
         ({"block_out_channels": [32, 64]}, "expected 2 entries"),
         ({"invented": 3}, "unknown field invented"),
+        ({"invented": 0}, "unknown field invented = 0"),
+        ({"invented": []}, r"unknown field invented = \[\]"),
         ({"norm_num_groups": 7}, "multiples of norm_num_groups"),
+        (
+            {"transformer_layers_per_block": [1, [2, 2], 1, 1]},
+            "reverse_transformer_layers_per_block: expected a list of the levels",
+        ),
+        ({"reverse_transformer_layers_per_block": 2}, "expected a list of the levels"),
+        (
+            {"reverse_transformer_layers_per_block": [1, 1, 1, [1, 2]]},
+            r"one for each of a level's attentions \(here 3\), got \(1, 1, 1, \(1, 2\)\)",
+        ),
+        ({"transformer_layers_per_block": "2"}, "transformer_layers_per_block: expected whole num"),
+        ({"cross_attention_dim": [768, 1024, 768, 768]}, "expected one width for all CrossAttn"),
         (
             {"addition_embed_type": "text", "addition_embed_type_num_heads": 7},
             "a divisor of the context's width 1280, got 7",
@@ -256,10 +297,17 @@ def test_configuration_that_is_not_supported(change, message):
         UNetConfig.from_dict(change)
 
 
+def test_fields_that_ask_for_nothing_are_passed_over():
+    nothing = {"invented": None, "reinvented": False, "dual_cross_attention": None}
+    assert UNetConfig.from_dict(nothing) == UNetConfig()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"x": np.zeros((1, 8, 8, 3), np.float32)}, r"expected \[batch, height, width, 4\]"),
+        ({"x": np.zeros((2, 8, 8, 4), np.uint8)}, "x: expected .* floating-point numbers, got uint8"),
+        ({"context": np.zeros((2, 5, 24), int)}, "context: expected .* got int64"),
         ({"context": None}, r"expected \[batch, tokens, 24\], got None"),
         ({"class_labels": np.array([1])}, "takes no class_labels"),
         ({"timestep_cond": np.zeros((1, 2))}, "takes no timestep_cond"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from sdjax.errors import SdjaxError
+from sdjax.models.tiny_vae import TinyVAE
 from sdjax.models.vae import DOWN_BLOCK, UP_BLOCK, VAE, Level, Middle, VAEConfig
 from tests.models.peers import (
     manifest,
@@ -203,12 +204,17 @@ def test_configuration_survives_diffusers(tmp_path):
         ({"down_block_types": ["AttnDownEncoderBlock2D"] * 2}, "down_block_types"),
         ({"up_block_types": [UP_BLOCK]}, "up_block_types"),
         ({"norm_num_groups": 5}, "norm_num_groups"),
-        ({"patch_size": 2}, "patch_size"),
+        ({"patch_size": 2}, "AutoencoderKL configuration: unknown field patch_size = 2"),
     ],
 )
 def test_configurations_it_cannot_follow_are_refused(change, message):
     with pytest.raises(SdjaxError, match=message):
         VAEConfig.from_dict({**SMALL.to_dict(), **change})
+
+
+def test_fields_that_ask_for_nothing_are_passed_over():
+    nothing = {"patch_size": None, "use_tiling": False}
+    assert VAEConfig.from_dict(SMALL.to_dict() | nothing) == SMALL
 
 
 def test_arrays_of_a_wrong_shape_are_refused():
@@ -221,6 +227,18 @@ def test_arrays_of_a_wrong_shape_are_refused():
         vae.encode(params, jnp.zeros((16, 16, 3)))
     with pytest.raises(SdjaxError, match="latents must be"):
         vae.decode(params, jnp.zeros((1, 8, 8, 3)))
+
+
+@pytest.mark.parametrize("vae", [VAE(SMALL), TinyVAE()])
+def test_pictures_of_bytes_are_refused(vae):
+    """As if 0 … 255 were -1 … 1 they would come out as another picture."""
+    for dtype in (np.uint8, np.int32, bool):
+        with pytest.raises(SdjaxError, match=rf"floating-point numbers, got {np.dtype(dtype)}: by"):
+            vae.encode({}, np.zeros((1, 16, 16, 3), dtype))
+        with pytest.raises(SdjaxError, match="latents: expected an array of floating-point"):
+            vae.decode({}, np.zeros((1, 8, 8, 4), dtype))
+    with pytest.raises(SdjaxError, match="images: expected an array .* got list"):
+        vae.encode({}, [[0.0]])
 
 
 def test_a_vae_is_a_static_argument():

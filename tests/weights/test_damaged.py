@@ -111,6 +111,28 @@ def test_what_a_training_state_holds_beside_the_weights(tmp_path, zipped, monkey
     np.testing.assert_array_equal(state["b"].load(), np.ones(2))
 
 
+def test_every_dtype_of_a_pickle_is_read_or_named(tmp_path):
+    path = tmp_path / "a.ckpt"
+    names = "float8_e4m3fn float8_e5m2 uint16 uint32 uint64 bfloat16 float16 int8 bool".split()
+    numbers = torch.tensor([0, 1, 2, 1, 0, 2])
+    tensors = {name: numbers.to(getattr(torch, name)).reshape(2, 3)[:, 1:] for name in names}
+    torch.save(tensors, path)
+    for name, tensor in read_pickle(path).items():
+        assert tensor.dtype.name == name and tensor.shape == (2, 2)
+        expected = tensors[name].to(torch.float32).numpy()
+        np.testing.assert_array_equal(tensor.load().astype(np.float32), expected)
+    others = {
+        "ComplexFloat": torch.ones(2, dtype=torch.complex64),
+        "float8_e5m2fnuz": torch.ones(2).to(torch.float8_e5m2fnuz),
+        "sparse_tensor": torch.eye(2).to_sparse(),
+    }
+    for name, tensor in others.items():
+        torch.save({"weight": tensor}, path)
+        with pytest.raises(sdjax.SdjaxError, match=f"a.ckpt holds .*{name}") as caught:
+            read_pickle(path)
+        assert "not read" in str(caught.value) and "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 def test_malicious_pickle_names_the_refused_global(tmp_path, protocol):
     trap = tmp_path / "trap"

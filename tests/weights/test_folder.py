@@ -1,6 +1,8 @@
 """Diffusers folders written here are read there, and the other way round."""
 
 import json
+import shutil
+from pathlib import Path
 
 import diffusers
 import jax
@@ -10,10 +12,19 @@ import torch
 import transformers
 
 import sdjax
-from sdjax.weights.folder import read_part, read_weights
+from sdjax.weights.folder import (
+    read_configs,
+    read_folder,
+    read_json,
+    read_model_index,
+    read_part,
+    read_weights,
+    weight_files,
+    write_json,
+)
 from sdjax.weights.names import params_from_state, state_from_params
 from sdjax.weights.tensors import lazy, read_safetensors, write_safetensors
-from tests.weights.small import TEXT_SD1, UNET_SD1, VAE_SD1
+from tests.weights.small import TEXT_SD1, UNET_SD1, VAE_SD1, random_pipeline
 
 KINDS = ("unet", "vae", "text_encoder")
 
@@ -118,6 +129,98 @@ def test_shards(safe, tmp_path):
     next(tmp_path.glob("*-00002-of-*")).unlink()
     with pytest.raises(sdjax.SdjaxError, match="names the shard .*00002"):
         ours("unet", tmp_path)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A pipeline of three parts with plain weights."""
+    folder = tmp_path_factory.mktemp("whole")
+    random_pipeline().save_pretrained(folder)
+    return folder
+
+
+def renamed(source, folder, names):
+    """A copy of a folder in which files have other names."""
+    shutil.copytree(source, folder)
+    for old, new in names.items():
+        (folder / old).rename(folder / new)
+    return folder
+
+
+def test_parts_without_the_variant_are_read_plain_and_named(whole, tmp_path):
+    plain = "unet/diffusion_pytorch_model.safetensors"
+    half = plain.replace(".safetensors", ".fp16.safetensors")
+    folder = renamed(whole, tmp_path / "mixed", {plain: half})
+    with pytest.warns(UserWarning, match="fp16 variant of unet only; read without it: vae, text_e"):
+        found = read_folder(folder, "fp16")
+    theirs = diffusers.StableDiffusionPipeline.from_pretrained(folder, variant="fp16")
+    assert_same(
+        {key: tensor.load() for key, tensor in found.parts["vae"].state.items()},
+        {key: value.numpy() for key, value in theirs.vae.state_dict().items()},
+    )
+    with pytest.raises(sdjax.SdjaxError, match="no part of .* bf16 variant .* fp16, plain"):
+        read_folder(folder, "bf16")
+    # A part of which there is neither the variant nor a plain file.
+    odd = plain.replace("unet", "vae")
+    (folder / odd).rename(folder / odd.replace(".safetensors", ".bf16.safetensors"))
+    with pytest.raises(sdjax.SdjaxError, match="no fp16 variant of the weights in .*vae"):
+        read_folder(folder, "fp16")
+
+
+@pytest.mark.parametrize("index", ["safetensors.index.fp16", "safetensors.fp16.index"])
+def test_shards_of_a_variant(index, tmp_path):
+    theirs = peer("unet")
+    theirs.save_pretrained(tmp_path, max_shard_size="200KB")
+    theirs.save_pretrained(tmp_path / "half", max_shard_size="200KB", variant="fp16")
+    shutil.copytree(tmp_path / "half", tmp_path, dirs_exist_ok=True)
+    stem = tmp_path / "diffusion_pytorch_model"
+    Path(f"{stem}.safetensors.index.fp16.json").rename(f"{stem}.{index}.json")
+    assert weight_files(tmp_path).keys() == {"", "fp16"}
+    assert weight_files(tmp_path)["fp16"].name.endswith(f"{index}.json")
+    state = read_weights(tmp_path, "fp16")
+    assert_same(arrays(state), {key: value.numpy() for key, value in theirs.state_dict().items()})
+
+
+def test_classes_of_the_model_index_win(whole, tmp_path):
+    """As in diffusers; a configuration of its own may name another class, or none."""
+    folder = renamed(whole, tmp_path / "model", {})
+    index = read_model_index(folder)
+    path = folder / "scheduler/scheduler_config.json"
+    settings = read_json(path)
+    write_json(folder / "model_index.json",
+               index | {"scheduler": ["diffusers", "EulerDiscreteScheduler"]})  # fmt: skip
+    text = read_json(folder / "text_encoder/config.json")
+    del text["architectures"]
+    write_json(folder / "text_encoder/config.json", text)
+    for own in (settings, {k: v for k, v in settings.items() if k != "_class_name"}):
+        write_json(path, own)
+        theirs = diffusers.StableDiffusionPipeline.from_pretrained(folder)
+        model = sdjax.StableDiffusion.from_pretrained(folder)
+        assert model.scheduler_config["_class_name"] == type(theirs.scheduler).__name__
+        assert read_configs(folder)["scheduler"]["_class_name"] == "EulerDiscreteScheduler"
+        assert read_part(folder, "text_encoder").config["architectures"] == ["CLIPTextModel"]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "message"),
+    [
+        ("scheduler", "DreamScheduler", "unsupported _class_name 'DreamScheduler'"),
+        ("vae", "AsymmetricAutoencoderKL", "vae must be one of AutoencoderKL, AutoencoderTiny, got"),
+        ("text_encoder", "T5EncoderModel", "text_encoder must be one of CLIPTextModel, .*, got T5"),
+        ("scheduler", None, "no _class_name"),
+    ],
+)
+def test_unknown_classes_are_refused_when_loading(name, kind, message, whole, tmp_path):
+    folder = renamed(whole, tmp_path / "model", {})
+    index = read_model_index(folder)
+    if kind is None:
+        path = folder / "scheduler/scheduler_config.json"
+        write_json(path, {k: v for k, v in read_json(path).items() if k != "_class_name"})
+        del index[name]
+    write_json(folder / "model_index.json", index | ({name: ["diffusers", kind]} if kind else {}))
+    with pytest.raises(sdjax.SdjaxError, match=message) as caught:
+        sdjax.StableDiffusion.from_pretrained(folder)
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_pipeline_folder_finds_the_part(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from fnmatch import fnmatch
@@ -91,8 +92,30 @@ def hub(whole, part, tmp_path_factory):
         "someone/vae": {"main": part},
         "someone/empty": {"main": broken},
     }
+    mixed = tmp_path_factory.mktemp("mixed")
+    shutil.copytree(whole, mixed, dirs_exist_ok=True)
+    for lost in ("vae/*.fp16.safetensors", "text_encoder/*.safetensors"):
+        for path in mixed.glob(lost):
+            path.unlink()
+    (mixed / "text_encoder/pytorch_model.bin").write_bytes(b"pickled")
+    repositories["someone/mixed"] = {"main": mixed}
     with served(repositories) as (address, sent):
         yield address, sent, tmp_path_factory.mktemp("cache")
+
+
+def test_parts_without_the_variant_are_downloaded_plain(hub):
+    address, sent, cache = hub
+    sent.clear()
+    found, absent = located(
+        address, cache, ("someone/mixed", "fp16", None), ("someone/mixed", "bf16", None)
+    )
+    assert {name for name in sent if not name.endswith((".json", ".txt"))} == {
+        "unet/diffusion_pytorch_model.fp16.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+        "text_encoder/pytorch_model.bin",
+    }
+    assert (found / "unet/config.json").is_file()
+    assert "has no weights in bf16 variant of" in absent
 
 
 def test_only_what_is_read_is_downloaded_once(hub, whole):
@@ -172,7 +195,7 @@ def test_shards_of_either_way_of_naming_match(variant, ending):
     )
     for name in names:
         for folder in ("", "unet/"):
-            assert any(fnmatch(folder + name, pattern) for pattern in patterns), name
+            assert any(fnmatch(folder + name, folder + pattern) for pattern in patterns), name
 
 
 def test_half_downloaded_shards_in_the_cache_are_named(tmp_path):
