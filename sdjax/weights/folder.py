@@ -9,9 +9,9 @@ from pathlib import Path
 
 from sdjax.errors import SdjaxError
 from sdjax.folders import check_local
-from sdjax.text_files import read_text
 from sdjax.models.clip import PLAIN, PROJECTED
 from sdjax.models.unet_config import CONDITION_MODEL, OWN_MODEL, PIXEL_MODEL
+from sdjax.text_files import read_text
 from sdjax.weights import openclip, original, single_file
 from sdjax.weights.checkpoint import PARTS, Checkpoint, Part
 from sdjax.weights.names import IGNORED_SUFFIXES

@@ -78,7 +78,6 @@ def test_revision_of_a_hub_id(whole, tmp_path, monkeypatch):
     [
         ("model_index.json", {"unet": 3}, r"unet must be \[library, class\], got 3"),
         ("model_index.json", {"vae": ["diffusers", None]}, r"vae must be \[library, class\]"),
-        ("scheduler/scheduler_config.json", {"_class_name": None}, "has no _class_name"),
         ("scheduler/scheduler_config.json", {"prediction_type": 1}, "prediction_type cannot be 1"),
         ("unet/config.json", {"in_channels": "four"}, "in_channels cannot be 'four'"),
         ("text_encoder/config.json", {"hidden_act": []}, r"hidden_act cannot be \[\]"),
