@@ -4,6 +4,7 @@ Nothing here makes an array: a model is converted from file to file one tensor a
 """
 
 import dataclasses
+import json
 import os
 import shutil
 import warnings
@@ -28,7 +29,9 @@ from sdjax.weights.folder import (
     write_part,
 )
 from sdjax.weights.hub import locate
-from sdjax.weights.single_file import family_of, read_single_file, write_single_file
+from sdjax.weights.kinds import family_of, given_beside
+from sdjax.weights.markers import own_metadata
+from sdjax.weights.single_file import read_single_file, write_single_file
 from sdjax.weights.tensors import dtype_of
 
 GUIDANCE_SCALE = 7.5
@@ -38,15 +41,21 @@ GUIDANCE_SCALE = 7.5
 LAYOUT = "0.42.1"
 # The model's own guidance in model_index.json: diffusers passes over names that begin so.
 _GUIDANCE = "_guidance_scale"
-# diffusers' pipeline for the U-Net's input channels, where they are not only the latent's.
+_ZEROS, _SCORE = "force_zeros_for_empty_prompt", "requires_aesthetics_score"
+# What a single file of ours keeps of the model index.
+_INDEX = "sdjax.model_index"
+_DEPTH = "StableDiffusionDepth2ImgPipeline"
+# diffusers' pipeline for what a U-Net is given beside the latents.
 _SD_PIPELINES = {
-    5: "StableDiffusionDepth2ImgPipeline",
-    8: "StableDiffusionInstructPix2PixPipeline",
-    9: "StableDiffusionInpaintPipeline",
+    "": "StableDiffusionPipeline",
+    "depth": _DEPTH,
+    "edit": "StableDiffusionInstructPix2PixPipeline",
+    "inpainting": "StableDiffusionInpaintPipeline",
 }
 _XL_PIPELINES = {
-    8: "StableDiffusionXLInstructPix2PixPipeline",
-    9: "StableDiffusionXLInpaintPipeline",
+    "": "StableDiffusionXLPipeline",
+    "edit": "StableDiffusionXLInstructPix2PixPipeline",
+    "inpainting": "StableDiffusionXLInpaintPipeline",
 }
 # SDXL's that may be told how beautiful the picture is.
 _SCORED = ("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline")
@@ -74,7 +83,9 @@ class Model:
     @property
     def is_whole(self) -> bool:
         """Whether prompts can become images with it."""
-        return {"unet", "vae"} <= set(self.checkpoint.parts) and bool(self.tokenizers)
+        parts = set(self.checkpoint.parts)
+        both = {"text_encoder", "text_encoder_2"} if self.checkpoint.family == "sdxl" else set()
+        return {"unet", "vae", *both} <= parts and bool(self.tokenizers)
 
 
 def read_model(
@@ -105,21 +116,24 @@ def read_model(
         checkpoint = read_single_file(path, configs, prediction_type)
         home = None if config is None or part_alone(config) else Path(config)
     tokenizers, family = _tokenizers(checkpoint, home), checkpoint.family
-    if home is None:  # as the published models have it
-        return Model(checkpoint, tokenizers, family == "sdxl", aesthetics=family == "refiner")
-    index = read_model_index(home)
-    # Where an index does not say, diffusers' own default.
-    zero = index.get("force_zeros_for_empty_prompt", family in ("sdxl", "refiner"))
-    aesthetics = bool(index.get("requires_aesthetics_score"))
-    guidance_scale = _guidance_scale(index, home)
+    if home is None:  # what the file says, else as the published models have it
+        index, where = own_metadata(checkpoint.metadata, _INDEX), path
+        zero = index.get(_ZEROS, family == "sdxl")
+        aesthetics = bool(index.get(_SCORE, family == "refiner"))
+    else:
+        index, where = read_model_index(home), home
+        # Where an index does not say, diffusers' own default.
+        zero = index.get(_ZEROS, family in ("sdxl", "refiner"))
+        aesthetics = bool(index.get(_SCORE))
+    guidance_scale = _guidance_scale(index, where)
     return Model(checkpoint, tokenizers, bool(zero), guidance_scale, aesthetics, home)
 
 
-def _guidance_scale(index: Mapping, folder: Path) -> float:
+def _guidance_scale(index: Mapping, source: Path) -> float:
     value = index.get(_GUIDANCE, GUIDANCE_SCALE)
     if type(value) not in (int, float):
         raise SdjaxError(
-            f"{_GUIDANCE} of {folder}/model_index.json must be a number, got {value!r}"
+            f"{_GUIDANCE} in the model index of {source} must be a number, got {value!r}"
         )
     return float(value)
 
@@ -152,8 +166,9 @@ def write_model(
     if dtype is not None:
         dtype_of(dtype)
     if out.suffix in (".safetensors", ".ckpt"):
-        write_single_file(out, checkpoint, dtype)
+        write_single_file(out, checkpoint, dtype, _own_metadata(model))
         return
+    index = _model_index(model) if model.is_whole else {}  # refused before anything is written
     for name, part in checkpoint.parts.items():
         folder = out / name if len(checkpoint.parts) > 1 else out
         stem = STEMS[1] if name.startswith("text_encoder") else STEMS[0]
@@ -166,19 +181,36 @@ def write_model(
     if checkpoint.low_res_scheduler:
         folder = out / "low_res_scheduler"
         write_json(folder / "scheduler_config.json", checkpoint.low_res_scheduler)
-    write_json(out / "model_index.json", _model_index(model) | _copied_extras(model, out))
+    write_json(out / "model_index.json", index | _copied_extras(model, out))
+
+
+def _own_metadata(model: Model) -> dict[str, str]:
+    """What stands in the model index of a folder, for a single file to keep."""
+    if not model.tokenizers:
+        return {}
+    values = {_GUIDANCE: model.guidance_scale, _ZEROS: model.zero_negative, _SCORE: model.aesthetics}
+    return {_INDEX: json.dumps(values)}
 
 
 def pipeline_class(checkpoint: Checkpoint) -> str:
-    """The name of the diffusers pipeline that a model of this kind runs in."""
-    channels = checkpoint.parts["unet"].config.get("in_channels")
+    """The name of the diffusers pipeline that a model of this kind runs in.
+
+    Raises SdjaxError where there is none, because of what its U-Net is given.
+    """
     if checkpoint.family == "refiner":
         return "StableDiffusionXLImg2ImgPipeline"
-    if checkpoint.family == "sdxl":
-        return _XL_PIPELINES.get(channels, "StableDiffusionXLPipeline")
     if checkpoint.family == "x4":
         return "StableDiffusionUpscalePipeline"
-    return _SD_PIPELINES.get(channels, "StableDiffusionPipeline")
+    beside = given_beside(checkpoint.parts)
+    pipelines = _XL_PIPELINES if checkpoint.family == "sdxl" else _SD_PIPELINES
+    if beside not in pipelines:
+        taken = checkpoint.parts["unet"].config.get("in_channels")
+        raise SdjaxError(
+            f"diffusers has no pipeline for a U-Net of this kind ({checkpoint.family}) that takes "
+            f"{taken} channels: expected the autoencoder's latent channels alone, or with those of "
+            "a mask and an image, of an image, or of a depth map"
+        )
+    return pipelines[beside]
 
 
 def _copied_extras(model: Model, out: Path) -> dict[str, list[str | None]]:
@@ -186,13 +218,13 @@ def _copied_extras(model: Model, out: Path) -> dict[str, list[str | None]]:
 
     They come from the model's home; a warning says so where they do not lie there.
     """
-    if pipeline_class(model.checkpoint) != _SD_PIPELINES[5]:
+    if pipeline_class(model.checkpoint) != _DEPTH:
         return {}
     index = read_model_index(model.home) if model.home else {}
     absent = [n for n in DEPTH_EXTRAS if not (holds(index, n) and (model.home / n).is_dir())]
     if absent:
         warnings.warn(
-            f"there is no {' and no '.join(absent)}, for which diffusers' {_SD_PIPELINES[5]} asks: "
+            f"there is no {' and no '.join(absent)}, for which diffusers' {_DEPTH} asks: "
             "give them to its from_pretrained",
             stacklevel=3,
         )
@@ -233,15 +265,17 @@ def _model_index(model: Model) -> dict:
         else:
             index[name] = ["diffusers", part.config.get("_class_name") or _CLASSES[name]]
     if checkpoint.family in ("sdxl", "refiner"):
-        index["force_zeros_for_empty_prompt"] = model.zero_negative
+        index[_ZEROS] = model.zero_negative
+        if name_of_class == _XL_PIPELINES["edit"]:  # CosXL scales the picture's latents too
+            index["is_cosxl_edit"] = checkpoint.scheduler["_class_name"].startswith("EDM")
         if name_of_class in _SCORED:
-            index["requires_aesthetics_score"] = model.aesthetics
+            index[_SCORE] = model.aesthetics
         for name in {"text_encoder", "text_encoder_2"} - set(parts):
             index[name] = index[name.replace("text_encoder", "tokenizer")] = absent
     elif checkpoint.family == "x4":
         index["low_res_scheduler"] = _scheduler_class(checkpoint.low_res_scheduler)
         return index | {"safety_checker": absent, "feature_extractor": absent}
-    elif name_of_class == _SD_PIPELINES[5]:
+    elif name_of_class == _DEPTH:
         return index
     else:
         index |= {"safety_checker": absent, "requires_safety_checker": False}

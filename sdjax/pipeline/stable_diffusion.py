@@ -128,7 +128,7 @@ class StableDiffusion:
         if not model.is_whole or "text_encoder" not in parts:
             raise SdjaxError(
                 f"{source} holds {', '.join(parts)}: expected a U-Net, an autoencoder and a text "
-                "encoder to make images from prompts"
+                "encoder, SDXL's both, to make images from prompts"
             )
         try:
             diffusion.schedule_from_config(model.checkpoint.scheduler)

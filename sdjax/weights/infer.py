@@ -13,10 +13,16 @@ from sdjax.weights.tensors import LazyTensor
 CLIP_TOKENS = {"bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 1}
 HEAD_WIDTH = 64  # of SD2 and SDXL, and of every published text encoder
 SD1_HEADS = 8
+SECOND_WIDTH = 1280  # of SDXL's second text encoder, bigG
+
+EDM_SIGMA_MIN = 0.002
+# Lin et al. 2023, arXiv 2305.08891: without the last timestep there is nothing of it to see.
+ZERO_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 
 X4_NOISE = {"beta_start": 0.0001, "beta_end": 0.02}  # of its latents and of the picture it gets
 
 SCALING = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025, "refiner": 0.13025, "x4": 0.08333}
+PLAYGROUND_SCALING = 0.5  # beside the latents' own mean and deviation
 SIZES = {"sd1": 64, "sd2": 64, "sdxl": 128, "refiner": 128, "x4": 128}
 
 
@@ -28,7 +34,7 @@ def count(state: Iterable[str], pattern: str) -> int:
 def unet_family(config: Mapping) -> str:
     """sd1, sd2, sdxl, refiner or x4: which published model a U-Net's configuration is like."""
     if config.get("addition_embed_type") == "text_time":
-        return "refiner" if config.get("cross_attention_dim") == 1280 else "sdxl"
+        return "refiner" if config.get("cross_attention_dim") == SECOND_WIDTH else "sdxl"
     if config.get("num_class_embeds"):
         return "x4"
     return "sd2" if config.get("use_linear_projection") else "sd1"
@@ -182,6 +188,40 @@ def scheduler_config(family: str, prediction_type: str) -> dict:
         "clip_sample": False,
         "set_alpha_to_one": False,
         **common,
+    }
+
+
+def playground_scheduler_config() -> dict:
+    """The scheduler_config.json of Playground 2.5, a network with EDM's preconditioning."""
+    return {
+        "_class_name": "EDMDPMSolverMultistepScheduler",
+        "prediction_type": "epsilon",
+        "sigma_min": EDM_SIGMA_MIN,
+        "sigma_max": 80.0,
+        "sigma_data": 0.5,
+        "rho": 7.0,
+        "num_train_timesteps": 1000,
+        "solver_order": 2,
+        "solver_type": "midpoint",
+        "algorithm_type": "dpmsolver++",
+        "lower_order_final": True,
+        "euler_at_final": False,
+        "final_sigmas_type": "zero",
+        "thresholding": False,
+    }
+
+
+def cosxl_scheduler_config(sigma_min: float, sigma_max: float) -> dict:
+    """The scheduler_config.json of CosXL, of EDM's preconditioning where v is predicted."""
+    return {
+        "_class_name": "EDMEulerScheduler",
+        "prediction_type": "v_prediction",
+        "sigma_min": sigma_min,
+        "sigma_max": sigma_max,
+        "sigma_data": 1.0,
+        "sigma_schedule": "exponential",
+        "num_train_timesteps": 1000,
+        "final_sigmas_type": "zero",
     }
 
 

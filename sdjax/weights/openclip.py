@@ -11,6 +11,7 @@ import numpy as np
 from sdjax.weights.tensors import LazyTensor, State
 
 PREFIX = "text_model."
+PROJECTION = "text_projection.weight"
 _PAIRS = (
     ("embeddings.token_embedding.weight", "token_embedding.weight"),
     ("embeddings.position_embedding.weight", "positional_embedding"),
@@ -24,6 +25,11 @@ _LAYER_PAIRS = (
     ("self_attn.out_proj.", "attn.out_proj."),
 )
 _PROJECTIONS = ("q_proj", "k_proj", "v_proj")
+
+
+def is_projected(config: Mapping) -> bool:
+    """Whether a text encoder's config.json is of the class with a projection."""
+    return "CLIPTextModelWithProjection" in (config.get("architectures") or ())
 
 
 def without_prefix(state: Mapping[str, LazyTensor]) -> State:
@@ -54,8 +60,8 @@ def from_open_clip(state: Mapping[str, LazyTensor], layers: int | None = None) -
     result: State = {}
     for key, tensor in state.items():
         if key == "text_projection":
-            result["text_projection.weight"] = transposed(tensor)
-        elif key == "text_projection.weight":
+            result[PROJECTION] = transposed(tensor)
+        elif key == PROJECTION:
             result[key] = tensor
         elif match := re.match(r"transformer\.resblocks\.(\d+)\.(.*)", key):
             if layers is None or int(match[1]) < layers:
@@ -88,7 +94,7 @@ def to_open_clip(state: Mapping[str, LazyTensor]) -> State:
     """A transformers text state in open_clip's layout, projections fused again."""
     state, result = without_prefix(state), {}
     for key, tensor in state.items():
-        if key == "text_projection.weight":
+        if key == PROJECTION:
             result["text_projection"] = transposed(tensor)
         elif match := re.match(r"encoder\.layers\.(\d+)\.(.*)", key):
             start, rest = f"transformer.resblocks.{match[1]}.", match[2]

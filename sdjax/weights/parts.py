@@ -139,10 +139,12 @@ def read(
     variant: str | None,
     revision: str | None,
     config: str | os.PathLike | None = None,
+    alone: bool = False,
 ) -> Part:
     """A part of a diffusers folder, of a single file, or of a hub repository.
 
-    config: a folder with the configuration of a single file's part.
+    config: a folder with the configuration of a single file's part. alone: whether the second text
+    encoder of a file that holds nothing else will do for the first.
     """
     path = locate(source, variant, revision)
     if path.is_dir():
@@ -150,6 +152,8 @@ def read(
             raise SdjaxError(f"config is for single files; {path} has configurations of its own")
         return read_part(path, name, variant)
     found = read_single_file(path, None if config is None else read_configs(config)).parts
+    if alone and name == "text_encoder" and set(found) == {"text_encoder_2"}:
+        name = "text_encoder_2"
     if name not in found:
         raise SdjaxError(f"{path} holds {', '.join(found)}, but no {name}")
     return found[name]
@@ -178,7 +182,7 @@ class Pretrained:
         has in place of what its shapes suggest. options: of the network, such as remat.
         Raises SdjaxError where it is not found there.
         """
-        found = read(source, part or cls.part, variant, revision, config)
+        found = read(source, part or cls.part, variant, revision, config, alone=part is None)
         config, params = load(found, cls.config_class, cls.shapes, dtype, source)
         return cls(config, dtype_of(dtype), **options), params
 

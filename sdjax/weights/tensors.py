@@ -8,7 +8,7 @@ holds little more than the result.
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 
 import ml_dtypes
@@ -17,6 +17,7 @@ import numpy as np
 from sdjax.errors import SdjaxError
 from sdjax.folders import check_local
 from sdjax.weights.arrays import cast, is_float
+from sdjax.weights.foreign import first_bytes
 
 DTYPES = {
     "F64": np.dtype(np.float64),
@@ -93,6 +94,7 @@ def read_safetensors(path: str | os.PathLike) -> tuple[State, dict[str, str]]:
     Raises SdjaxError for a file that is not safetensors, is truncated, or contradicts itself.
     """
     path = Path(path)
+    first_bytes(path)
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -161,17 +163,20 @@ def write_safetensors(
     state: Mapping[str, LazyTensor],
     dtype=None,
     metadata: Mapping[str, str] | None = None,
+    exact: Container[str] = (),
 ) -> None:
     """Writes a state, one tensor in memory at a time, floating-point tensors in `dtype`.
 
-    The file appears under its name only when it is whole. `metadata` gets "format": "pt", which
+    exact: keys of tensors that keep their own. The file appears under its name only when it is whole. `metadata` gets "format": "pt", which
     PyTorch readers ask for. Raises SdjaxError where the folder cannot be written.
     """
     check_local(path)
     path = Path(path)
     dtype = None if dtype is None else dtype_of(dtype)
     kinds = {
-        key: dtype if dtype is not None and is_float(tensor.dtype) else tensor.dtype
+        key: tensor.dtype
+        if dtype is None or key in exact or not is_float(tensor.dtype)
+        else dtype
         for key, tensor in state.items()
     }
     # Wide items first, so that every tensor starts at a multiple of its item size.

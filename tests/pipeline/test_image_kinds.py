@@ -8,7 +8,8 @@ from PIL import Image
 
 from sdjax.pipeline.files import read_model, write_model
 from sdjax.weights.folder import DEPTH_EXTRAS
-from sdjax.weights.single_file import modelspec, original_state
+from sdjax.weights.layout import original_state
+from sdjax.weights.modelspec import modelspec
 from tests.pipeline import peers
 from tests.pipeline.test_kinds import assert_same_weights
 

@@ -1,14 +1,19 @@
 """Each published kind of model: the picture of diffusers, and files that both sides read."""
 
+import warnings
+
+import diffusers
 import jax
 import numpy as np
 import pytest
 import torch
+import transformers
 
 import main
 import sdjax
-from sdjax.pipeline.files import read_model
-from sdjax.weights.tensors import read_safetensors
+from sdjax.pipeline.files import read_model, write_model
+from sdjax.weights.names import state_from_params
+from sdjax.weights.tensors import lazy, read_safetensors, write_safetensors
 from tests.pipeline import peers
 from tests.pipeline.peers import PROMPTS, assert_close, torch_latents
 
@@ -123,6 +128,95 @@ def test_pickled_checkpoint(kind, folder, model, tmp_path):
     torch.save({"state_dict": tensors, "global_step": 7}, path)
     again = sdjax.StableDiffusion.from_single_file(path, config=folder)
     same_params(again.params, model.params)
+
+
+def test_projection_that_the_encoder_does_not_have_is_left_out(kind, folder, model, tmp_path):
+    """ComfyUI writes CLIP's with every file, and other programs other things of CLIP."""
+    state, metadata = read_safetensors(_single(model, tmp_path))
+    width = model.text_encoders[0].config.hidden_size
+    # SD2's is in open_clip's layout, and then comes with the last layer, which is not used.
+    start = "conditioner.embedders.0." if kind == "sdxl" else "cond_stage_model."
+    eye, one = lazy(np.eye(width, dtype=np.float32)), lazy(np.float32(1))
+    extra = {f"{start}logit_scale": one, f"{start}text_projection": eye}
+    if kind == "sd2":
+        extra |= {
+            key.replace("resblocks.0.", "resblocks.1."): tensor
+            for key, tensor in state.items()
+            if "resblocks.0." in key
+        }
+        extra["cond_stage_model.model.text_projection"] = eye
+        extra["cond_stage_model.model.logit_scale"] = one
+    else:
+        extra[f"{start}transformer.text_projection.weight"] = eye
+        extra[f"{start}transformer.text_model.embeddings.position_ids"] = lazy(np.arange(16)[None])
+    path = tmp_path / "comfy.safetensors"
+    write_safetensors(path, state | extra, metadata=metadata)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        inferred = read_model(path).checkpoint.parts["text_encoder"]
+    assert inferred.config["architectures"] == ["CLIPTextModel"]
+    assert inferred.state.keys() == state_from_params(model.params["text_encoder"]).keys()
+    same_params(sdjax.StableDiffusion.from_single_file(path, config=folder).params, model.params)
+    assert main.main(["convert", str(path), str(tmp_path / "out"), "--config", str(folder)]) == 0
+    theirs = peers.load(kind, tmp_path / "out")
+    assert type(theirs.text_encoder) is transformers.CLIPTextModel
+    assert_same_weights(theirs, peers.load(kind, folder))
+
+
+EDM = {
+    "playground": (
+        diffusers.EDMDPMSolverMultistepScheduler(),
+        {"edm_mean": [-1.6574, 1.886, -1.383, 2.5155], "edm_std": [8.4927, 5.9022, 6.5498, 5.2299]},
+    ),
+    "cosxl": (
+        diffusers.EDMEulerScheduler(
+            sigma_max=120.0, sigma_data=1.0, sigma_schedule="exponential",
+            prediction_type="v_prediction",
+        ),
+        {"edm_vpred.sigma_max": 120.0, "edm_vpred.sigma_min": 0.002},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("edm", EDM)
+def test_edm_markers_give_the_picture_of_diffusers(edm, tmp_path):
+    """Of a file that says it with nothing but its markers, and of the folder made of it."""
+    scheduler, markers = EDM[edm]
+    folder = peers.make("sdxl", tmp_path / "plain")
+    pipeline = peers.load("sdxl", folder)
+    pipeline.scheduler = scheduler
+    if edm == "playground":
+        mean, std = markers.values()
+        pipeline.vae.register_to_config(latents_mean=mean, latents_std=std, scaling_factor=0.5)
+    theirs = peers.images(pipeline, PROMPTS, latents=torch_latents(NOISE), num_inference_steps=8)
+    path = tmp_path / "plain.safetensors"
+    write_model(read_model(folder), path)
+    state, _ = read_safetensors(path)
+    write_safetensors(
+        tmp_path / "a.safetensors", state | {k: lazy(np.float32(v)) for k, v in markers.items()}
+    )
+    with pytest.warns(UserWarning, match="edm_"):  # against the scheduler of the folder
+        model = sdjax.StableDiffusion.from_single_file(tmp_path / "a.safetensors", config=folder)
+    options = {"steps": 8, "guidance_scale": 5.0, "latents": NOISE, "output": "numpy"}
+    ours = model.generate(PROMPTS, **options)
+    assert_close(ours, theirs)
+    model.save_pretrained(tmp_path / "again")
+    again = peers.load("sdxl", tmp_path / "again")
+    assert type(again.scheduler) is type(scheduler)
+    theirs = peers.images(again, PROMPTS, latents=torch_latents(NOISE), num_inference_steps=8)
+    assert_close(ours, theirs)
+
+
+def test_sdxl_without_one_of_its_encoders_is_refused(tmp_path):
+    folder = peers.make("sdxl", tmp_path / "sdxl")
+    path = tmp_path / "a.safetensors"
+    write_model(read_model(folder), path)
+    state, _ = read_safetensors(path)
+    for number, part in enumerate(("text_encoder_2", "text_encoder")):
+        kept = {k: t for k, t in state.items() if not k.startswith(f"conditioner.embedders.{number}")}
+        write_safetensors(tmp_path / "one.safetensors", kept)
+        with pytest.raises(sdjax.SdjaxError, match=f"holds unet, vae, {part}: expected .* both"):
+            sdjax.StableDiffusion.from_single_file(tmp_path / "one.safetensors", config=folder)
 
 
 def _single(model, folder):

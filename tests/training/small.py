@@ -20,7 +20,7 @@ LATENT = Recipe(
     data=DATA,
     examples=12,
     autoencoder=AutoencoderRun(**RUN, sheet_images=2, vae=VAEConfig(
-        latent_channels=2, block_out_channels=(4, 4), norm_num_groups=2, sample_size=32,
+        latent_channels=8, block_out_channels=(4, 4), norm_num_groups=2, sample_size=32,
         down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
         mid_block_add_attention=False,
     )),
@@ -28,7 +28,7 @@ LATENT = Recipe(
         **RUN, vocab_size=600, sheet=SheetConfig(images=2, steps=2),
         denoising=DenoisingConfig(prediction="x_0"),
         unet=UNetConfig(
-            sample_size=16, in_channels=2, out_channels=2, block_out_channels=(4,),
+            sample_size=16, in_channels=8, out_channels=8, block_out_channels=(4,),
             layers_per_block=1, norm_num_groups=2, cross_attention_dim=8, attention_head_dim=2,
             down_block_types=("CrossAttnDownBlock2D",), up_block_types=("CrossAttnUpBlock2D",),
             mid_block_type=None,

@@ -28,7 +28,7 @@ def params():
 
 
 def loss(params, ids, empty, lesson=None, **changes):
-    batch = {"mean": jnp.ones((4, 16, 16, 2)), "std": jnp.ones((4, 16, 16, 2)), "ids": ids}
+    batch = {"mean": jnp.ones((4, 16, 16, 8)), "std": jnp.ones((4, 16, 16, 8)), "ids": ids}
     if lesson is not None:
         batch["lesson"] = np.full(4, lesson)
     return jax.jit(objective(**changes).loss)(params, {"empty_ids": empty}, batch, KEYS)[0]

@@ -75,13 +75,17 @@ def test_a_latent_recipe_ends_in_a_folder_that_makes_pictures(trained):
         assert (trained / run / "sheets" / "0000004.png").exists()
 
 
-def test_diffusers_loads_the_folder(trained):
+def test_diffusers_loads_and_draws_the_folder_by_its_general_entry_points(trained):
+    """Of latents of eight channels, which are not those of an image beside four."""
     import diffusers
 
-    pipeline = diffusers.StableDiffusionPipeline.from_pretrained(
-        trained / "model", safety_checker=None
-    )
-    assert pipeline.unet.config.cross_attention_dim == 8
+    for entry in (diffusers.DiffusionPipeline, diffusers.AutoPipelineForText2Image):
+        pipeline = entry.from_pretrained(trained / "model")
+        assert type(pipeline) is diffusers.StableDiffusionPipeline
+        assert pipeline.unet.config.in_channels == pipeline.vae.config.latent_channels == 8
+        pipeline.set_progress_bar_config(disable=True)
+        images = pipeline("a red circle", num_inference_steps=2, output_type="np").images
+        assert images.shape == (1, 32, 32, 3) and np.isfinite(images).all()
 
 
 def test_kept_checkpoints_are_models_too(trained, tmp_path):
@@ -230,7 +234,7 @@ def test_given_autoencoder_frozen_text_encoder_and_pictures_from_the_loader(trai
     assert train(recipe, tmp_path / "parts")
     assert files(tmp_path / "parts/model") == files(tmp_path / "model")
     wider = changed(recipe, diffusion__unet__in_channels=4, diffusion__unet__out_channels=4)
-    with pytest.raises(SdjaxError, match="must be the autoencoder's latent_channels 2, got 4"):
+    with pytest.raises(SdjaxError, match="must be the autoencoder's latent_channels 8, got 4"):
         train(wider, tmp_path / "wider")
 
 

@@ -1,0 +1,65 @@
+"""Files that are no weights or weights in a form that is not read, told by what they begin with."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from sdjax.errors import SdjaxError
+
+SAFETENSORS = b"\0\0\0\0{"  # the end of a header's length, and the header's first letter
+_LENGTH = 64
+_BEGINNINGS = (
+    (
+        re.compile(rb"version https://git-lfs"),
+        "is a git-lfs pointer, not the weights themselves: run `git lfs pull` in its repository, or "
+        "download the file itself",
+    ),
+    (
+        re.compile(rb"\s*<(!doctype|html|\?xml)", re.IGNORECASE),
+        "is a web page, not weights: the download was answered by a page, perhaps one that asks to "
+        "log in",
+    ),
+    (
+        re.compile(rb"\s*\{\s*\""),
+        "is a text file of JSON, not weights",
+    ),
+    (
+        re.compile(rb"GGUF"),
+        "is a GGUF file, of quantised weights, which are not read: take the model's .safetensors",
+    ),
+)
+_QUANTISED = (
+    (re.compile(r".*\.(scale_weight|scale_input|weight_scale|input_scale)$|(.*\.)?scaled_fp8$"),
+     "scaled fp8, whose weights have a scale beside them"),
+    (re.compile(r".*\.comfy_quant$"), "quantised by ComfyUI"),
+    (re.compile(r".*\.(absmax|quant_map|nested_absmax|quant_state\..*)$"),
+     "quantised to 4 bits by bitsandbytes"),
+    (re.compile(r".*\.(SCB|weight_format)$"), "quantised to 8 bits by bitsandbytes"),
+    (re.compile(r".*\.(qweight|qzeros)$"), "quantised by GPTQ or AWQ"),
+)  # fmt: skip
+
+
+def first_bytes(path: Path) -> bytes:
+    """The first bytes of a file; SdjaxError where they are those of something else than weights."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_LENGTH)
+    except OSError as error:
+        raise SdjaxError(f"cannot read {path}: {error.strerror}") from error
+    if head[4:9] == SAFETENSORS:
+        return head
+    for pattern, what in _BEGINNINGS:
+        if pattern.match(head):
+            raise SdjaxError(f"{path} {what}")
+    return head
+
+
+def refuse_quantised(path: Path, keys: Iterable[str]) -> None:
+    """Raises SdjaxError where tensors say that the weights are quantised in a way not read."""
+    for key in keys:
+        for pattern, what in _QUANTISED:
+            if pattern.match(key):
+                raise SdjaxError(
+                    f"{path} holds weights {what} ({key}): these are not read; take the model in "
+                    "float32, float16, bfloat16 or plain fp8"
+                )
