@@ -74,6 +74,9 @@ def test_sample_refuses_in_one_line(model, tmp_path, capsys):
     assert "batch_size" in refusal(capsys, *start, "--batch-size", "0", *out)
     assert "sampler" in refusal(capsys, *start, "--sampler", "eulr", *out)
     assert "empty list" in refusal(capsys, "sample", "--model", model, *out, "--prompt")
+    # As Python gives an argument that is no UTF-8.
+    invalid = refusal(capsys, "sample", "--prompt", "a \udcff", "--model", model, *out)
+    assert "found the byte 0xFF after 'a '" in invalid
     (tmp_path / "file").touch()
     assert "cannot write" in refusal(capsys, *start, "--out", str(tmp_path / "file"))
     assert "guidance_scale" in refusal(capsys, *start, "--guidance-scale", "nan", *out)

@@ -71,6 +71,11 @@ _OTHERS = (
     (r".*\.(q_layer|p_layer)\.weight", "a T-LoRA, whose strength depends on the timestep"),
     (r".*_custom_diffusion\..*", "a Custom Diffusion of diffusers"),
     (r"(ip_adapter|image_proj)\..*", "an IP-Adapter"),
+    (r"lllite_.*", "a ControlNet-LLLite of sd-scripts"),
+    (
+        r"(.*[._])?(double_blocks|joint_blocks|single_transformer_blocks)[._].*",
+        "an adapter of a transformer (Flux, SD3, …)",
+    ),
     (r".*(motion_modules|temporal_transformer)\..*", "of motion modules, for video"),
     (r"emb_params|\*|string_to_param|clip_[lg]", "a learned word: use load_textual_inversion"),
     (r".*\.oft_diag", "an OFT of LyCORIS before 2.0"),

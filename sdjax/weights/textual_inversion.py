@@ -57,12 +57,12 @@ def read_textual_inversion(
                 f"token=, got {token!r}"
             )
         tensors = {kind: tensors[key] for kind, key in words[name].items()}
+    if words or set(tensors) & set(_SDXL):
         if unknown := sorted(set(tensors) - set(_SDXL)):
             raise SdjaxError(
                 f"{path}: the word {name!r} has vectors that are not read: {', '.join(unknown)}"
             )
-    if set(tensors) & set(_SDXL):
-        vectors = {_SDXL[key]: value for key, value in tensors.items() if key in _SDXL}
+        vectors = {_SDXL[key]: value for key, value in tensors.items()}
     elif len(tensors) == 1:
         ((key, value),) = tensors.items()
         name = name if key in _NAMELESS else key

@@ -301,6 +301,8 @@ NOT_UNDERSTOOD = {
     "a T-LoRA": {"lycoris_conv_in.q_layer.weight": (2, 4)},
     "a Custom Diffusion": {"down_blocks.0.attn2.processor.to_k_custom_diffusion.weight": (4, 4)},
     "an IP-Adapter": {"ip_adapter.1.to_k_ip.weight": (4, 4)},
+    "a ControlNet-LLLite": {"lllite_unet_input_blocks_1_1.down.0.weight": (4, 4)},
+    "of a transformer": {"lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight": (4, 4)},
     "of motion modules": {"down_blocks.0.motion_modules.0.to_q.lora.up.weight": (4, 4)},
     "a learned word: use load_textual_inversion": {"emb_params": (2, 4)},
     "an OFT of LyCORIS before 2.0": {"lora_unet_conv_in.oft_diag": (4, 4, 4)},
@@ -350,6 +352,7 @@ def test_words_bundled_with_an_adapter_are_told_and_read(tmp_path):
         read_textual_inversion(path, params, ["text_encoder"])
     save_file({"bundle_emb.dog.clip_l": torch.ones(1, 8)}, path)
     assert read_textual_inversion(path, params, ["text_encoder"], "hund")[0] == "hund"
-    save_file({"bundle_emb.dog.clip_l_out": torch.ones(1, 8)}, path)
-    with pytest.raises(SdjaxError, match="'dog' has vectors that are not read: clip_l_out"):
-        read_textual_inversion(path, params, ["text_encoder"])
+    for other, prefix in (("clip_l_out", "bundle_emb.dog."), ("t5xxl", "")):
+        save_file({prefix + "clip_l": torch.ones(1, 8), prefix + other: torch.ones(1, 8)}, path)
+        with pytest.raises(SdjaxError, match=f"has vectors that are not read: {other}"):
+            read_textual_inversion(path, params, ["text_encoder"])
