@@ -3,9 +3,11 @@
 import math
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from sdjax.errors import SdjaxError
+
+from .letters import Letters
 
 INK, PAPER = "#1f2328", "#ffffff"
 
@@ -97,22 +99,19 @@ def sheet(images, captions=None, columns=None, scale=1, *, font_size=13, margin=
     if any(captions):
         width = max(width, 8 * font_size)  # text under tiny pictures would be unreadable
 
-    font = ImageFont.load_default(font_size)
-    line_height = sum(font.getmetrics()) + 1
+    font = Letters(font_size, captions)
     texts = [wrap(caption, font, width) for caption in captions]
     row_starts = range(0, len(pictures), columns)
     # A row is as high as its longest caption, so that short captions cost no space.
-    heights = [height + line_height * max(map(len, texts[i:i + columns])) for i in row_starts]
+    heights = [height + font.line_height * max(map(len, texts[i:i + columns])) for i in row_starts]
 
     total_width = margin + columns * (width + margin)
-    title_font = ImageFont.load_default(font_size * 1.3)
+    title_font = Letters(font_size * 1.3, [title or ""])
     title_lines = wrap(title, title_font, total_width - 2 * margin) if title else []
-    title_height = sum(title_font.getmetrics()) + 1
-    top = margin + len(title_lines) * title_height + (margin if title_lines else 0)
+    top = margin + len(title_lines) * title_font.line_height + (margin if title_lines else 0)
     canvas = Image.new("RGB", (total_width, top + sum(heights) + margin * len(heights)), PAPER)
-    draw = ImageDraw.Draw(canvas)
     for i, line in enumerate(title_lines):
-        draw.text((margin, margin + i * title_height), line, fill=INK, font=title_font)
+        title_font.draw(canvas, (margin, margin + i * title_font.line_height), line, INK)
     for start, row_height in zip(row_starts, heights):
         for column, index in enumerate(range(start, min(start + columns, len(pictures)))):
             left = margin + column * (width + margin)
@@ -120,6 +119,6 @@ def sheet(images, captions=None, columns=None, scale=1, *, font_size=13, margin=
             canvas.paste(picture, (left + (width - picture.width) // 2, top))
             for i, line in enumerate(texts[index]):
                 x = left + (width - font.getlength(line)) / 2
-                draw.text((x, top + height + i * line_height), line, fill=colors[index], font=font)
+                font.draw(canvas, (x, top + height + i * font.line_height), line, colors[index])
         top += row_height + margin
     return canvas
