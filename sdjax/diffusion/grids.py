@@ -6,10 +6,12 @@ DPM-Solver's spread one step more than they take and leave the last to the final
 """
 
 import dataclasses
+import numbers
 
 import numpy as np
 
 from sdjax.diffusion.sigmas import (
+    check_ends,
     exponential_sigmas,
     float32_steps,
     karras_sigmas,
@@ -50,6 +52,11 @@ class Grid:
     def ratio_next(self):
         with np.errstate(divide="ignore"):
             return self.sigma_next / self.alpha_next
+
+    @property
+    def inverse(self):
+        """Whether the steps lead from data to noise."""
+        return bool(self.ratio_next[-1] > self.ratio[0])
 
     @property
     def first(self):
@@ -256,7 +263,7 @@ def interpolated_grid(
         timesteps = timesteps_of_sigmas(levels, table)
     if continuous:
         timesteps = 0.25 * np.log(levels)
-    top = levels.max()
+    top = levels[0]
     scale = top if spacing != "leading" else np.hypot(top, 1)
     return _chained(
         timesteps,
@@ -345,6 +352,7 @@ def edm_grid(
       float32_ramp: compute Karras levels in float32, as diffusers does for DPM-Solver: σ^(1/ρ) to
         the power of ρ makes its rounding ρ times as large.
     """
+    check_ends(sigma_min, sigma_max, rho)
     last = _final_sigma(final, sigma_min)
     if not isinstance(sigmas, str):
         levels, last = _custom(sigmas, last)
@@ -414,6 +422,7 @@ def consistency_grid(
       scales: number of levels of the training.
       timesteps: falling level numbers below `scales`, counted from the least noise.
     """
+    check_ends(sigma_min, sigma_max, rho)
     if timesteps is None:
         timesteps = np.arange(steps)[::-1] * (scales // steps)
     else:
@@ -458,6 +467,8 @@ def _final_sigma(final, smallest):
         if final not in ("zero", "sigma_min"):
             raise SdjaxError(f"unknown final level {final!r}: expected zero, sigma_min or a number")
         return 0.0 if final == "zero" else smallest
+    if not (isinstance(final, numbers.Real) and 0 <= final < np.inf):
+        raise SdjaxError(f"final must be zero, sigma_min or a finite number from 0 on, got {final!r}")
     return float(final)
 
 

@@ -90,9 +90,18 @@ def training_sigmas(steps, table, name):
     return np.exp(np.interp(places, np.arange(len(table)), np.log(table)))
 
 
+def check_ends(low, high, rho):
+    """Raises where `low` … `high` is no range of σ, or ρ no exponent."""
+    if not 0 < low <= high < np.inf:
+        raise SdjaxError(f"sigma_min and sigma_max must rise from above 0, got {low} and {high}")
+    if not 0 < rho < np.inf:
+        raise SdjaxError(f"rho must be a finite number above 0, got {rho}")
+
+
 def named_sigmas(name, steps, low, high, table, rho=None):
     """The σ schedule `name` between `low` and `high`."""
     low, high = float(low), float(high)
+    check_ends(low, high, 1.0 if rho is None else rho)
     shape = {} if rho is None else {"rho": rho}
     match name:
         case "karras":

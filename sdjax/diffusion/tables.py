@@ -133,7 +133,13 @@ def build_table(
 
     def column(of, width):
         cells = [tuple(of(row)) for row in rows]
-        return np.array([cell + (0.0,) * (width - len(cell)) for cell in cells]).astype(dtype)
+        cells = np.array([cell + (0.0,) * (width - len(cell)) for cell in cells])
+        if np.iscomplexobj(cells) or not np.isfinite(cells).all():
+            raise SdjaxError(
+                "the sampler's coefficients are no finite numbers: its options do not fit this "
+                "schedule; other levels (sigma_min, sigma_max, rho, sigmas, final) may"
+            )
+        return cells.astype(dtype)
 
     def scalar(of):
         return column(lambda row: (of(row),), 1)[:, 0]

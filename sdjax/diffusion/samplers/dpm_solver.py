@@ -14,7 +14,8 @@ from sdjax.diffusion.samplers.checks import check_eta, check_order
 from sdjax.diffusion.tables import Row
 from sdjax.errors import SdjaxError
 
-ALGORITHMS = ("dpmpp", "dpm", "sde_dpmpp", "sde_dpm")
+STOCHASTIC = ("sde_dpmpp", "sde_dpm")
+ALGORITHMS = ("dpmpp", "dpm", *STOCHASTIC)
 
 
 def _log_snr(alpha, sigma):
@@ -25,21 +26,37 @@ def _integrator(algorithm, start, end, eta):
     """(ratio, weight, z, noise) of a step between two levels (α, σ)."""
     (alpha, sigma), (alpha_next, sigma_next) = start, end
     h = _log_snr(*end) - _log_snr(*start)
+    if h < 0 and algorithm in STOCHASTIC:
+        return _noised_up(algorithm, start, end, h, eta)
     match algorithm:
         case "dpmpp":
             return sigma_next / sigma, alpha_next, -h, 0.0
         case "dpm":
             return alpha_next / alpha, sigma_next, h, 0.0
         case "sde_dpmpp":  # η = 1 solves the reverse SDE, η = 0 the ODE
-            noise = sigma_next * max(-np.expm1(-2 * eta * h), 0) ** 0.5 if eta else 0.0
+            noise = sigma_next * (-np.expm1(-2 * eta * h)) ** 0.5 if eta else 0.0
             decay = np.exp(-eta * h) if eta else 1.0
             return sigma_next / sigma * decay, alpha_next, -(1 + eta) * h, noise
         case "sde_dpm":
-            noise = sigma_next * max(np.expm1(2 * h), 0) ** 0.5
+            noise = sigma_next * np.expm1(2 * h) ** 0.5
             return alpha_next / alpha, 2 * sigma_next, h, noise
     raise SdjaxError(
         f"unknown algorithm {algorithm!r}: expected one of {', '.join(ALGORITHMS)}"
     )
+
+
+def _noised_up(algorithm, start, end, h, eta):
+    """`_integrator` of a stochastic step to more noise: with η = 1 it is the forward process.
+
+    Schedules without signal at their end have such a step there, of which x_0 and ε say nothing.
+    """
+    (alpha, sigma), (alpha_next, sigma_next) = start, end
+    ratio = alpha_next / alpha
+    noise = (sigma_next**2 - (ratio * sigma) ** 2) ** 0.5
+    if algorithm == "sde_dpm" or eta >= 1:
+        return ratio, 0.0, h, noise
+    down = (sigma_next**2 - (eta * noise) ** 2) ** 0.5
+    return down / sigma, alpha_next, np.log(down / (sigma * ratio)), eta * noise
 
 
 def _weights(z, order, solver, second_shift=0.0):
@@ -62,7 +79,9 @@ def _fields(grid, network, i, algorithm):
     return fields, (alpha, sigma), (alpha_next, sigma_next)
 
 
-def _check(order, solver, eta):
+def _check(grid, order, algorithm, solver, eta):
+    if algorithm in STOCHASTIC and grid.inverse:
+        raise SdjaxError(f"algorithm {algorithm!r} adds noise: from data to noise take dpmpp or dpm")
     check_order(order)
     check_eta(eta)
     if solver not in ("midpoint", "heun"):
@@ -84,14 +103,17 @@ def multistep(
       euler_at_final: end with the first order. A last level of zero always does.
       published: E₂ of the third-order "sde_dpmpp" as k-diffusion has it; diffusers' is larger by 1.
     """
-    _check(order, solver, eta)
+    _check(grid, order, algorithm, solver, eta)
     lower = lower_order_final and grid.total < 15
     shift = 0.0 if published or algorithm != "sde_dpmpp" else 1.0
     lambdas = [_log_snr(*grid[i][1:3]) for i in range(len(grid))]
-    rows = []
+    rows, oldest = [], 0
     for i in range(len(grid)):
         fields, start, end = _fields(grid, network, i, algorithm)
-        use = min(order, i + 1)
+        # Noise has been added since a step up: what was predicted before is of another x.
+        if i > 0 and algorithm in STOCHASTIC and lambdas[i] < lambdas[i - 1]:
+            oldest = i
+        use = min(order, i - oldest + 1)
         left = len(grid) - i
         if left == 1 and (lower or euler_at_final or end[1] == 0):
             use = 1
@@ -147,7 +169,7 @@ def singlestep(
     Args: as of `multistep`; without `lower_order_final` the step count must be a multiple of the
       order, and that ends at a level above zero. By default it is on where it has to be.
     """
-    _check(order, solver, eta)
+    _check(grid, order, algorithm, solver, eta)
     if algorithm == "sde_dpm":
         raise SdjaxError("the singlestep solver has dpmpp, dpm and sde_dpmpp, got 'sde_dpm'")
     if grid.total % order or grid.sigma_next[-1] == 0:

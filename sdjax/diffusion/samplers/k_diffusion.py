@@ -42,11 +42,18 @@ def _churned(s, steps, churn, low, high, noise):
 
 
 def _ancestral(s, s_next, eta=1.0):
-    """(down, up): go to `down` and add `up` of noise to be at s'."""
+    """(down, up): go to `down` and add `up` of noise to be at s'.
+
+    Where s' is above s, as at the top of a long schedule without signal at its end, a step with
+    η = 1 is the forward process: x stays, and the noise that is missing is added.
+    """
     check_eta(eta)
     if not eta:
         return s_next, 0.0
-    up = min(s_next, eta * (s_next**2 * (s**2 - s_next**2) / s**2) ** 0.5)
+    if s_next > s:
+        up = min(eta, 1.0) * (s_next**2 - s**2) ** 0.5
+    else:
+        up = min(s_next, eta * (s_next**2 * (s**2 - s_next**2) / s**2) ** 0.5)
     return (s_next**2 - up**2) ** 0.5, up
 
 

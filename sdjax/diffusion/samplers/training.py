@@ -57,6 +57,8 @@ def ddim(grid, network, eta=0.0, reuse_x_0=False):
       reuse_x_0: ε follows from x_0 after clipping, not from the prediction.
     """
     check_eta(eta, most=1)
+    if eta and grid.inverse:
+        raise SdjaxError(f"eta adds noise: from data to noise it must be 0, got {eta}")
     rows = []
     for i in range(len(grid)):
         t, alpha, sigma, alpha_next, sigma_next = grid[i]
