@@ -5,6 +5,7 @@ import pathlib
 import re
 import unicodedata
 
+from sdjax.data.content import Content, Stamps
 from sdjax.data.images import decode_image
 from sdjax.data.metadata import NAMES, metadata_file, read_metadata
 from sdjax.errors import SdjaxError
@@ -80,6 +81,11 @@ class ImageFolder:
     def why_no_caption(self, index) -> str | None:
         """Why the caption of item `index` is empty; None where it is not."""
         return self._why[index]
+
+    def content(self, stamps: Stamps, count: int) -> Content:
+        """What the first `count` items are, without decoding their pictures."""
+        items = self.items[:count]
+        return Content({n: stamps.of(self.root / n, n) for n in dict(items)}, tuple(items))
 
     def _rows(self, pictures, metadata, keys):
         """Picture -> its (caption, problem) in the metadata file that is nearest to it."""

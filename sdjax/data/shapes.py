@@ -4,6 +4,7 @@ import hashlib
 
 import numpy as np
 
+from sdjax.data.content import Content, drawn_content
 from sdjax.data.scenes import (
     BACKGROUNDS, COLOURS, RELATIONS, SHAPES, SIZES, SPLITS, Scene, Thing, in_split, single_scenes,
 )
@@ -55,6 +56,10 @@ class Shapes:
             f"Shapes(image_size={self.image_size}, objects={self.objects!r}, "
             f"split={self.split!r}, seed={self.seed}, length={self.length})"
         )
+
+    def content(self, stamps, count) -> Content:
+        """What the items are: by the settings and by drawing the first of them."""
+        return drawn_content(self)
 
     def layout(self, index: int) -> tuple[Scene, list[tuple[float, float]]]:
         """The scene of item `index` and its objects' centres (x, y), in 64ths of the picture."""

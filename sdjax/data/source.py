@@ -5,6 +5,7 @@ import threading
 import numpy as np
 
 from sdjax.data.config import DataConfig
+from sdjax.data.content import Content, Stamps
 from sdjax.data.folder import ImageFolder
 from sdjax.data.images import crop_and_resize
 from sdjax.data.pictures import BrokenItem
@@ -55,8 +56,9 @@ class Source:
 
     Args:
       raw: anything with len() and [i] giving such items with pictures of any size; it may raise
-        BrokenItem, name its items by name(i), say why a caption is empty by why_no_caption(i), and
-        list in `skipped` what it left out on opening.
+        BrokenItem, name its items by name(i), say why a caption is empty by why_no_caption(i), list
+        in `skipped` what it left out on opening, and tell its `content`, without which nothing made
+        of it is kept.
       cache: keeps up to so many prepared items in memory.
 
     Raises:
@@ -94,12 +96,25 @@ class Source:
             self._prepared(index)
         return dict(self.broken)
 
+    def content(self, stamps: Stamps, count: int) -> Content | None:
+        """What the first `count` items are; None where the raw source cannot tell."""
+        return self.raw.content(stamps, count) if hasattr(self.raw, "content") else None
+
+    def has_caption(self, index, caption: str) -> bool:
+        """Whether this caption of item `index` will do; where it will not, the item is broken."""
+        if self.require_captions and not caption.strip():
+            why = getattr(self.raw, "why_no_caption", lambda index: None)(index)
+            self._count(BrokenItem(
+                self._name(index), "has no caption" + (f": {why}" if why else "")
+            ))
+            return False
+        return True
+
     def _prepared(self, index):
         try:
             item = dict(self.raw[index])
-            if self.require_captions and not item["caption"].strip():
-                why = getattr(self.raw, "why_no_caption", lambda index: None)(index)
-                raise BrokenItem(self._name(index), "has no caption" + (f": {why}" if why else ""))
+            if not self.has_caption(index, item["caption"]):
+                return None
             item["image"] = crop_and_resize(item["image"], self.image_size)
             return item
         except BrokenItem as broken:

@@ -1,6 +1,7 @@
 """Any tensorflow-datasets data set by index, read without TensorFlow."""
 import difflib
 
+from sdjax.data.content import Content, Stamps
 from sdjax.data.images import decode_image
 from sdjax.data.tfds_import import tfds
 from sdjax.errors import SdjaxError
@@ -30,7 +31,7 @@ class TfdsSource:
     """
 
     def __init__(self, builder, split="train", image_key="image", caption_key=None, only=None):
-        self.builder = builder
+        self.builder, self.split = builder, split
         prepare(builder)
         features = dict(builder.info.features)
         if split.partition("[")[0] not in builder.info.splits:
@@ -67,6 +68,12 @@ class TfdsSource:
     def name(self, index) -> str:
         """What item `index` is called in messages."""
         return f"{self.builder.name} item {self._at(index)}"
+
+    def content(self, stamps: Stamps, count) -> Content:
+        """What the items are: by the files of the data set and the choice among its features."""
+        paths = sorted(path for path in self.builder.data_path.iterdir() if path.is_file())
+        chosen = self.split, self.image_key, self.caption_key, self.label_key, self._kept
+        return Content({p.name: stamps.of(p, p.name) for p in paths}, made_by=repr(chosen))
 
     def _at(self, index):
         return index if self._kept is None else self._kept[index]

@@ -1,17 +1,10 @@
 """Sets held in memory: pictures as bytes, and the posteriors of their latents."""
 
-import hashlib
-import json
-import os
-from dataclasses import asdict
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from rich.progress import track
 
-from sdjax.data import DataConfig
 from sdjax.data.source import stack
 from sdjax.errors import SdjaxError
 from sdjax.models.vae import VAE
@@ -22,16 +15,24 @@ from .autoencoder import as_float
 CHUNK = 256  # pictures encoded at once
 
 
-def read_all(source, examples=0):
-    """The first `examples` items (0: all) of a source, whole: dict of "image" uint8 [N, H, W, 3],
-    "caption" str [N], and "label" int [N] where there are labels. Broken items are left out.
+def read_items(source, indices):
+    """These items of a source, whole: dict of "index" int [N], "image" uint8 [N, H, W, 3],
+    "caption" str [N], and "label" int [N] where there are labels. Broken items are left out; None
+    where all are broken.
     """
-    count = min(examples or len(source), len(source))
-    items = (source[i] for i in track(range(count), "reading pictures", transient=True))
-    items = [item for item in items if item is not None]
-    if not items:
+    read = ((i, source[i]) for i in track(indices, "reading pictures", transient=True))
+    items = [{"index": i, **item} for i, item in read if item is not None]
+    return stack(items) if items else None
+
+
+def read_all(source, examples=0):
+    """The first `examples` items (0: all) of a source, as `read_items` gives them; SdjaxError where
+    none is usable.
+    """
+    pictures = read_items(source, range(min(examples or len(source), len(source))))
+    if pictures is None:
         raise SdjaxError("the data has no usable picture")
-    return stack(items)
+    return pictures
 
 
 def captions(source, count):
@@ -64,28 +65,3 @@ def latent_statistics(mean, std):
     center = mean.mean(axes, dtype=np.float64)
     variance = mean.var(axes, dtype=np.float64) + np.square(std).mean(axes, dtype=np.float64)
     return center.astype(np.float32), np.sqrt(variance).astype(np.float32)
-
-
-def cached_latents(path, data: DataConfig, examples, weights, compute):
-    """The arrays of the file `path`, "caption" among them, made by compute() and written there
-    where they are missing.
-
-    They are made anew where the data's configuration or the autoencoder (`weights`, a list of its
-    files) is another than those of the file.
-    """
-    path = Path(path)
-    made_of = json.dumps({
-        "data": {k: v for k, v in asdict(data).items() if k != "threads"},
-        "examples": examples,
-        "autoencoder": [hashlib.sha256(Path(f).read_bytes()).hexdigest() for f in weights],
-    }, sort_keys=True)
-    if path.exists():
-        with np.load(path) as saved:
-            if str(saved["made_of"]) == made_of and "caption" in saved:
-                return {name: saved[name] for name in saved.files if name != "made_of"}
-    arrays = compute()
-    unfinished = path.with_suffix(".part")
-    with unfinished.open("wb") as file:
-        np.savez(file, made_of=made_of, **arrays)
-    os.replace(unfinished, path)
-    return arrays

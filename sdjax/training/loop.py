@@ -99,6 +99,17 @@ def check(objective, config: RunConfig, folder):
         checkpoints.close()
 
 
+def has_begun(folder) -> bool:
+    """Whether `fit` has made a checkpoint in `folder`."""
+    if not (Path(folder) / "checkpoints").is_dir():
+        return False
+    checkpoints = _existing(folder)
+    try:
+        return checkpoints.latest() is not None
+    finally:
+        checkpoints.close()
+
+
 def kept_weights(objective, config: RunConfig, folder):
     """Yields (step, seconds of training, averaged weights) of every checkpoint in `folder`."""
     checkpoints = _existing(folder)

@@ -87,6 +87,13 @@ class Recipe:
             )
 
     @property
+    def in_memory(self) -> bool:
+        """Whether the pictures, or what is made of them, are read into memory before a run."""
+        if isinstance(self.diffusion, PixelRun):
+            return self.diffusion.cache_images
+        return self.autoencoder is not None or self.diffusion.cache_latents
+
+    @property
     def runs(self) -> dict[str, RunConfig]:
         """The trainings of the recipe by name, in order."""
         named = {"autoencoder": self.autoencoder, "diffusion": self.diffusion}

@@ -16,7 +16,8 @@ def as_json(settings):
 def changes(before, now, path=""):
     """Lines that name the values of the nested dict `now` which are others in `before`.
 
-    Dicts in lists of equal length are compared one by one, named as on the command line.
+    Dicts in lists of equal length are compared one by one, named as on the command line. A value
+    that `before` has no name for, as of an earlier version, is none that was changed.
     """
     if _dicts(before) and _dicts(now) and len(before) == len(now):
         before, now = dict(enumerate(before)), dict(enumerate(now))
@@ -24,7 +25,8 @@ def changes(before, now, path=""):
         return [
             line
             for name, value in now.items()
-            for line in changes(before.get(name), value, f"{path}.{name}" if path else name)
+            if name in before
+            for line in changes(before[name], value, f"{path}.{name}" if path else name)
         ]
     return [] if before == now else [f"changed since: {path} {before!r} -> {now!r}"]
 
@@ -38,16 +40,22 @@ def keep(folder, settings):
     Path(folder, NAME).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
-def tell_changes(folder, settings):
-    """Print how `settings` differ from those that the finished `folder` was made by."""
+def changes_since(folder, settings):
+    """Lines on how `settings` differ from those that the finished `folder` was made by."""
     path = Path(folder, NAME)
-    if path.exists():
-        tell(folder, changes(json.loads(path.read_text(encoding="utf-8")), as_json(settings)))
+    if not path.exists():
+        return []
+    return changes(json.loads(path.read_text(encoding="utf-8")), as_json(settings))
 
 
 def tell(folder, lines):
     """Print what has changed since something finished, and that it counts no more."""
     if lines:
-        console = Console()
-        for line in [f"{folder} is finished and used as it is:", *lines]:
-            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        say(f"{folder} is finished and used as it is:", *lines)
+
+
+def say(*lines):
+    """Print lines as they are."""
+    console = Console()
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -6,37 +6,30 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from sdjax.data import loader, open_source
+from sdjax.data import loader
 from sdjax.errors import SdjaxError
 from sdjax.evaluation.features import feature_function
 from sdjax.folders import writable_folder
 from sdjax.models.clip import TextEncoderConfig
 from sdjax.parallel import check_one_process
-from sdjax.text import Tokenizer, train_tokenizer
+from sdjax.text import Tokenizer
 from sdjax.text.tokenizer import BEGIN, END
 from sdjax.weights import VAE, TextEncoder
 
 from . import export
 from .autoencoder import AutoencoderObjective, normalized
-from .datasets import (
-    CHUNK,
-    cached_latents,
-    captions,
-    encode_all,
-    latent_statistics,
-    read_all,
-)
+from .datasets import CHUNK, captions, encode_all, latent_statistics
 from .feed import ArrayBatches
+from .known_data import tell_changes
 from .latent import LatentObjective, LatentRun
 from .loaded import First, NumberBatches, checked_labels
 from .lock import locked
-from .loop import check, fit, kept_weights
+from .loop import check, fit, has_begun, kept_weights
+from .material import Material
 from .optimizers import make_optimizer
 from .pixel import PixelObjective, PixelRun
 from .recipe import Recipe
-from .settings import keep, tell_changes
-
-TOKENIZER_CAPTIONS = 20_000  # captions that a vocabulary is learned from, at most
+from .settings import changes_since, keep, tell
 
 
 def train(recipe: Recipe, workdir) -> bool:
@@ -52,6 +45,7 @@ def train(recipe: Recipe, workdir) -> bool:
     with locked(workdir):
         _check(recipe, workdir)
         stage = _Stages(recipe, workdir)
+        tell_changes(workdir, stage.material.content)
         if isinstance(recipe.diffusion, PixelRun):
             return stage.pixel()
         return stage.autoencoder() and stage.latent()
@@ -119,19 +113,18 @@ class _LatentParts:
 class _Stages:
     def __init__(self, recipe, workdir):
         self.recipe, self.workdir = recipe, workdir
-        self.source = open_source(recipe.data)
-        self._pictures = None
-
-    def pictures(self):
-        """All pictures in memory, read once."""
-        if self._pictures is None:
-            self._pictures = read_all(self.source, self.recipe.examples)
-        return self._pictures
+        self.material = Material(recipe, workdir)
 
     def settings(self, *names):
-        """These values of the recipe as a dict, beside those of what it is given."""
+        """These values of the recipe as a dict, beside those of what it is given; "pictures" is
+        another where a picture or caption is.
+        """
         values = dataclasses.asdict(self.recipe)
-        return {name: values[name] for name in ("data", "examples", "pretrained", *names)}
+        values = {name: values[name] for name in ("data", "examples", "pretrained", *names)}
+        content = self.material.content
+        if content is not None and self.recipe.in_memory:
+            values["pictures"] = f"{self.material.count} ({content.digest()})"
+        return values
 
     def fit(self, objective, frozen, batches, run, name, sheet):
         """`fit` in the run's own folder of the work folder."""
@@ -143,7 +136,7 @@ class _Stages:
         if arrays is not None:
             return ArrayBatches(arrays, run.batch_size, run.seed, self.recipe.data.flip, lessons)
         data = dataclasses.replace(self.recipe.data, seed=run.seed)
-        source = self.source
+        source = self.material.source
         if self.recipe.examples:
             source = First(source, self.recipe.examples)
         return NumberBatches(loader(source, data, run.batch_size, tokenize), classes)
@@ -154,7 +147,7 @@ class _Stages:
         check(objective, config, self.workdir / "diffusion")
         arrays = None
         if config.cache_images:
-            pictures = self.pictures()
+            pictures = self.material.all_pictures()
             arrays = {"image": pictures["image"]}
             if config.classes:
                 arrays["label"] = checked_labels(pictures, config.classes)
@@ -175,12 +168,12 @@ class _Stages:
             return True
         if (folder / "model").exists():
             _check_finished(folder / "model", run.vae)
-            tell_changes(folder / "model", self.settings("autoencoder"))
+            tell(folder / "model", changes_since(folder / "model", self.settings("autoencoder")))
             return True
         features = feature_function(run.perceptual) if run.perceptual else None
         objective = AutoencoderObjective(run, features)
         check(objective, run, folder)
-        images = self.pictures()["image"]
+        images = self.material.all_pictures()["image"]
         shown = images[:run.sheet_images]
         outcome = self.fit(
             objective, {}, self.batches(run, {"image": images}), run, "autoencoder",
@@ -198,7 +191,7 @@ class _Stages:
         given = Path(self.recipe.pretrained or self.workdir / "autoencoder" / "model")
         vae, vae_params = VAE.from_pretrained(given)
         self.recipe.check_autoencoder(vae.config)
-        tokenizer = self.tokenizer()
+        tokenizer = self.material.tokenizer(has_begun(self.workdir / "diffusion"))
         config = dataclasses.replace(
             self.recipe.diffusion,
             text_encoder=_for_tokenizer(self.recipe.diffusion.text_encoder, tokenizer),
@@ -216,13 +209,14 @@ class _Stages:
         parts = self.latent_parts()
         config, objective, frozen = parts.config, parts.objective, parts.frozen
         check(objective, config, self.workdir / "diffusion")
-        prompts = list(config.sheet.prompts) or captions(self.source, config.sheet.images)
+        prompts = list(config.sheet.prompts) or captions(self.material.source, config.sheet.images)
         given = {**frozen, "vae": parts.vae_params}
         sheet = objective.sheet(given, parts.tokenizer.encode(prompts))
         arrays, lessons = None, ()
         if config.cache_latents:
-            arrays = self.latents(parts.given, parts.vae, parts.vae_params, parts.tokenizer)
+            arrays = self.material.latents(parts.given, parts.vae, parts.vae_params)
             texts = arrays.pop("caption")
+            arrays["ids"] = _encoded(parts.tokenizer, texts.tolist())
             lessons = [(lesson.items(texts), lesson.examples) for lesson in config.curriculum]
         else:
             frozen = given
@@ -236,42 +230,6 @@ class _Stages:
             )
         return outcome.finished
 
-    def tokenizer(self):
-        """The recipe's tokenizer: of `pretrained`, or learned once from the captions."""
-        if self.recipe.pretrained is not None:
-            return Tokenizer.from_pretrained(self.recipe.pretrained)
-        folder, config = self.workdir / "tokenizer", self.recipe.diffusion
-        made_by = {**self.settings(), "diffusion": {"vocab_size": config.vocab_size}}
-        if folder.exists():
-            tell_changes(folder, made_by)
-        else:
-            count = min(self.recipe.examples or TOKENIZER_CAPTIONS, TOKENIZER_CAPTIONS)
-            with export.replacing(folder) as part:
-                train_tokenizer(
-                    captions(self.source, count), part, config.vocab_size,
-                    config.text_encoder.max_position_embeddings,
-                )
-                keep(part, made_by)
-        return Tokenizer.from_pretrained(folder)
-
-    def latents(self, given, vae, params, tokenizer):
-        """{"mean", "std", "ids", "caption"} of all pictures, kept in workdir/latents.npz."""
-        def compute():
-            pictures = self.pictures()
-            mean, std = encode_all(vae, params, pictures["image"])
-            ids = np.concatenate([
-                tokenizer.encode(pictures["caption"][i:i + 1024].tolist())
-                for i in range(0, len(mean), 1024)
-            ])
-            return {"mean": mean, "std": std, "ids": ids, "caption": pictures["caption"]}
-
-        weights = sorted(given.rglob("*.safetensors")) + sorted(
-            (self.workdir / "tokenizer").glob("*.json")
-        )
-        return cached_latents(
-            self.workdir / "latents.npz", self.recipe.data, self.recipe.examples, weights, compute
-        )
-
 
 def _with_normal_latents(run, params, images):
     vae = VAE(run.vae)
@@ -280,6 +238,11 @@ def _with_normal_latents(run, params, images):
         return normalized(run.vae, jax.tree.map(np.asarray, params), mean, std)
     deviation = float(np.sqrt(np.mean(np.square(std) + np.square(mean)) - np.mean(mean) ** 2))
     return dataclasses.replace(run.vae, scaling_factor=1 / deviation), params
+
+
+def _encoded(tokenizer, texts):
+    parts = [tokenizer.encode(texts[i:i + 1024]) for i in range(0, len(texts), 1024)]
+    return np.concatenate(parts)
 
 
 def _check_finished(folder, wanted):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from sdjax.checkpoints import Checkpoints
+from sdjax.data.source import Source
 from sdjax.errors import SdjaxError
 from sdjax.models import TextEncoderConfig, UNetConfig, VAEConfig
 from sdjax.text import Tokenizer
@@ -29,6 +30,7 @@ from sdjax.training import (
     train,
     with_overrides,
 )
+from sdjax.training import material
 from sdjax.training.lock import locked
 from tests.training.small import DATA, LATENT, PIXEL, PIXELS
 
@@ -109,7 +111,7 @@ STOP = 1e-9  # minutes: a run stops after its first step
 
 def test_an_interrupted_recipe_ends_as_an_uninterrupted_one(trained, tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(module, "train_tokenizer", interrupt)
+        patch.setattr(material, "train_tokenizer", interrupt)
         train(LATENT, tmp_path)
     assert (tmp_path / "autoencoder/model").is_dir() and not (tmp_path / "tokenizer").exists()
     assert not train(changed(LATENT, diffusion__max_minutes=STOP), tmp_path)
@@ -294,7 +296,8 @@ class Labelled:
 
 
 def test_classes_guidance_and_learned_variance(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "open_source", lambda data: Labelled())
+    source = Source(Labelled(), 32, require_captions=False)
+    monkeypatch.setattr(material, "open_source", lambda data: source)
     run = dataclasses.replace(
         PIXEL, class_dropout=0.5, learned_variance=True,
         unet=dataclasses.replace(PIXEL.unet, num_class_embeds=4, out_channels=6),

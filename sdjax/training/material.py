@@ -1,0 +1,106 @@
+"""What a recipe is trained on: pictures, their tokenizer, their latents; made anew for what has
+changed since it was made.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from sdjax.data import open_source
+from sdjax.errors import SdjaxError
+from sdjax.text import Tokenizer, train_tokenizer
+
+from . import export
+from .datasets import captions, encode_all, read_all, read_items
+from .known_data import content_of
+from .latent_cache import cached_latents, made_of
+from .recipe import Recipe
+from .settings import changes_since, keep, say, tell
+
+TOKENIZER_CAPTIONS = 20_000  # captions that a vocabulary is learned from, at most
+
+
+class Material:
+    """The data of a recipe. What is made of it is kept in `workdir`, but for a source that cannot
+    tell what it holds.
+    """
+
+    def __init__(self, recipe: Recipe, workdir: Path):
+        self.recipe, self.workdir = recipe, workdir
+        self.source = open_source(recipe.data)
+        self.count = min(recipe.examples or len(self.source), len(self.source))
+        self.content = content_of(self.source, workdir, self.count, recipe.in_memory)
+        self._pictures = None
+
+    def all_pictures(self):
+        """All usable pictures, as `read_all` gives them, read once."""
+        if self._pictures is None:
+            self._pictures = read_all(self.source, self.count)
+        return self._pictures
+
+    def pictures(self, indices):
+        """The usable ones of these pictures, from memory where they are there; None for none."""
+        if self._pictures is None:
+            return read_items(self.source, indices)
+        rows = np.isin(self._pictures["index"], indices)
+        return {name: array[rows] for name, array in self._pictures.items()} if any(rows) else None
+
+    def tokenizer(self, begun: bool) -> Tokenizer:
+        """The recipe's tokenizer: of `pretrained`, or learned from the captions.
+
+        It is learned anew from other captions, but not where a network has `begun` with it, whose
+        embeddings are those of its words.
+        """
+        if self.recipe.pretrained is not None:
+            return Tokenizer.from_pretrained(self.recipe.pretrained)
+        folder, config = self.workdir / "tokenizer", self.recipe.diffusion
+        count = min(self.count, TOKENIZER_CAPTIONS)
+        length = config.text_encoder.max_position_embeddings
+        made_by = {"diffusion": {
+            "vocab_size": config.vocab_size, "text_encoder": {"max_position_embeddings": length},
+        }}
+        if self.content is not None:
+            made_by["captions"] = self.content.captions_digest(count)
+        changed = changes_since(folder, made_by)
+        if folder.exists() and (begun or not changed):
+            tell(folder, changed)
+            return Tokenizer.from_pretrained(folder)
+        if changed:
+            say(f"{folder} is learned anew:", *changed)
+        with export.replacing(folder) as part:
+            train_tokenizer(captions(self.source, count), part, config.vocab_size, length)
+            keep(part, made_by)
+        return Tokenizer.from_pretrained(folder)
+
+    def latents(self, given: Path, vae, params):
+        """{"mean", "std", "caption"} of all usable pictures; the latents are kept.
+
+        given: the folder of the autoencoder `vae` with its `params`.
+        """
+        def compute(indices):
+            pictures = self.pictures(indices)
+            if pictures is None:
+                return None
+            mean, std = encode_all(vae, params, pictures["image"])
+            return {"mean": mean, "std": std, **{n: pictures[n] for n in ("index", "caption")}}
+
+        if self.content is None:
+            arrays = compute(range(self.count))
+        else:
+            wanted = made_of(self.recipe.data.image_size, sorted(given.rglob("*.safetensors")))
+            path, keys = self.workdir / "latents.npz", self.content.keys(self.count)
+            arrays = cached_latents(path, wanted, keys, compute)
+        if arrays is None:
+            raise SdjaxError("the data has no usable picture")
+        return self._captioned(arrays)
+
+    def _captioned(self, arrays):
+        """Arrays of items, with the captions that these have now, without those that lack one."""
+        index, texts = arrays.pop("index"), arrays["caption"].tolist()
+        if self.content is not None and self.content.items is not None:
+            texts = [self.content.items[i][1] for i in index]
+        usable = np.array([self.source.has_caption(*item) for item in zip(index, texts)])
+        if not usable.any():
+            raise SdjaxError("the data has no usable picture")
+        arrays["caption"] = np.array(texts)
+        return {name: array[usable] for name, array in arrays.items()}
