@@ -5,7 +5,9 @@ position, configuration, whatever else the run wants back). Orbax writes a step 
 name and renames it when it is complete, so that a killed program leaves no half checkpoint.
 """
 
+import contextlib
 import logging
+import shutil
 from pathlib import Path
 
 import jax
@@ -13,6 +15,9 @@ import orbax.checkpoint as ocp
 
 from .errors import SdjaxError
 from .parallel import to_host
+
+
+MARGIN = 2**20  # bytes that a checkpoint takes beside its arrays, at most
 
 
 class Checkpoints:
@@ -24,8 +29,9 @@ class Checkpoints:
     """
 
     def __init__(self, folder, keep=2, keep_every=0, read_only=False):
-        self.folder = Path(folder).absolute()
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports every phase of a save
+        self.folder, self._failed = Path(folder).absolute(), False
+        # Orbax reports every phase of a save, and an error once a thread; it is raised as well.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         if read_only:
             options = ocp.CheckpointManagerOptions(read_only=True)
         else:
@@ -59,12 +65,44 @@ class Checkpoints:
             return
         arrays = to_host(state)
         notes = {**notes, "arrays": _shapes(arrays)}
-        self._manager.save(
-            step,
-            args=ocp.args.Composite(
-                arrays=ocp.args.StandardSave(arrays), notes=ocp.args.JsonSave(notes)
-            ),
-        )
+        with self._told():
+            self._manager.wait_until_finished()  # older ones make room only then
+            self._check_room(step, arrays)
+            self._manager.save(
+                step,
+                args=ocp.args.Composite(
+                    arrays=ocp.args.StandardSave(arrays), notes=ocp.args.JsonSave(notes)
+                ),
+            )
+
+    def _check_room(self, step, arrays):
+        """SdjaxError where a full disk can be foreseen: Orbax leaves an unfinished folder."""
+        size = sum(x.nbytes for x in jax.tree.leaves(arrays)) + MARGIN
+        free = shutil.disk_usage(self.folder).free
+        if free < size:
+            raise SdjaxError(
+                f"no room for the checkpoint of step {step} in {self.folder}: it takes "
+                f"{size / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free; {self._kept()}"
+            )
+
+    def _kept(self):
+        steps = self.steps()
+        kept = f"that of step {steps[-1]} stays" if steps else "none was made before"
+        return f"{kept}: make room, and the same command goes on from there"
+
+    @contextlib.contextmanager
+    def _told(self):
+        """What writing raises, here or behind, as one line: Orbax has errors of many kinds."""
+        try:
+            yield
+        except SdjaxError:
+            raise
+        except Exception as error:
+            self._failed = True
+            first = (str(error).splitlines() or [""])[0]
+            raise SdjaxError(
+                f"cannot write a checkpoint to {self.folder}: {first[:200]}; {self._kept()}"
+            ) from error
 
     def notes(self, step):
         """The JSON dict saved with `step`."""
@@ -103,11 +141,18 @@ class Checkpoints:
 
     def wait(self):
         """Return when everything begun is on disk; errors of the background writing come here."""
-        self._manager.wait_until_finished()
+        with self._told():
+            self._manager.wait_until_finished()
 
     def close(self):
         """Wait, and release Orbax's threads."""
-        self._manager.close()
+        told = self._failed
+        try:
+            with self._told():
+                self._manager.close()
+        except SdjaxError:
+            if not told:
+                raise
 
 
 def _shapes(tree):

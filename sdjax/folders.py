@@ -1,5 +1,6 @@
 """Folders that a command reads from or is about to write to."""
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -17,6 +18,19 @@ def check_local(path: str | os.PathLike) -> None:
             f"expected a path on this machine, got {path}: {scheme[1]}:// is not supported; copy "
             "what lies there to a local disk, or mount it"
         )
+
+
+@contextlib.contextmanager
+def one_line_errors(folder: str | os.PathLike):
+    """What the disk refuses meanwhile, as SdjaxError: it is full, say."""
+    try:
+        yield
+    except OSError as error:
+        place = error.filename or folder
+        raise SdjaxError(
+            f"{place}: {error.strerror or error}; what was saved before stays: when that is "
+            "mended, the same command goes on from there"
+        ) from error
 
 
 def check_writable(path: str | os.PathLike) -> None:

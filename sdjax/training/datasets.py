@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from rich.console import Console
 from rich.progress import track
 
 from sdjax.data.source import stack
@@ -11,6 +12,7 @@ from sdjax.models.vae import VAE
 from sdjax.parallel import map_over_devices
 
 from .autoencoder import as_float
+from .settings import say
 
 CHUNK = 256  # pictures encoded at once
 
@@ -20,7 +22,7 @@ def read_items(source, indices):
     "caption" str [N], and "label" int [N] where there are labels. Broken items are left out; None
     where all are broken.
     """
-    read = ((i, source[i]) for i in track(indices, "reading pictures", transient=True))
+    read = ((i, source[i]) for i in _told(indices, f"reading {len(indices)} pictures"))
     items = [{"index": i, **item} for i, item in read if item is not None]
     return stack(items) if items else None
 
@@ -53,7 +55,7 @@ def encode_all(vae: VAE, params, images):
     program = map_over_devices(posterior, items=1)
     size = min(CHUNK, len(images))
     parts = []
-    for start in track(range(0, len(images), size), "encoding pictures", transient=True):
+    for start in _told(range(0, len(images), size), f"encoding {len(images)} pictures"):
         rows = np.minimum(np.arange(start, start + size), len(images) - 1)  # one shape, one program
         parts.append(program(params, images[rows]))
     return jax.tree.map(lambda *x: np.concatenate(x)[:len(images)], *parts)
@@ -65,3 +67,11 @@ def latent_statistics(mean, std):
     center = mean.mean(axes, dtype=np.float64)
     variance = mean.var(axes, dtype=np.float64) + np.square(std).mean(axes, dtype=np.float64)
     return center.astype(np.float32), np.sqrt(variance).astype(np.float32)
+
+
+def _told(items, what):
+    """The items, with a bar that says how far they are; where there is no terminal, a line."""
+    if Console().is_terminal:
+        return track(items, what, transient=True)
+    say(what)
+    return items

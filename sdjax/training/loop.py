@@ -13,13 +13,14 @@ import numpy as np
 
 from sdjax.checkpoints import Checkpoints
 from sdjax.errors import SdjaxError
+from sdjax.folders import one_line_errors
 from sdjax.parallel import check_one_process, replicate, to_host
 
 from .config import RunConfig
 from .feed import Feed
 from .optimizers import learning_rate, make_optimizer
 from .report import Report
-from .settings import as_json, changes, tell
+from .settings import as_json, changes, say, tell
 from .state import TrainState
 from .step import make_step
 
@@ -49,9 +50,15 @@ def fit(
 
     Returns an Outcome; `finished` is False after SIGTERM, SIGINT or config.max_minutes, when
     everything is saved to go on later. Raises SdjaxError when the loss stops being finite (the
-    last good checkpoint stays), or when the checkpoint is of another architecture.
+    last good checkpoint stays), when the checkpoint is of another architecture, or when the disk is
+    full or fails (what was saved stays).
     """
     check_one_process()
+    with one_line_errors(folder):
+        return _fit(objective, frozen, batches, config, folder, name, sheet, about)
+
+
+def _fit(objective, frozen, batches, config, folder, name, sheet, about):
     begun = time.monotonic()
     about = as_json(about or dataclasses.asdict(config))
     optimizer = make_optimizer(config.optimizer, config.steps)
@@ -68,6 +75,7 @@ def fit(
             batches.set_state(_unpacked(notes["data"]))
             before, changed = notes["seconds"], changes(notes["about"], about)
         if step == config.steps:
+            say(f"{name}: all {step} steps are done already; more steps train it on")
             tell(folder, changed)
             return Outcome(to_host(state.ema), step, True, before)
         report = Report(folder, name, step, config.steps)
@@ -147,7 +155,7 @@ class _Run:
     def __init__(self, objective, optimizer, config, checkpoints, report, sheet, about):
         self.about = about
         self.config, self.checkpoints, self.report = config, checkpoints, report
-        self.make_sheet = sheet
+        self.make_sheet, self.drawn = sheet, False
         self.learning_rate = learning_rate(config.optimizer, config.steps)
         self.update = make_step(objective.loss, optimizer, config)
         self.clock = time.monotonic()
@@ -167,14 +175,20 @@ class _Run:
 
     def _updates(self, state, step, frozen, feed, signals):
         config = self.config
-        self.since, self.images = time.monotonic(), 0
+        self.since, self.images, begun = time.monotonic(), 0, step
         deadline = self.since + 60 * config.max_minutes if config.max_minutes else float("inf")
         while step < config.steps:
             batch, position = next(feed)
+            if step == begun:
+                self.report.stage("compiling the training step")
             state, metrics = self.update(state, frozen, batch)
             before, step = step, step + config.steps_per_call
             self.sent.append((before, metrics))
-            self._read(keep=self.lag)
+            self._read(keep=0 if before == begun else self.lag)
+            if before == begun:
+                self.report.stage("")
+                if step < config.steps:  # how long that took says nothing of the time left
+                    self.since, self.images = time.monotonic(), 0
             stop = signals.received
             if not stop and time.monotonic() > deadline:
                 stop = f"{config.max_minutes:g} minutes are over"
@@ -236,8 +250,11 @@ class _Run:
             return
         self._read()
         paused = time.monotonic()
+        self.report.stage("drawing the sheet" if self.drawn else "compiling and drawing the sheet")
         images, captions = self.make_sheet(state.ema)
         path = self.report.sheet(step, images, captions)
+        self.report.stage("")
+        self.drawn = True
         self.report.say(f"sheet of step {step}: {path}")
         self.since += time.monotonic() - paused
 

@@ -67,6 +67,7 @@ class Material:
             return Tokenizer.from_pretrained(folder)
         if changed:
             say(f"{folder} is learned anew:", *changed)
+        say(f"learning a tokenizer from {count} captions")
         with export.replacing(folder) as part:
             train_tokenizer(captions(self.source, count), part, config.vocab_size, length)
             keep(part, made_by)

@@ -1,13 +1,16 @@
 """What a run shows and keeps of itself: progress bar, metrics.jsonl, TensorBoard, sample sheets."""
 
 import json
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from sdjax.evaluation.sheets import sheet as make_sheet
+
+from .board import Board
 
 
 class Report:
@@ -18,31 +21,35 @@ class Report:
     """
 
     def __init__(self, folder, name, start, steps):
-        from tensorboardX import SummaryWriter  # it imports torch, where that is installed
-
         self._folder, self._name, self._steps = Path(folder), name, steps
         self._console = Console()
         self._path = self._folder / "metrics.jsonl"
         _drop_lines_after(self._path, start)
         self._file = self._path.open("a", encoding="utf-8")
-        self._board = SummaryWriter(
-            str(self._folder / "tensorboard"), purge_step=start + 1, flush_secs=30
-        )
+        self._board = Board(self._folder / "tensorboard", start + 1)
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]}  {task.fields[rate]} images/s, left"),
-            TimeRemainingColumn(elapsed_when_finished=True),
+            TextColumn("loss {task.fields[loss]}  {task.fields[rate]} images/s, "
+                       "{task.fields[left]} left"),
             console=self._console,
             disable=not self._console.is_terminal,
         )
         self._bar.start()
-        self._task = self._bar.add_task(name, total=steps, completed=start, loss="…", rate="…")
+        self._task = self._bar.add_task(
+            name, total=steps, completed=start, loss="…", rate="…", left="…"
+        )
 
     def say(self, line):
         """One line above the bar."""
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def stage(self, what):
+        """Tell what goes on meanwhile: beside the bar, or in a line where there is none."""
+        self._bar.update(self._task, description=f"{self._name}: {what}" if what else self._name)
+        if what and not self._console.is_terminal:
+            self.say(f"{self._name}: {what}")
 
     def advance(self, step):
         """Move the bar."""
@@ -54,12 +61,11 @@ class Report:
                 "images_per_second": round(images_per_second, 1), **values}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-        for name, value in values.items():
-            self._board.add_scalar(name, value, step)
-        self._board.add_scalar("images_per_second", images_per_second, step)
+        self._board.scalars(step, {**values, "images_per_second": images_per_second})
         loss, rate = f"{values['loss']:.4f}", f"{images_per_second:.0f}"
         if self._console.is_terminal:
-            self._bar.update(self._task, loss=loss, rate=rate)
+            left = timedelta(seconds=round(seconds_left))
+            self._bar.update(self._task, loss=loss, rate=rate, left=left)
         else:
             self.say(f"{self._name} {step}/{self._steps}  loss {loss}  {rate} images/s, "
                      f"{seconds_left / 60:.1f} min left")
@@ -73,7 +79,7 @@ class Report:
         path = self._folder / "sheets" / f"{step:07d}.png"
         path.parent.mkdir(exist_ok=True)
         picture.save(path)
-        self._board.add_image("samples", np.asarray(picture), step, dataformats="HWC")
+        self._board.picture(step, "samples", np.asarray(picture))
         return path
 
     def close(self):

@@ -9,7 +9,7 @@ import numpy as np
 from sdjax.data import loader
 from sdjax.errors import SdjaxError
 from sdjax.evaluation.features import feature_function
-from sdjax.folders import writable_folder
+from sdjax.folders import one_line_errors, writable_folder
 from sdjax.models.clip import TextEncoderConfig
 from sdjax.parallel import check_one_process
 from sdjax.text import Tokenizer
@@ -29,7 +29,7 @@ from .material import Material
 from .optimizers import make_optimizer
 from .pixel import PixelObjective, PixelRun
 from .recipe import Recipe
-from .settings import changes_since, keep, tell
+from .settings import changes_since, keep, say, tell
 
 
 def train(recipe: Recipe, workdir) -> bool:
@@ -37,18 +37,22 @@ def train(recipe: Recipe, workdir) -> bool:
 
     False means that a signal or a time limit stopped it, with everything saved: the same call goes
     on. The result is the diffusers folder workdir/model. Raises SdjaxError for data, settings or
-    checkpoints that do not fit, where another training is at work in `workdir`, and in one of
-    several processes.
+    checkpoints that do not fit, where another training is at work in `workdir`, in one of
+    several processes, and where the disk is full or fails: what was saved stays.
     """
     check_one_process()
     workdir = writable_folder(workdir)
-    with locked(workdir):
+    with one_line_errors(workdir), locked(workdir):
         _check(recipe, workdir)
         stage = _Stages(recipe, workdir)
         tell_changes(workdir, stage.material.content)
         if isinstance(recipe.diffusion, PixelRun):
-            return stage.pixel()
-        return stage.autoencoder() and stage.latent()
+            finished = stage.pixel()
+        else:
+            finished = stage.autoencoder() and stage.latent()
+        if finished:
+            say(f"finished: the model is in {workdir / 'model'}")
+        return finished
 
 
 def _check(recipe, workdir):

@@ -100,6 +100,7 @@ def test_a_tokenizer_is_learned_anew_until_a_network_has_begun_with_it(pictures,
         return Material(recipe, tmp_path).tokenizer(begun).vocabulary
 
     first = words(False)
+    assert capsys.readouterr().out == "learning a tokenizer from 8 captions\n"
     assert words(False) == first and capsys.readouterr().out == ""
     draw(pictures, 9, "pink", "zebra zebra zebra")
     assert words(True) == first

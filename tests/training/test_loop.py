@@ -18,7 +18,9 @@ from sdjax.checkpoints import Checkpoints
 from sdjax.errors import SdjaxError
 from sdjax.training import OptimizerConfig, fit
 from sdjax.training.feed import ArrayBatches, Feed
+from sdjax.training import loop
 from sdjax.training.loop import check, kept_weights
+from sdjax.training.report import Report
 
 
 def assert_same(got, wanted):
@@ -130,6 +132,74 @@ def test_reports(toy, toy_config, tmp_path, capsys):
     assert rates == pytest.approx(wanted, rel=1e-5)
     printed = capsys.readouterr().out
     assert "toy 12/12  loss" in printed and "images/s" in printed and "min left" in printed
+    stages = [line for line in printed.splitlines() if line.startswith("toy: ")]
+    assert stages == ["toy: compiling the training step", "toy: compiling and drawing the sheet",
+                      "toy: drawing the sheet"]
+
+
+def test_the_time_left_is_that_of_the_steps_to_come(tmp_path):
+    report = Report(tmp_path, "toy", 0, 10)
+    task = report._bar.tasks[0]
+    shown = [column.render(task).plain for column in report._bar.columns[3:]]
+    assert shown == ["loss …  … images/s, … left"]
+    report._console._force_terminal = True
+    for seconds, left in ((3725.2, "1:02:05"), (0.0, "0:00:00")):
+        report.metrics(10, {"loss": 0.5}, 20.0, 100.0, seconds)
+        shown = [column.render(task).plain for column in report._bar.columns[3:]]
+        assert shown == [f"loss 0.5000  20 images/s, {left} left"]
+    report.close()
+
+
+def test_compiling_does_not_count_in_the_time_left(toy, toy_config, tmp_path, monkeypatch):
+    told, update = [], loop.make_step
+
+    def slow_at_first(*given):
+        calls, compiled = [], update(*given)
+
+        def call(*arguments):
+            time.sleep(0 if calls else 2)
+            calls.append(1)
+            return compiled(*arguments)
+
+        return call
+
+    monkeypatch.setattr(loop, "make_step", slow_at_first)
+    monkeypatch.setattr(
+        Report, "metrics", lambda self, step, values, rate, seconds, left: told.append(left)
+    )
+    train(toy, toy_config(steps=100, checkpoint_every=100), tmp_path)
+    assert told[0] < 24  # 2 seconds for 4 steps would make 48, with what compiling takes besides
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device that is always full")
+def test_a_full_disk_is_one_line_and_loses_nothing(toy, toy_config, tmp_path, monkeypatch):
+    (tmp_path / "sheets").mkdir()
+    (tmp_path / "sheets" / "0000008.png").symlink_to("/dev/full")
+    pictures = np.zeros((2, 64, 64, 3), np.float32)
+    options = {"sheet": lambda ema: (pictures, None)}
+    with pytest.raises(SdjaxError, match="No space left on device; what was saved before stays"):
+        train(toy, toy_config(sheet_every=8), tmp_path, **options)
+    assert Checkpoints(tmp_path / "checkpoints", read_only=True).latest() == 8
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(9, 8, 1))
+        with pytest.raises(SdjaxError, match=r"no room for .* step 12 .* that of step 8 stays"):
+            train(toy, toy_config(), tmp_path)
+    assert train(toy, toy_config(), tmp_path).finished
+
+
+def test_what_orbax_cannot_write_is_told_once(tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(1, {"w": np.zeros(3)}, {})
+    checkpoints.wait()
+
+    def full():
+        raise ValueError("RESOURCE_EXHAUSTED: no space\nand many lines more")
+
+    monkeypatch.setattr(checkpoints._manager, "wait_until_finished", full)
+    with pytest.raises(SdjaxError, match="RESOURCE_EXHAUSTED: no space; that of step 1 stays"):
+        checkpoints.wait()
+    monkeypatch.setattr(checkpoints._manager, "close", full)
+    checkpoints.close()
 
 
 def events(folder):

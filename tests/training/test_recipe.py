@@ -165,9 +165,11 @@ def test_a_finished_recipe_changes_nothing_and_tells_what_counts_no_more(trained
         "changed since: autoencoder.kl_weight 1e-06 -> 0.5",
         f"{trained}/tokenizer is finished and used as it is:",
         vocabulary,
+        "diffusion: all 4 steps are done already; more steps train it on",
         f"{trained}/diffusion is finished and used as it is:",
         "changed since: diffusion.caption_dropout 0.1 -> 0.2",
         vocabulary,
+        f"finished: the model is in {trained}/model",
     ]
 
 
