@@ -367,9 +367,10 @@ class _Machine:
         kind, storage_type, key, _, size, *view = reference
         name = storage_type.name.split()[-1]
         sound = type(key) is str and type(size) is int and size >= 0 and view in ([], [None])
-        if kind == "storage" and name not in _STORAGES:
+        known = name in _STORAGES
+        if kind == "storage" and name.endswith("Storage") and not known:
             raise self._unread(name.removesuffix("Storage"))
-        if kind != "storage" or not sound:
+        if kind != "storage" or not known or not sound:
             raise SdjaxError(f"{self.path} refers to something that is not a tensor storage")
         if key not in self.storages:
             storage = self.storages[key] = _Storage(_STORAGES[name], key, size)
