@@ -2,11 +2,13 @@
 
 import dataclasses
 import difflib
+import warnings
 
 import numpy as np
 
 from sdjax.diffusion import config_options as read
-from sdjax.diffusion.samplers import SAMPLERS, names, sampler
+from sdjax.diffusion.host import on_the_host
+from sdjax.diffusion.samplers import SAMPLERS, names, sampler, starts_without_signal
 from sdjax.diffusion.schedules import (
     cosine_schedule,
     schedule_from_betas,
@@ -85,6 +87,7 @@ _CLASS_OF_SAMPLER = {sampler: name for name, sampler in reversed(names.CLASSES.i
 }
 
 
+@on_the_host
 def schedule_from_config(config):
     """The `Schedule` of a diffusers scheduler configuration (a dict).
 
@@ -138,6 +141,7 @@ def _without_last_signal(betas):
     return 1 - np.append(signal[0], signal[1:] / signal[:-1])
 
 
+@on_the_host
 def sampler_from_config(config, steps, name=None, **options):
     """The table of a diffusers scheduler configuration.
 
@@ -148,7 +152,8 @@ def sampler_from_config(config, steps, name=None, **options):
         scheduler class does; its own defaults stand in for what the configuration leaves out. For
         a network with EDM's preconditioning "heun" is "edm_heun".
       options: of `sampler`, in place of what the configuration says; `eta` and the other
-        arguments of a scheduler's `step` go here.
+        arguments of a scheduler's `step` go here. Without `noisiest` there is no such limit, as in
+        diffusers, and a warning where `sampler` would have one.
 
     Returns:
       A `Table` that gives the numbers of that scheduler. Churn is the published algorithm's.
@@ -171,7 +176,16 @@ def sampler_from_config(config, steps, name=None, **options):
     values = {"prediction_type": get("prediction_type", "epsilon")}
     for reader in entry.readers:
         values |= reader(get)
-    return sampler(chosen, schedule, steps, **{**values, **implied, **options})
+    values |= {"noisiest": np.inf, **implied, **options}
+    table = sampler(chosen, schedule, steps, **values)
+    if "noisiest" not in options and starts_without_signal(chosen, schedule, table, values):
+        warnings.warn(
+            f"{chosen} starts at timestep {table.timesteps[0]:g} of this schedule, where the "
+            f"{values['prediction_type']} that the network predicts says next to nothing of the "
+            "picture, and its errors may explode, as in diffusers: noisiest=164 starts below",
+            stacklevel=3,
+        )
+    return table
 
 
 def _of_family(family, name, class_name):

@@ -116,6 +116,12 @@ def sigma_table(signal):
     return np.sqrt((1 - signal) / signal)
 
 
+def sigma_ratio(signal):
+    """σ/α of the training timesteps, infinite where there is no signal."""
+    with np.errstate(divide="ignore"):
+        return np.sqrt((1 - signal) / signal)
+
+
 def spaced_timesteps(num_timesteps, steps, spacing="leading", offset=0):
     """`steps` integer timesteps out of 0 … T − 1, falling (arXiv 2305.08891, table 2).
 

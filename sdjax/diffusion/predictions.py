@@ -8,8 +8,11 @@ All are linear in x_t and the prediction, so x_0 = p·x_t + q·prediction and
 ε = e·x_t + f·prediction with coefficients that depend on the timestep alone.
 """
 
+import functools
+
 import jax.numpy as jnp
 
+from sdjax.diffusion.schedules import Schedule
 from sdjax.errors import SdjaxError
 
 PREDICTIONS = ("x_0", "epsilon", "v_prediction", "score")
@@ -62,14 +65,33 @@ def take(table, t, like):
     return values.reshape(values.shape + (1,) * (jnp.ndim(like) - values.ndim))
 
 
-def convert_prediction(prediction, x_t, t, schedule, source, target):
+_ONCE = ("prediction", "x_t", "t", "schedule", "source", "target")
+
+
+def _schedule_first(function):
+    """`function` (schedule, prediction, x_t, t, …), which once had its schedule after t."""
+
+    @functools.wraps(function)
+    def in_either_order(*arguments, **named):
+        once = dict(zip(_ONCE, arguments, strict=False))
+        if len(arguments) in range(1, 7) and isinstance((once | named).get("schedule"), Schedule):
+            return function(**once, **named)
+        return function(*arguments, **named)
+
+    return in_either_order
+
+
+@_schedule_first
+def convert_prediction(schedule, prediction, x_t, t, source, target):
     """A prediction of one kind from a prediction of another.
 
+    The order (prediction, x_t, t, schedule, …) of earlier versions is understood as well.
+
     Args:
+      schedule: a `Schedule`.
       prediction: [batch, ...], of the kind `source`.
       x_t: [batch, ...], the noisy input it was made for.
       t: int, scalar or [batch].
-      schedule: a `Schedule`.
       source, target: "x_0" (or "sample"), "epsilon", "v_prediction" or "score".
 
     Returns:

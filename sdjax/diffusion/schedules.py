@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sdjax.diffusion.host import on_the_host
 from sdjax.errors import SdjaxError
 
 
@@ -42,6 +43,7 @@ class Schedule:
         return self.betas.shape[-1]
 
 
+@on_the_host
 def schedule_from_betas(betas):
     """The schedule of the given variances.
 
@@ -85,19 +87,23 @@ def _schedule(betas, alphas, signal):
         posterior_mean_coef_x_0=betas * np.sqrt(previous) / noise,
         posterior_mean_coef_x_t=(1 - previous) * np.sqrt(alphas) / noise,
     )
-    return jax.tree.map(lambda table: jnp.asarray(table, jnp.float32), tables)
+    with jax.ensure_compile_time_eval():  # constants, where a traced function asks for a schedule
+        return jax.tree.map(lambda table: jnp.asarray(table, jnp.float32), tables)
 
 
+@on_the_host
 def linear_schedule(beta_start=1e-4, beta_end=0.02, num_timesteps=1000):
     """β linear in t: DDPM (Ho et al. 2020, section 4)."""
     return schedule_from_betas(np.linspace(beta_start, beta_end, num_timesteps))
 
 
+@on_the_host
 def scaled_linear_schedule(beta_start=0.00085, beta_end=0.012, num_timesteps=1000):
     """√β linear in t: latent diffusion and Stable Diffusion (arXiv 2112.10752)."""
     return schedule_from_betas(np.linspace(beta_start**0.5, beta_end**0.5, num_timesteps) ** 2)
 
 
+@on_the_host
 def cosine_schedule(num_timesteps=1000, s=0.008, beta_max=0.999):
     """ᾱ = cos²((t/T + s)/(1 + s)·π/2), β clipped at `beta_max` (arXiv 2102.09672, equation 17)."""
     return schedule_from_signal(
@@ -105,6 +111,7 @@ def cosine_schedule(num_timesteps=1000, s=0.008, beta_max=0.999):
     )
 
 
+@on_the_host
 def sigmoid_schedule(num_timesteps=1000, start=-3.0, end=3.0, tau=1.0, beta_max=0.999):
     """ᾱ a falling sigmoid from `start` to `end` (Jabri et al. 2022, arXiv 2212.11972)."""
 
@@ -118,12 +125,14 @@ def sigmoid_schedule(num_timesteps=1000, start=-3.0, end=3.0, tau=1.0, beta_max=
     return schedule_from_signal(signal, num_timesteps, beta_max)
 
 
+@on_the_host
 def sigmoid_beta_schedule(beta_start=1e-4, beta_end=0.02, num_timesteps=1000):
     """β a rising sigmoid on −6…6 (GeoDiff, arXiv 2203.02923); diffusers calls it "sigmoid"."""
     rise = 1 / (1 + np.exp(-np.linspace(-6, 6, num_timesteps)))
     return schedule_from_betas(rise * (beta_end - beta_start) + beta_start)
 
 
+@on_the_host
 def schedule_from_signal(signal, num_timesteps, beta_max=0.999):
     """The schedule whose ᾱ follows the function `signal` of time in 0…1.
 
@@ -133,6 +142,7 @@ def schedule_from_signal(signal, num_timesteps, beta_max=0.999):
     return schedule_from_betas(np.minimum(1 - levels[1:] / levels[:-1], beta_max))
 
 
+@on_the_host
 def zero_terminal_snr(schedule):
     """The schedule rescaled so that the last timestep is pure noise.
 

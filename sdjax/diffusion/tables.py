@@ -17,6 +17,7 @@ import dataclasses
 import jax
 import numpy as np
 
+from sdjax.diffusion.host import on_the_host
 from sdjax.errors import SdjaxError
 
 HISTORY = 3  # D₁, D₂ and D₃
@@ -85,20 +86,24 @@ class Table:
     threshold: jax.Array | None  # [2]: quantile and largest bound of dynamic thresholding
 
     @property
+    @on_the_host
     def timesteps(self):
         """The timesteps of the evaluations in their order, as a NumPy vector."""
         return np.asarray(self.rows.timestep)[np.asarray(self.rows.kind) == EVALUATE]
 
     @property
+    @on_the_host
     def evaluations(self):
         """How often the network is evaluated."""
         return int((np.asarray(self.rows.kind) == EVALUATE).sum())
 
     @property
+    @on_the_host
     def noise_rows(self):
         """The numbers of the rows that add noise, as a NumPy vector."""
         return np.flatnonzero(np.asarray(self.rows.noise))
 
+    @on_the_host
     def part(self, first, last):
         """The table with only rows first … last - 1 carried out, for an `Underway` sample."""
         kind = np.asarray(self.rows.kind)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from sdjax.diffusion.host import on_the_host
 from sdjax.errors import SdjaxError
 
 BLOCK = 16  # values that PyTorch's vectorised Box–Muller transform makes at once
@@ -35,6 +36,7 @@ def torch_draws(seed, shape, count):
     return drawn.reshape(count, *shape)
 
 
+@on_the_host
 def torch_noise(seeds, table, shape, *, start=True):
     """All noise of a generation as diffusers draws it, with a generator on the CPU for each image.
 

@@ -82,7 +82,7 @@ def variational_term(
     Returns:
       float32[batch], bits a dimension.
     """
-    predicted = convert_prediction(prediction, x_t, t, schedule, prediction_type, "x_0")
+    predicted = convert_prediction(schedule, prediction, x_t, t, prediction_type, "x_0")
     if clip is not None:
         predicted = jnp.clip(predicted, -clip, clip)
     true_mean, _, true_log_variance = posterior(schedule, x_0, x_t, t)

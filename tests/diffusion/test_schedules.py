@@ -162,13 +162,78 @@ def test_every_prediction_from_every_other(source, target):
         "v_prediction": alpha * noise - sigma * x_0,
         "score": -noise / sigma,
     }
-    got = diffusion.convert_prediction(true[source], x_t, t, schedule, source, target)
+    got = diffusion.convert_prediction(schedule, true[source], x_t, t, source, target)
     np.testing.assert_allclose(got, true[target], rtol=1e-3, atol=2e-4)
 
 
 def test_prediction_names():
     schedule, x = SCHEDULES["linear"], jnp.ones((2, 3))
-    same = diffusion.convert_prediction(x, x, 5, schedule, "sample", "x_0")
+    same = diffusion.convert_prediction(schedule, x, x, 5, "sample", "x_0")
     np.testing.assert_array_equal(same, x)
     with pytest.raises(SdjaxError, match="unknown prediction 'eps'"):
-        diffusion.convert_prediction(x, x, 5, schedule, "eps", "x_0")
+        diffusion.convert_prediction(schedule, x, x, 5, "eps", "x_0")
+
+
+def test_the_schedule_may_stand_where_it_once_stood():
+    schedule, x, t = SCHEDULES["linear"], jnp.linspace(-1, 1, 6).reshape(2, 3), jnp.array([3, 900])
+    convert = diffusion.convert_prediction
+    expected = convert(schedule, x, 2 * x, t, "epsilon", "x_0")
+    for again in (
+        convert(x, 2 * x, t, schedule, "epsilon", "x_0"),
+        convert(x, 2 * x, t, schedule, source="epsilon", target="x_0"),
+        convert(x, 2 * x, t, schedule=schedule, source="epsilon", target="x_0"),
+        convert(x, x_t=2 * x, t=t, schedule=schedule, source="epsilon", target="x_0"),
+        convert(
+            prediction=x, x_t=2 * x, t=t, schedule=schedule, source="epsilon", target="x_0"
+        ),
+        jax.jit(convert, static_argnums=(4, 5))(x, 2 * x, t, schedule, "epsilon", "x_0"),
+        jax.jit(convert, static_argnums=(4, 5))(schedule, x, 2 * x, t, "epsilon", "x_0"),
+    ):
+        np.testing.assert_allclose(again, expected, rtol=1e-6)
+    for arguments in ((x, 2 * x, t, schedule, "epsilon", "x_0", 1), (x, 2 * x, t, schedule)):
+        with pytest.raises(TypeError):
+            convert(*arguments)
+
+
+@pytest.mark.parametrize("name", ["linear", "scaled_linear", "cosine", "sigmoid"])
+def test_a_schedule_may_be_built_inside_a_traced_function(name):
+    """Its numbers are constants there, and tables can be made of it."""
+    make = getattr(diffusion, f"{name}_schedule")
+
+    def noised(x):
+        schedule = diffusion.zero_terminal_snr(make(num_timesteps=20))
+        table = diffusion.sampler("ddim", schedule, 4, prediction_type="v_prediction")
+        assert table.evaluations == 4
+        return diffusion.add_noise(schedule, x, 0 * x, 7).sum()
+
+    x, schedule = jnp.ones((3, 2)), diffusion.zero_terminal_snr(make(num_timesteps=20))
+    expected = diffusion.add_noise(schedule, x, 0 * x, 7)
+    np.testing.assert_allclose(jax.jit(noised)(x), expected.sum(), rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(jax.grad(noised))(x), expected, rtol=1e-6)
+    np.testing.assert_allclose(jax.vmap(noised)(x), expected.sum(axis=1), rtol=1e-6)
+
+
+def test_what_needs_numbers_says_it_of_traced_ones():
+    schedule = SCHEDULES["linear"]
+    config = {"_class_name": "DDIMScheduler"}
+    table = diffusion.sampler("euler_a", schedule, 3)
+    for name, function, given in (
+        ("linear_schedule", lambda end: diffusion.linear_schedule(1e-4, end), 0.02),
+        ("schedule_from_betas", diffusion.schedule_from_betas, jnp.full(5, 0.1)),
+        ("cosine_schedule", lambda s: diffusion.cosine_schedule(10, s), 0.008),
+        ("zero_terminal_snr", diffusion.zero_terminal_snr, schedule),
+        ("sampler", lambda schedule: diffusion.sampler("ddim", schedule, 3), schedule),
+        ("sampler", lambda eta: diffusion.sampler("ddim", schedule, 3, eta=eta), 0.5),
+        ("sampler_from_config",
+         lambda eta: diffusion.sampler_from_config(config, 3, eta=eta), 0.5),
+        ("schedule_from_config",
+         lambda betas: diffusion.schedule_from_config({**config, "trained_betas": betas}),
+         jnp.full(5, 0.1)),
+        ("timesteps", lambda table: table.timesteps, table),
+        ("evaluations", lambda table: table.evaluations, table),
+        ("noise_rows", lambda table: table.noise_rows, table),
+        ("part", lambda table: table.part(0, 2), table),
+        ("torch_noise", lambda table: diffusion.torch_noise([1], table, (4, 4, 1)), table),
+    ):  # fmt: skip
+        with pytest.raises(SdjaxError, match=f"^{name} computes on the host and needs numbers"):
+            jax.jit(function)(given)

@@ -66,7 +66,7 @@ def test_the_true_prediction_has_no_loss(prediction):
     x_0 = jax.random.normal(jax.random.key(1), (64, 4, 4, 2))
     given = noised(config, schedule, x_0, KEYS[:64])
     truth = diffusion.convert_prediction(
-        given.x_0, given.x_t, given.t, schedule, "x_0", prediction
+        schedule, given.x_0, given.x_t, given.t, "x_0", prediction
     )
     np.testing.assert_allclose(losses(config, schedule, given, truth), 0, atol=1e-6)
     weight = diffusion.loss_weight(schedule, given.t, prediction, "min_snr")

@@ -3,11 +3,13 @@
 import dataclasses
 import difflib
 import inspect
+import numbers
 from collections.abc import Callable
 
 import numpy as np
 
 from sdjax.diffusion import grids
+from sdjax.diffusion.host import on_the_host
 from sdjax.diffusion.networks import consistency_model, preconditioned, unit_variance
 from sdjax.diffusion.predictions import prediction_name
 from sdjax.diffusion.samplers import consistency, dpm_solver, k_diffusion, pndm, training
@@ -47,6 +49,11 @@ class Sampler:
         ]  # fmt: skip
 
 
+# Where ε says so little about x_0 that what it errs by is multiplied beyond all pictures: e^5.1,
+# which Lu et al. give for the cosine schedule. Linear schedules end below it.
+NOISIEST = float(np.exp(5.1))
+_FROM_NOISE = (grids.training_grid, grids.interpolated_grid, grids.solver_grid)
+
 _SDE = {"algorithm": "sde_dpmpp", "published": True}
 
 SAMPLERS = {
@@ -82,6 +89,7 @@ SAMPLERS = {
 }
 
 
+@on_the_host
 def sampler(
     name,
     schedule,
@@ -93,6 +101,7 @@ def sampler(
     threshold=None,
     pad_to=None,
     dtype=np.float32,
+    noisiest=None,
     **options,
 ):
     """The table of a sampler.
@@ -111,6 +120,9 @@ def sampler(
       threshold: (quantile, largest bound) of dynamic thresholding.
       pad_to: rows of the table; by default a power of two from 64 on.
       dtype: of the coefficients, which are computed in float64.
+      noisiest: the highest σ/α to start from: timesteps above it are left out before the steps are
+        spread. None is e^5.1 = 164 where the network predicts ε or the score, x_0 is not bounded
+        and the steps are spread to the schedule's end, and no limit otherwise; infinity is none.
       options: of the sampler's grid (`spacing`, `steps_offset`, `sigmas`, `timesteps`, `final` …)
         and of the sampler (`order`, `eta` …); see `sdjax.diffusion.grids` and its function.
 
@@ -130,12 +142,17 @@ def sampler(
     signal = None if schedule is None else training_signal(schedule)
     network_names = entry.option_names[2]
     prediction = prediction_name(prediction_type)
+    bounded = clip is not None or threshold is not None
+    if noisiest is not None:
+        signal = _up_to(noisiest, signal, name, entry, options)
+    elif _errs_with_noise(prediction, bounded) and _spread_to_the_end(entry, options):
+        usable = with_signal(signal)
+        signal = signal[:usable] if steps <= usable else signal
     grid = entry.grid(signal, steps, **_chosen(options, entry.option_names[0]))
     if schedule is not None:
         grid = dataclasses.replace(grid, betas=np.asarray(schedule.betas, np.float64))
     if start is not None:
         grid = grid.starting(start)
-    bounded = clip is not None or threshold is not None
     network = entry.network(prediction, bounded, **_chosen(options, network_names))
     size = np.hypot(grid.alpha[0], grid.sigma[0])
     return build_table(
@@ -156,6 +173,59 @@ def training_signal(schedule):
     """
     alphas = 1 - np.asarray(schedule.betas, np.float32)
     return np.cumprod(alphas, dtype=np.float64).astype(np.float32).astype(np.float64)
+
+
+def with_signal(signal, noisiest=NOISIEST):
+    """How many of the first timesteps have a σ/α of at most `noisiest`; ᾱ falls."""
+    return int((grids.sigma_ratio(signal) <= noisiest).sum())
+
+
+def _spread_to_the_end(entry, options):
+    """Whether the first step is at the schedule's last timestep, and not where it was told."""
+    told = any(options.get(name) is not None for name in ("sigma_max", "lambda_min"))
+    if entry.grid not in _FROM_NOISE or told or _listed(options):
+        return False
+    default = inspect.signature(entry.grid).parameters["spacing"].default
+    return options.get("sigmas") is not None or options.get("spacing", default) != "leading"
+
+
+def starts_without_signal(name, schedule, table, options):
+    """Whether `sampler` would have left the first timestep out, had it not been told otherwise."""
+    entry, bounded = SAMPLERS[name], np.isfinite(table.clip) or table.threshold is not None
+    if not _errs_with_noise(prediction_name(options["prediction_type"]), bounded):
+        return False
+    if entry.grid not in _FROM_NOISE or _listed(options):
+        return False
+    signal_there, noise_there = table.start
+    usable = with_signal(training_signal(schedule))
+    return noise_there > NOISIEST * signal_there and len(table.timesteps) <= usable
+
+
+def _errs_with_noise(prediction, bounded):
+    """Whether an error of the network is one of x_0 multiplied by σ/α."""
+    return prediction in ("epsilon", "score") and not bounded
+
+
+def _listed(options):
+    """Whether the options list where each step is."""
+    sigmas = options.get("sigmas")
+    return options.get("timesteps") is not None or not isinstance(sigmas, str | None)
+
+
+def _up_to(noisiest, signal, name, entry, options):
+    """ᾱ of the timesteps whose σ/α is at most `noisiest`, as it was asked for."""
+    if isinstance(noisiest, bool) or not isinstance(noisiest, numbers.Real) or not noisiest > 0:
+        raise SdjaxError(f"noisiest must be a number above 0, got {noisiest!r}")
+    if noisiest == np.inf:
+        return signal
+    if entry.grid not in _FROM_NOISE:
+        raise SdjaxError(f"sampler {name} starts where it was trained to: noisiest does not apply")
+    if _listed(options):
+        raise SdjaxError("noisiest does not go with a list of timesteps or sigmas, which say it")
+    usable = with_signal(signal, noisiest)
+    if usable < 1:
+        raise SdjaxError(f"noisiest {noisiest} is below the schedule's lowest level: raise it")
+    return signal[:usable]
 
 
 def _step_count(steps, options):
