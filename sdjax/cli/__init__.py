@@ -17,6 +17,7 @@ from .common import check_known
 
 COMMANDS = {
     "sample": "turn prompts into pictures",
+    "captions": "list what a model was trained to draw",
     "train": "train a model by a recipe of configs/",
     "evaluate": "measure a model",
     "convert": "turn a checkpoint into another layout",

@@ -5,12 +5,23 @@ from typing import Literal
 
 import tyro
 
-from .common import check_near, description, prepare_devices
+from sdjax.folders import check_writable
+
+from .common import check_near, check_words, description, joined, prepare_devices
+
+# Of other programs' command lines, beside those of `sdjax.words`.
+_WORDS = {
+    "ckpt": "model", "ckpt_path": "model", "checkpoint": "model", "model_id": "model",
+    "pretrained_model_name_or_path": "model", "outdir": "out", "out_dir": "out", "output": "out",
+    "output_dir": "out", "output_path": "out", "precision": "dtype", "torch_dtype": "dtype",
+    "bs": "batch_size",
+}  # fmt: skip
 
 
 def sample(
     prompt: tuple[str, ...],
     model: str | None = None,
+    config: Path | None = None,
     negative_prompt: str | None = None,
     steps: int = 30,
     guidance_scale: float | None = None,
@@ -31,16 +42,18 @@ def sample(
 ) -> None:
     """Turn prompts into pictures, each a numbered PNG, and one captioned sheet of them all.
 
-    sdjax sample --prompt "a smiling cat"
+    sdjax sample --prompt "grinning cat"
 
-    sdjax sample --prompt "red heart" "rocket" --count 4 --seed 7 --out pictures
+    sdjax sample --prompt "red heart" "penguin" --count 4 --seed 7 --out pictures
 
-    sdjax sample --prompt "rocket" --model runs/mine/model --sampler dpmpp_2m --steps 20
+    sdjax sample --prompt "large red circle" --model runs/shapes/model --sampler dpmpp_2m --steps 20
 
     Args:
-        prompt: One or more prompts, each in quotes.
+        prompt: One or more prompts, each in quotes; the option may also be given several times.
         model: A diffusers folder, a .safetensors or .ckpt file, or a hub id; the emoji model that
             comes with the project where not given.
+        config: Of a single file, if its networks are of other sizes than the published: a
+            diffusers folder of the same sizes, such as the one it was made from.
         negative_prompt: What to steer away from.
         steps: Sampling steps.
         guidance_scale: How much the prompt counts; 1 turns guidance off and halves the work. The
@@ -50,7 +63,8 @@ def sample(
         spacing: How the timesteps are laid out; the sampler's own way where not given.
         sigmas: Noise levels: karras, exponential, beta, …; the sampler's own where not given.
         eta: Noise of a stochastic sampler, 0 to 1.
-        seed: Of the first picture; the others take seed + 1, seed + 2, …
+        seed: Of the first picture; the others take seed + 1, seed + 2, …; -1 draws one, which is
+            printed and kept in the PNG's text.
         count: Pictures of each prompt.
         height: In pixels; the size the model was trained at where not given.
         width: In pixels; the size the model was trained at where not given.
@@ -62,39 +76,60 @@ def sample(
         out: Folder of the pictures; numbers go on after those that are there.
     """
     import sdjax
-    from sdjax.folders import check_writable
-    from sdjax.pipeline import StableDiffusion
-    from sdjax.pipeline.pictures import save_pictures
-    from sdjax.pipeline.request import listed
+    from sdjax.pipeline.files import read_model
+    from sdjax.pipeline.pictures import PictureFolder
+    from sdjax.pipeline.request import Request
+    from sdjax.pipeline.stable_diffusion import plan_for
 
+    options = {"spacing": spacing, "sigmas": sigmas, "eta": eta}
+    asked = Request(
+        prompt,
+        negative_prompt,
+        steps=steps,
+        guidance_scale=guidance_scale,
+        guidance_rescale=guidance_rescale,
+        sampler=sampler,
+        seed=None if seed == -1 else seed,
+        count=count,
+        height=height,
+        width=width,
+        noise=noise,
+        clip_skip=clip_skip,
+        batch_size=batch_size,
+        options={name: value for name, value in options.items() if value is not None},
+    )
+    check_writable(out)
     prepare_devices()
     model = str(sdjax.EMOJI) if model is None else model
-    prompts = listed(prompt)
-    check_writable(out)
-    pipeline = StableDiffusion.from_pretrained(model, dtype=dtype)
-    options = {"spacing": spacing, "sigmas": sigmas, "eta": eta}
-    chosen = {
-        "negative_prompt": negative_prompt,
-        "steps": steps,
-        "guidance_scale": pipeline.guidance_scale if guidance_scale is None else guidance_scale,
-        "guidance_rescale": guidance_rescale,
-        "sampler": sampler,
-        "height": height,
-        "width": width,
-        "clip_skip": clip_skip,
-        "noise": noise,
-        **{name: value for name, value in options.items() if value is not None},
-    }
-    images = pipeline.generate(prompts, seed=seed, count=count, batch_size=batch_size, **chosen)
-    captions = [text for text in prompts for _ in range(count)]
-    settings = {name: value for name, value in chosen.items() if value is not None}
-    notes = [{**settings, "model": model, "seed": seed + i} for i in range(len(images))]
-    *_, overview = save_pictures(out, images, captions, notes)
-    print(f"{len(images)} pictures and {overview}")
+    found = read_model(model, config=config)
+    # Before minutes go by with the weights.
+    scale = plan_for(found, asked, model).guidance_scale
+    pipeline = sdjax.StableDiffusion.from_model(found, dtype, model)
+    settings = {
+        "negative_prompt": negative_prompt, "steps": steps, "guidance_scale": scale,
+        "guidance_rescale": guidance_rescale, "sampler": sampler, "height": height,
+        "width": width, "clip_skip": clip_skip, "noise": noise, **options, "model": model,
+    }  # fmt: skip
+    notes = {name: value for name, value in settings.items() if value is not None}
+    captions = [text for text in asked.prompt for _ in range(count)]
+    folder, images, paths = PictureFolder(out), [], []
+    try:
+        for _, made in pipeline.generated(asked):
+            for image in made:
+                own = {"prompt": captions[len(images)], **notes, "seed": image.info["seed"]}
+                paths.append(folder.save(image, own))
+                images.append(image)
+    finally:
+        if 0 < len(images) < asked.total:
+            print(f"{len(images)} of {asked.total} pictures are in {out}")
+    overview = folder.save_sheet(images, captions, paths[0])
+    print(f"{len(images)} pictures from seed {asked.seeds[0]} on, and {overview}")
 
 
 def run(arguments: list[str], program: str) -> int:
     """Reads the options, and draws."""
+    arguments = joined(arguments, "--prompt")
+    check_words(arguments, sample, _WORDS)
     check_near(arguments, "--prompt")
     tyro.cli(
         sample,

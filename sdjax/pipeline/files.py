@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sdjax.errors import SdjaxError
+from sdjax.pipeline.captions import CAPTIONS, read_captions
 from sdjax.folders import check_local
 from sdjax.text.tokenizer import Tokenizer
 from sdjax.text.vocabulary import clip_tokenizer
@@ -71,6 +72,7 @@ class Model:
     guidance_scale: what suits the model, where nobody asks for another.
     aesthetics: whether the refiner is told a score.
     home: the diffusers folder it was read from, or took its configurations from.
+    captions: all that it was trained on, where they were kept; CAPTIONS of a folder, one a line.
     """
 
     checkpoint: Checkpoint
@@ -79,6 +81,7 @@ class Model:
     guidance_scale: float = GUIDANCE_SCALE
     aesthetics: bool = False
     home: Path | None = None
+    captions: tuple[str, ...] = ()
 
     @property
     def is_whole(self) -> bool:
@@ -116,6 +119,7 @@ def read_model(
         checkpoint = read_single_file(path, configs, prediction_type)
         home = None if config is None or part_alone(config) else Path(config)
     tokenizers, family = _tokenizers(checkpoint, home), checkpoint.family
+    captions = () if home is None else read_captions(home)
     if home is None:  # what the file says, else as the published models have it
         index, where = own_metadata(checkpoint.metadata, _INDEX), path
         zero = index.get(_ZEROS, family == "sdxl")
@@ -126,7 +130,7 @@ def read_model(
         zero = index.get(_ZEROS, family in ("sdxl", "refiner"))
         aesthetics = bool(index.get(_SCORE))
     guidance_scale = _guidance_scale(index, where)
-    return Model(checkpoint, tokenizers, bool(zero), guidance_scale, aesthetics, home)
+    return Model(checkpoint, tokenizers, bool(zero), guidance_scale, aesthetics, home, captions)
 
 
 def _guidance_scale(index: Mapping, source: Path) -> float:
@@ -181,6 +185,8 @@ def write_model(
     if checkpoint.low_res_scheduler:
         folder = out / "low_res_scheduler"
         write_json(folder / "scheduler_config.json", checkpoint.low_res_scheduler)
+    if model.captions:
+        (out / CAPTIONS).write_text("\n".join(model.captions) + "\n", encoding="utf-8")
     write_json(out / "model_index.json", index | _copied_extras(model, out))
 
 

@@ -1,41 +1,95 @@
-"""Pictures on disk: numbered PNG files that never replace one another."""
+"""Pictures out of arrays, and on disk: numbered PNG files that never replace one another."""
 
 import os
 import re
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from sdjax.errors import SdjaxError
 from sdjax.evaluation.sheets import sheet
 from sdjax.folders import writable_folder
+from sdjax.weights.arrays import all_finite
 
 SHOWN = 192  # pixels that a small picture is enlarged to, at least, on a sheet
 
 
-def save_pictures(
-    folder: str | os.PathLike,
-    images: Sequence[Image.Image],
-    captions: Sequence[str],
-    notes: Sequence[Mapping[str, object]] | None = None,
-) -> list[Path]:
-    """Saves each image as NNNNN.png and one captioned sheet of all as NNNNN-sheet.png.
+def check_finite_images(images: np.ndarray, seeds: Sequence[int]) -> None:
+    """SdjaxError, with the first one's seed, where images are not finite."""
+    bad = [seed for image, seed in zip(images, seeds, strict=True) if not all_finite(image)]
+    if bad:
+        raise SdjaxError(
+            f"{len(bad)} of {len(images)} images (seed {bad[0]} first) came out as numbers "
+            "that are not finite: the model or the sampler overflowed; load it with "
+            'dtype="bfloat16" or "float32", or lower guidance_scale and adapter weights'
+        )
 
-    Numbers go on after the highest in the folder. `notes`, one mapping an image, go into the PNG's
-    text. Returns the paths, the sheet's last.
+
+def to_pictures(images: np.ndarray, seeds: Sequence[int]) -> list[Image.Image]:
+    """PIL images of pixels [N, H, W, 3] in [-1, 1], each with its seed as `info["seed"]`."""
+    pictures = [Image.fromarray(np.uint8(np.round((image + 1) * 127.5))) for image in images]
+    for picture, seed in zip(pictures, seeds, strict=True):
+        picture.info["seed"] = seed
+    return pictures
+
+
+class PictureFolder:
+    """A folder whose pictures are numbered NNNNN.png, on from the highest that is there.
+
+    Several processes may write into it. A picture appears whole or not at all. Raises SdjaxError
+    where nothing can be written.
     """
-    folder = writable_folder(folder)
-    names = (re.match(r"(\d+)(-sheet)?\.png$", path.name) for path in folder.iterdir())
-    numbers = [int(name[1]) for name in names if name]
-    first, paths = max(numbers, default=-1) + 1, []
-    for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
+
+    def __init__(self, folder: str | os.PathLike):
+        self.folder = writable_folder(folder)
+        names = (re.match(r"(\d+)(-sheet)?\.png$", path.name) for path in self.folder.iterdir())
+        self._next = max((int(name[1]) for name in names if name), default=-1) + 1
+
+    def save(self, image: Image.Image, notes: Mapping[str, object]) -> Path:
+        """Writes a picture under the next number, the notes as its PNG text."""
         text = PngInfo()
-        for name, value in {"prompt": caption, **(notes[i] if notes else {})}.items():
+        for name, value in notes.items():
             text.add_itxt(name, str(value))
-        paths.append(folder / f"{first + i:05d}.png")
-        image.save(paths[-1], pnginfo=text)
-    scale = max(1, SHOWN // max(images[0].size))
-    paths.append(folder / f"{first:05d}-sheet.png")
-    sheet(images, captions, scale=scale, smooth=True).save(paths[-1])
-    return paths
+        return self._write(image, text)
+
+    def save_sheet(
+        self, images: Sequence[Image.Image], captions: Sequence[str], first: Path
+    ) -> Path:
+        """Writes one captioned sheet of all, named after the first picture."""
+        scale = max(1, SHOWN // max(images[0].size))
+        drawn = sheet(images, captions, scale=scale, smooth=True)
+        return self._write(drawn, None, first.with_name(f"{first.stem}-sheet.png"))
+
+    def _write(self, image: Image.Image, text: PngInfo | None, path: Path | None = None) -> Path:
+        unfinished = self.folder / f".{uuid.uuid4().hex}.part"
+        try:
+            with unfinished.open("xb") as file:
+                image.save(file, "png", pnginfo=text)
+            path = path or self._claimed()
+            try:
+                unfinished.replace(path)
+            except BaseException:
+                path.unlink()
+                raise
+        except OSError as error:
+            raise SdjaxError(
+                f"cannot write a picture to {self.folder}: {error.strerror or error}"
+            ) from error
+        finally:
+            unfinished.unlink(missing_ok=True)
+        return path
+
+    def _claimed(self) -> Path:
+        """The next number that no other process has, as an empty file."""
+        while True:
+            path = self.folder / f"{self._next:05d}.png"
+            self._next += 1
+            try:
+                path.touch(exist_ok=False)
+                return path
+            except FileExistsError:
+                pass

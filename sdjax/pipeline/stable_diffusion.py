@@ -2,7 +2,7 @@
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,21 +13,20 @@ from PIL import Image
 from sdjax import diffusion, parallel
 from sdjax.errors import SdjaxError, check_finite
 from sdjax.pipeline import programs, request
+from sdjax.pipeline.captions import warn_of_unseen
 from sdjax.pipeline.files import GUIDANCE_SCALE, Model, read_model, write_model
+from sdjax.pipeline.pictures import check_finite_images, to_pictures
 from sdjax.pipeline.progress import Advance, carry_out, reported
-from sdjax.pipeline.request import Prompt
+from sdjax.pipeline.request import ARGUMENTS, Plan, Prompt, Request, plan
 from sdjax.text.encode import Embedded
 from sdjax.text.tokenizer import END, Tokenizer
 from sdjax.weights.adapters import Adapter, read_lora, with_adapters
-from sdjax.weights.arrays import all_finite
 from sdjax.weights.checkpoint import Checkpoint, Part
 from sdjax.weights.names import state_from_params
-from sdjax.weights.parts import VAE, TextEncoder, TinyVAE, UNet, load
+from sdjax.weights.parts import VAE, TextEncoder, TinyVAE, UNet, configuration, load
 from sdjax.weights.single_file import family_of
 from sdjax.weights.tensors import dtype_of
 from sdjax.weights.textual_inversion import read_textual_inversion, with_vectors
-
-STEPS = 30  # of sampling, where neither their number nor a list of them is given
 
 
 class StableDiffusion:
@@ -42,6 +41,8 @@ class StableDiffusion:
     zero_negative: whether no negative prompt means an embedding of zeros (SDXL) rather than that
         of the empty prompt.
     guidance_scale: what `generate` takes where it is given none; saved with the model.
+    captions: all that the model was trained on, where that is known; saved with the model. A
+        warning tells of prompts without a word of them.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class StableDiffusion:
         zero_negative: bool = False,
         low_res_scheduler_config: Mapping[str, Any] | None = None,
         guidance_scale: float = GUIDANCE_SCALE,
+        captions: Sequence[str] = (),
     ):
         second = text_encoder_2 is not None
         self.unet, self.vae = unet, programs.upcast(vae)
@@ -67,6 +69,7 @@ class StableDiffusion:
         self.low_res_scheduler_config = dict(low_res_scheduler_config or {})
         self.zero_negative = zero_negative
         self.guidance_scale = guidance_scale
+        self.captions = tuple(captions)
         self.params = params
 
     @property
@@ -102,7 +105,7 @@ class StableDiffusion:
         dtype: what the networks compute in and hold their parameters in. variant: "fp16" reads
         those weights. revision: a branch, tag or commit of the hub.
         """
-        return cls._from_model(read_model(source, variant, revision), dtype, source)
+        return cls.from_model(read_model(source, variant, revision), dtype, source)
 
     @classmethod
     def from_single_file(
@@ -120,24 +123,16 @@ class StableDiffusion:
         by default the file's metadata or the published model's.
         """
         model = read_model(path, config=config, prediction_type=prediction_type)
-        return cls._from_model(model, dtype, path)
+        return cls.from_model(model, dtype, path)
 
     @classmethod
-    def _from_model(cls, model: Model, dtype: str, source) -> "StableDiffusion":
+    def from_model(cls, model: Model, dtype: str, source) -> "StableDiffusion":
+        """The networks of what `read_model` read from a source, with their parameters."""
+        check_whole(model, source)
         parts = model.checkpoint.parts
-        if not model.is_whole or "text_encoder" not in parts:
-            raise SdjaxError(
-                f"{source} holds {', '.join(parts)}: expected a U-Net, an autoencoder and a text "
-                "encoder, SDXL's both, to make images from prompts"
-            )
-        try:
-            diffusion.schedule_from_config(model.checkpoint.scheduler)
-        except SdjaxError as error:
-            raise SdjaxError(f"{source}: {error}") from error
         kind = dtype_of(dtype)
         unet, unet_params = load(parts["unet"], UNet.config_class, UNet.shapes, dtype, source)
-        tiny = parts["vae"].config.get("_class_name") == "AutoencoderTiny"
-        kind_of_vae = TinyVAE if tiny else VAE
+        kind_of_vae = _kind_of_vae(parts["vae"])
         vae, vae_params = load(
             parts["vae"], kind_of_vae.config_class, kind_of_vae.shapes, dtype, source
         )
@@ -162,6 +157,7 @@ class StableDiffusion:
             zero_negative=model.zero_negative,
             low_res_scheduler_config=model.checkpoint.low_res_scheduler,
             guidance_scale=model.guidance_scale,
+            captions=model.captions,
             **second,
         )
 
@@ -186,7 +182,8 @@ class StableDiffusion:
         schedulers = self.scheduler_config, self.low_res_scheduler_config
         checkpoint = Checkpoint(parts, family_of(parts), *schedulers)
         tokenizers = dict(zip(names, self.tokenizers, strict=True))
-        return Model(checkpoint, tokenizers, self.zero_negative, self.guidance_scale)
+        own = {"guidance_scale": self.guidance_scale, "captions": self.captions}
+        return Model(checkpoint, tokenizers, self.zero_negative, **own)
 
     def load_lora(
         self, path: str | os.PathLike, weight: float = 1.0, name: str | None = None
@@ -271,7 +268,7 @@ class StableDiffusion:
         guidance_scale: float | None = None,
         guidance_rescale: float = 0.0,
         sampler: str | None = None,
-        seed: int | Sequence[int] = 0,
+        seed: int | Sequence[int] | None = 0,
         count: int = 1,
         height: int | None = None,
         width: int | None = None,
@@ -295,8 +292,9 @@ class StableDiffusion:
             where it has none.
         sampler: a name of `sdjax.sampler`, or None for the model's own; `sampler_options` (spacing,
             sigmas, eta, order, …) take precedence over the model's.
-        seed: of the first image, the others take seed + 1, …; or one for each image. An image
-            depends on its own seed only, not on the batch around it.
+        seed: of the first image, the others take seed + 1, …; or one for each image; None draws
+            one. A PIL image has its own as `info["seed"]`, and `seeds` lists those of the last
+            call. An image depends on its own seed only, not on the batch around it.
         height, width: in pixels; None for the size the model was trained at.
         latents: unit-variance noise [N, height / f, width / f, C] to start from.
         noise: where other noise comes from, to start from and what samplers add. "torch" draws it
@@ -312,88 +310,73 @@ class StableDiffusion:
             function of (evaluations of the U-Net done, evaluations in all). The pictures and the
             compiled programs are the same.
 
-        Raises SdjaxError for arguments that do not fit, before anything is compiled, and for
-        images that are not finite.
+        Whole numbers may be floats, and numbers those of NumPy or JAX. Raises SdjaxError for
+        arguments that do not fit, before anything is compiled, and for images that are not finite.
         """
-        guidance_scale = self.guidance_scale if guidance_scale is None else guidance_scale
-        prompts = request.listed(prompt)
-        negatives = request.negatives_of(negative_prompt, prompts)
-        for name, value in (("count", count), ("batch_size", batch_size)):
-            if value is not None and value < 1:
-                raise SdjaxError(f"{name} must be at least 1, got {value}")
-        check_finite(guidance_scale=guidance_scale, guidance_rescale=guidance_rescale)
-        if output not in ("pil", "numpy", "latents"):
-            raise SdjaxError(f"output must be pil, numpy or latents, got {output!r}")
-        total = len(prompts) * count
-        seeds = request.seeds_of(seed, total)
-        config, unet = self.vae.config, self.unet.config
-        size = request.image_size(
-            height, width, unet.sample_size or 512 // config.downsampling, config.downsampling
-        )
-        lists = (sampler_options.get(name) for name in ("timesteps", "sigmas"))
-        if steps is None and all(given is None or isinstance(given, str) for given in lists):
-            steps = STEPS
-        table = diffusion.sampler_from_config(
-            self.scheduler_config, steps, sampler, **sampler_options
-        )
-        source = request.noise_source(
-            noise, table, diffusion.drawn_in_turn(self.scheduler_config, sampler)
-        )
-        shape = (*(side // config.downsampling for side in size), config.latent_channels)
-        self._check_channels(shape[-1])
-        if latents is not None:
-            latents = np.asarray(latents, np.float32)
-            if latents.shape != (total, *shape):
-                raise SdjaxError(
-                    f"latents must have shape {(total, *shape)}, got {latents.shape}"
-                )
-            if not all_finite(latents):
-                raise SdjaxError("latents must be finite numbers, some are not")
+        given = {name: value for name, value in locals().items() if name in ARGUMENTS}
+        made = [images for _, images in self.generated(Request(**given, options=sampler_options))]
+        if output == "pil":
+            return [image for batch in made for image in batch]
+        return np.concatenate(made)
 
-        settings = programs.Settings(
-            table, np.float32(guidance_scale), np.float32(guidance_rescale)
+    def generated(self, asked: Request) -> Iterator[tuple[int, list[Image.Image] | np.ndarray]]:
+        """The images of a request as they are made: (number of its first, images) of each batch.
+
+        Raises SdjaxError as `generate`, of images that are not finite when their batch is made.
+        """
+        planned = plan(
+            asked,
+            self.scheduler_config,
+            self.unet.config,
+            self.vae.config,
+            [encoder.config for encoder in self.text_encoders],
+            self.guidance_scale,
         )
-        # A distilled network takes the scale as an input and is evaluated once as well.
-        guided = guidance_scale != 1 and unet.time_cond_proj_dim is None
-        made, starts = [], range(0, total, batch_size or total)
-        with reported(progress, len(starts) * table.evaluations) as advance:
+        self.seeds = [int(seed) for seed in asked.seeds]
+        warn_of_unseen(asked.prompt, self.captions)
+        size = min(asked.batch_size or asked.total, asked.total)
+        starts = range(0, asked.total, size)
+        with reported(asked.progress, len(starts) * planned.table.evaluations) as advance:
             for first in starts:
                 # The last batch is filled up, so that all run the program of one shape.
-                batch = np.minimum(first + np.arange(min(batch_size or total, total)), total - 1)
-                place = programs.place(len(batch), guided)
-                at = batch[place.rows]
-                start, added = request.all_noise(
-                    seeds[batch], table, shape, source, latents is None
-                )
-                start = start if latents is None else latents[batch]
-                texts, opposite = (np.array(t, object)[at // count] for t in (prompts, negatives))
-                if place.across:
-                    texts[::2] = opposite[::2]
-                images = programs.Images(
-                    keys=request.key_data(seeds)[at],
-                    noise=None if added is None else added[place.rows],
-                    prompt=self._embedded(texts, clip_skip),
-                    negative=self._embedded(opposite, clip_skip)
-                    if guided and not place.across
-                    else None,
-                    time_ids=self._time_ids(size, at.shape),
-                )
-                result = self._sampled(
-                    settings, images, start[place.rows], place.across, advance
-                )
-                result = result if output == "latents" else self._decoded(result)
-                made.append((result, place, len(batch)))
-        result = np.concatenate([programs.joined(*part) for part in made])[:total]
-        bad = [i for i, image in enumerate(result) if not all_finite(image)]
-        if bad:
-            raise SdjaxError(
-                f"{len(bad)} of {total} images (seed {seeds[bad[0]]} first) came out as numbers "
-                "that are not finite: the model or the sampler overflowed; load it with "
-                'dtype="bfloat16" or "float32", or lower guidance_scale and adapter weights'
-            )
-        if output != "pil":
-            return result
-        return [Image.fromarray(np.uint8(np.round((image + 1) * 127.5))) for image in result]
+                batch = np.minimum(first + np.arange(size), asked.total - 1)
+                made = self._batch(asked, planned, batch, advance)[: asked.total - first]
+                seeds = self.seeds[first : first + size]
+                check_finite_images(made, seeds)
+                yield first, made if asked.output != "pil" else to_pictures(made, seeds)
+
+    def _batch(
+        self, asked: Request, planned: Plan, batch: np.ndarray, advance: Advance | None
+    ) -> np.ndarray:
+        """Latents or pixels [N, …] of the images with these numbers."""
+        settings = programs.Settings(
+            planned.table, np.float32(planned.guidance_scale), np.float32(asked.guidance_rescale)
+        )
+        # A distilled network takes the scale as an input and is evaluated once as well.
+        guided = planned.guidance_scale != 1 and self.unet.config.time_cond_proj_dim is None
+        place = programs.place(len(batch), guided)
+        at = batch[place.rows]
+        start, added = request.all_noise(
+            asked.seeds[batch], planned.table, planned.shape, planned.source, asked.latents is None
+        )
+        start = start if asked.latents is None else asked.latents[batch]
+        texts, opposite = (
+            np.array(t, object)[at // asked.count] for t in (asked.prompt, asked.negatives)
+        )
+        if place.across:
+            texts[::2] = opposite[::2]
+        images = programs.Images(
+            keys=request.key_data(asked.seeds)[at],
+            noise=None if added is None else added[place.rows],
+            prompt=self._embedded(texts, asked.clip_skip),
+            negative=self._embedded(opposite, asked.clip_skip)
+            if guided and not place.across
+            else None,
+            time_ids=self._time_ids(planned.size, at.shape),
+        )
+        result = self._sampled(settings, images, start[place.rows], place.across, advance)
+        result = result if asked.output == "latents" else self._decoded(result)
+        return programs.joined(result, place, len(batch))
 
     def _sampled(
         self,
@@ -433,16 +416,40 @@ class StableDiffusion:
         params = tuple(self.params[part] for part in self._encoder_parts())
         return run(params, programs.Prompts(ids, np.float32(~dropped)))
 
-    def _check_channels(self, channels: int):
-        wanted = self.unet.config.in_channels
-        if wanted != channels:
-            raise SdjaxError(
-                f"this U-Net takes {wanted} channels, the latents have {channels}: "
-                "it needs an image condition and cannot make images from a prompt alone"
-            )
-
     def _time_ids(self, size: tuple[int, int], places: tuple[int, int]) -> np.ndarray | None:
         if self.unet.config.addition_embed_type is None:
             return None
         height, width = size
         return np.tile(np.float32([height, width, 0, 0, height, width]), (*places, 1))
+
+
+def check_whole(model: Model, source):
+    """SdjaxError where a part is missing, or a schedule wrong, that pictures of prompts need."""
+    parts = model.checkpoint.parts
+    if not model.is_whole or "text_encoder" not in parts:
+        raise SdjaxError(
+            f"{source} holds {', '.join(parts)}: expected a U-Net, an autoencoder and a text "
+            "encoder, SDXL's both, to make images from prompts"
+        )
+    try:
+        diffusion.schedule_from_config(model.checkpoint.scheduler)
+    except SdjaxError as error:
+        raise SdjaxError(f"{source}: {error}") from error
+
+
+def plan_for(model: Model, asked: Request, source) -> Plan:
+    """`request.plan` for a model on disk, before its weights are read."""
+    check_whole(model, source)
+    parts = model.checkpoint.parts
+    return plan(
+        asked,
+        model.checkpoint.scheduler,
+        configuration(parts["unet"], UNet.config_class, source),
+        configuration(parts["vae"], _kind_of_vae(parts["vae"]).config_class, source),
+        [configuration(parts[name], TextEncoder.config_class, source) for name in model.tokenizers],
+        model.guidance_scale,
+    )
+
+
+def _kind_of_vae(part: Part) -> type[VAE | TinyVAE]:
+    return TinyVAE if part.config.get("_class_name") == "AutoencoderTiny" else VAE

@@ -108,6 +108,21 @@ def load(
         raise SdjaxError(f"{source}: {error}") from error
 
 
+def configuration(part: Part, config_class, source: str | os.PathLike):
+    """The configuration of a part alone, before its weights are read; SdjaxError as of `load`."""
+    try:
+        return config_class.from_dict(part.config)
+    except SdjaxError as error:
+        raise SdjaxError(f"{source}: {error}") from error
+    except Exception as error:
+        raise SdjaxError(f"{source}: {_no_network(error)}") from error
+
+
+def _no_network(error: Exception) -> str:
+    reason = str(error).strip().partition("\n")[0]
+    return f"no network can be made of the configuration: {type(error).__name__}: {reason}"
+
+
 def _architecture(part: Part, config_class, shapes: Callable) -> tuple[Any, dict]:
     """(configuration, shapes of the parameters); SdjaxError for values that make no network."""
     try:
@@ -122,10 +137,7 @@ def _architecture(part: Part, config_class, shapes: Callable) -> tuple[Any, dict
     except SdjaxError:
         raise
     except Exception as error:  # whatever Flax meets with numbers and names that do not fit
-        reason = str(error).strip().partition("\n")[0]
-        raise SdjaxError(
-            f"no network can be made of the configuration: {type(error).__name__}: {reason}"
-        ) from error
+        raise SdjaxError(_no_network(error)) from error
 
 
 def _flat(value) -> list:

@@ -13,6 +13,7 @@ from sdjax.diffusion.host import on_the_host
 from sdjax.diffusion.networks import consistency_model, preconditioned, unit_variance
 from sdjax.diffusion.predictions import prediction_name
 from sdjax.diffusion.samplers import consistency, dpm_solver, k_diffusion, pndm, training
+from sdjax.diffusion.samplers.checks import of_kind
 from sdjax.diffusion.samplers.deis import deis
 from sdjax.diffusion.samplers.names import canonical_name
 from sdjax.diffusion.samplers.unipc import unipc
@@ -42,11 +43,18 @@ class Sampler:
     @property
     def option_names(self):
         """For each of grid, rows and network, the names of its options."""
-        return [
-            [name for name, p in inspect.signature(function).parameters.items()
-             if p.default is not p.empty]
-            for function in (self.grid, self.rows, self.network)
-        ]  # fmt: skip
+        return [list(_defaults(function)) for function in self.functions]
+
+    @property
+    def functions(self):
+        """What the options go to: grid, rows and network."""
+        return self.grid, self.rows, self.network
+
+
+def _defaults(function):
+    """The options of a function of a sampler, with their defaults."""
+    parameters = inspect.signature(function).parameters
+    return {name: p.default for name, p in parameters.items() if p.default is not p.empty}
 
 
 # Where ε says so little about x_0 that what it errs by is multiplied beyond all pictures: e^5.1,
@@ -134,8 +142,8 @@ def sampler(
     """
     name, implied = canonical_name(name, SAMPLERS)
     entry = SAMPLERS[name]
-    options = {**entry.defaults, **implied, **options}
-    _check_options(name, entry, options)
+    options = _checked(name, [entry], {**entry.defaults, **implied, **options})
+    clip, threshold = _bounds(clip, threshold)
     steps = _step_count(steps, options)
     if schedule is None and entry.needs_schedule:
         raise SdjaxError(f"sampler {name} needs the schedule of the network's training, got None")
@@ -259,10 +267,51 @@ def _chosen(options, names):
     return {name: options[name] for name in names if name in options}
 
 
-def _check_options(name, entry, options):
-    known = sorted({option for names in entry.option_names for option in names})
+def check_options(name, options):
+    """Refuses a name, an option or a value before the network is known that is sampled.
+
+    name: of `sampler`, or None for any; it may stand for its EDM twin.
+    """
+    chosen = list(SAMPLERS)
+    if name is not None:
+        name, implied = canonical_name(name, SAMPLERS)
+        options = {**implied, **options}
+        chosen = [known for known in (name, f"edm_{name}") if known in SAMPLERS]
+    own = {key: value for key, value in options.items() if key not in ("clip", "threshold")}
+    _bounds(options.get("clip"), options.get("threshold"))
+    if "prediction_type" in own:
+        prediction_name(own.pop("prediction_type"))
+    _checked(name, [SAMPLERS[known] for known in chosen], own)
+
+
+def option_names():
+    """The options of all samplers and of `sampler` itself, for who asks for a picture."""
+    own = {name for entry in SAMPLERS.values() for names in entry.option_names for name in names}
+    return sorted(own | {"prediction_type", "clip", "threshold"})
+
+
+def _checked(name, entries, options):
+    """The options as the functions take them; SdjaxError where one is unknown or of another kind."""
+    defaults = {}
+    for function in {function: None for entry in entries for function in entry.functions}:
+        for option, default in _defaults(function).items():
+            defaults.setdefault(option, []).append(default)
     for option in options:
-        if option not in known:
+        if option not in defaults:
+            known = sorted(defaults)
             near = difflib.get_close_matches(option, known, 1)
             hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(known)}"
             raise SdjaxError(f"sampler {name} has no option {option!r}: {hint}")
+    return {option: of_kind(option, value, defaults[option]) for option, value in options.items()}
+
+
+def _bounds(clip, threshold):
+    """The bounds of x_0, as numbers."""
+    clip = None if clip is None else of_kind("clip", clip, [1.0])
+    if threshold is not None:
+        if np.shape(threshold) != (2,):
+            raise SdjaxError(
+                f"threshold must be a quantile and the largest bound, got {threshold!r}"
+            )
+        threshold = tuple(of_kind("threshold", value, [1.0]) for value in threshold)
+    return clip, threshold

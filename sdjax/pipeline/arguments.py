@@ -1,0 +1,115 @@
+"""Checks of single arguments. Each takes a name and a value, and gives the value as it is used from
+there on, or raises an SdjaxError that names the argument, what was expected and what came.
+"""
+
+import math
+import numbers
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from sdjax.errors import SdjaxError
+from sdjax.text.tokenizer import valid
+
+Check = Callable[[str, object], object]
+_SHOWN = 100  # characters of a value in a message
+
+
+def refuse(name: str, expected: str, value: object):
+    """Raises the line about an argument of the wrong kind."""
+    text = repr(value)
+    text = text if len(text) <= _SHOWN else text[:_SHOWN] + " …"
+    raise SdjaxError(f"{name} must be {expected}, got {text}")
+
+
+def plain_number(value: object) -> int | float | None:
+    """A Python number of one of Python, NumPy or JAX; None of anything else, truth values too."""
+    if not isinstance(value, numbers.Real) and getattr(value, "shape", None) == ():
+        value = value.item() if hasattr(value, "item") else None
+    if isinstance(value, bool | np.bool_) or not isinstance(value, numbers.Real):
+        return None
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
+
+
+def whole(least: int = 0) -> Check:
+    """Whole numbers from `least` on, also as floats."""
+
+    def check(name, value):
+        number = plain_number(value)
+        if number is None or number in (math.inf, -math.inf) or number != number // 1:
+            refuse(name, "a whole number", value)
+        if number < least:
+            raise SdjaxError(f"{name} must be at least {least}, got {number}")
+        return int(number)
+
+    return check
+
+
+def number(low: float = -math.inf, high: float = math.inf) -> Check:
+    """Finite numbers in low … high."""
+
+    def check(name, value):
+        given = plain_number(value)
+        if given is None or not math.isfinite(given):
+            refuse(name, "a finite number", value)
+        if not low <= given <= high:
+            raise SdjaxError(f"{name} must lie in {low:g} … {high:g}, got {given:g}")
+        return float(given)
+
+    return check
+
+
+def text(name: str, value: object) -> str:
+    """Unicode text."""
+    if not isinstance(value, str):
+        refuse(name, "text", value)
+    try:
+        valid(value)
+    except SdjaxError as error:
+        raise SdjaxError(f"{name}: {error}") from error
+    return str(value)
+
+
+def texts(name: str, value: object) -> list[str]:
+    """A text, or a sequence of at least one, as a list."""
+    if isinstance(value, str):
+        return [text(name, value)]
+    if not isinstance(value, Sequence | np.ndarray) or isinstance(value, bytes):
+        refuse(name, "text, or a list of texts", value)
+    if np.ndim(value) == 0 or not len(value):
+        raise SdjaxError(f"{name} is an empty list: give at least one")
+    return [text(name, one) for one in value]
+
+
+def choice(*known: str) -> Check:
+    """One of these names."""
+
+    def check(name, value):
+        if not isinstance(value, str) or value not in known:
+            refuse(name, f"{', '.join(known[:-1])} or {known[-1]}", value)
+        return value
+
+    return check
+
+
+def array(name: str, value: object) -> np.ndarray:
+    """float32 of anything that makes an array of finite numbers."""
+    try:
+        made = np.asarray(value, np.float32)
+    except (TypeError, ValueError):
+        refuse(name, "an array of numbers", value)
+    if not np.isfinite(made).all():
+        raise SdjaxError(f"{name} must be finite numbers, some are not")
+    return made
+
+
+def switch_or_function(name: str, value: object):
+    """True, False, or something that can be called."""
+    if not isinstance(value, bool | np.bool_) and not callable(value):
+        refuse(name, "True, False or a function", value)
+    return value
+
+
+def optional(check: Check) -> Check:
+    """None, or what another check takes."""
+    return lambda name, value: None if value is None else check(name, value)

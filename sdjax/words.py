@@ -1,0 +1,111 @@
+"""What other programs call the arguments of `generate`, and what they are called here."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+
+WORDS = {
+    # diffusers
+    "num_inference_steps": "steps",
+    "num_images_per_prompt": "count",
+    "output_type": "output",
+    "generator": "seed",
+    "scheduler": "sampler",
+    "callback": "progress",
+    "callback_on_step_end": "progress",
+    "callback_steps": "progress",
+    "timestep_spacing": "spacing",
+    "use_karras_sigmas": 'sigmas="karras"',
+    "use_exponential_sigmas": 'sigmas="exponential"',
+    "use_beta_sigmas": 'sigmas="beta"',
+    "ip_adapter_image": "image",
+    "mask_image": "mask",
+    "control_image": "controls",
+    "controlnet_conditioning_scale": "controls",
+    # A1111 and Forge
+    "cfg_scale": "guidance_scale",
+    "sampler_name": "sampler",
+    "sampler_index": "sampler",
+    "sampling_method": "sampler",
+    "sampling_steps": "steps",
+    "n_iter": "count",
+    "batch_count": "count",
+    "denoising_strength": "strength",
+    "init_images": "image",
+    "clip_stop_at_last_layers": "clip_skip, which counts from 0",
+    # ComfyUI
+    "cfg": "guidance_scale",
+    "noise_seed": "seed",
+    "denoise": "strength",
+    "latent_image": "latents",
+    "positive": "prompt",
+    "negative": "negative_prompt",
+    "rescale_cfg": "guidance_rescale",
+    # CompVis' scripts
+    "ddim_steps": "steps",
+    "ddim_eta": "eta",
+    "n_samples": "count",
+    "scale": "guidance_scale",
+    "init_img": "image",
+    # what people also write
+    "guidance": "guidance_scale",
+    "cfg_rescale": "guidance_rescale",
+    "rescale": "guidance_rescale",
+    "num_steps": "steps",
+    "n_steps": "steps",
+    "inference_steps": "steps",
+    "num_images": "count",
+    "num_samples": "count",
+    "h": "height",
+    "w": "width",
+    "seeds": "seed",
+    "random_seed": "seed",
+    "manual_seed": "seed",
+    "prompts": "prompt",
+    "text": "prompt",
+    "negative_prompts": "negative_prompt",
+    "neg_prompt": "negative_prompt",
+    "n_prompt": "negative_prompt",
+    "init_image": "image",
+    "input_image": "image",
+    "method": "sampler",
+    "solver_name": "sampler",
+    "schedule": "sigmas",
+    "show_progress": "progress",
+    "progress_bar": "progress",
+    "callback_function": "progress",
+    "image": "image",
+    "images": "image",
+    "mask": "mask",
+    "strength": "strength",
+    "controls": "controls",
+    "refiner": "refiner",
+}
+"""A word of another program, plain as of `plain` -> ours."""
+
+
+def plain(word: str) -> str:
+    """A word as WORDS has it: "CFG scale" and "--cfg-scale" are cfg_scale."""
+    return word.lstrip("-").strip().lower().replace("-", "_").replace(" ", "_")
+
+
+def meant(
+    word: str, ours: Iterable[str], words: Mapping[str, str] = WORDS, spelled=str
+) -> str | None:
+    """What a word of another program is called here; None where it is none of `words`.
+
+    spelled: how one of ours is written there.
+    """
+    known = words.get(plain(word))
+    if known is None:
+        return None
+    name = re.match(r"\w+", known)[0]
+    if name in ours:
+        return f"it is {spelled(name)}{known.removeprefix(name)} here"
+    return "pictures are made from prompts alone"
+
+
+def hint(word: str, ours: Iterable[str]) -> str:
+    """What is meant by a word that is none of `ours`; nothing where it is like no other."""
+    near = difflib.get_close_matches(plain(word), list(ours), 1)
+    return meant(word, ours) or (f"did you mean {near[0]}?" if near else "")

@@ -1,0 +1,219 @@
+"""`sample`: what is refused before a model is read, and pictures that are not lost."""
+
+import errno
+import re
+import shlex
+import warnings
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import main
+import sdjax
+from sdjax.cli import captions, common, convert, evaluate, sample, train
+from sdjax.pipeline import pictures, stable_diffusion
+from sdjax.pipeline.captions import read_captions, warn_of_unseen
+from sdjax.pipeline.pictures import PictureFolder
+from tests.weights.small import random_pipeline
+
+ROOT = Path(main.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    pipeline = random_pipeline()
+    pipeline.captions = ("red apple", "rocket")
+    pipeline.save_pretrained(folder)
+    pipeline.save_single_file(folder / "single.safetensors")
+    return folder
+
+
+def refusal(capsys, *arguments):
+    """The one line that a refused command prints."""
+    assert main.main(["sample", *arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1
+    return printed.err
+
+
+@pytest.mark.parametrize(
+    ("word", "ours"),
+    [
+        ("--cfg-scale", "--guidance-scale"), ("--cfg_scale=3", "--guidance-scale"),
+        ("--num-inference-steps", "--steps"), ("--ddim_steps", "--steps"), ("--H", "--height"),
+        ("-W", "--width"), ("--n_iter", "--count"), ("--outdir", "--out"), ("--ckpt", "--model"),
+        ("--scale", "--guidance-scale"), ("--sampler-name", "--sampler"),
+    ],
+)  # fmt: skip
+def test_options_of_other_programs_are_told_by_ours(capsys, word, ours):
+    line = refusal(capsys, "--prompt", "red apple", word, "3")
+    assert line == f"error: no option {word.split('=')[0]}: it is {ours} here\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--sampler", "eulr"], "unknown sampler 'eulr'"),
+        (["--sampler", "euler", "--eta", "0.5"], "sampler euler has no option 'eta'"),
+        (["--guidance-rescale", "5"], "guidance_rescale must lie in 0 … 1, got 5"),
+        (["--guidance-scale", "nan"], "guidance_scale must be a finite number"),
+        (["--count", "0"], "count must be at least 1"),
+        (["--seed", "-2"], "a seed must lie in"),
+        (["--prompt"], "prompt is an empty list"),
+        (["--out", "gs://bucket/pictures"], "gs://"),
+    ],
+)
+def test_what_needs_no_model_is_checked_first(capsys, options, message):
+    start = [] if "--prompt" in options else ["--prompt", "red apple"]
+    assert message in refusal(capsys, *start, "--model", "absent/model/of/nobody", *options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--height", "15"], "height must be a multiple of 2, got 15"),
+        (["--steps", "2000"], "steps"),
+        (["--sampler", "edm_heun"], "does not fit"),
+        (["--sampler", "ddim", "--eta", "2"], "eta must be between 0 and 1"),
+        (["--clip-skip", "9"], "clip_skip must be less than the text encoder's 2 layers, got 9"),
+        (["--sampler", "dpmpp_sde", "--noise", "torch"], "leave noise out"),
+        (["--sigmas", "carras"], "has no option 'sigmas'"),
+    ],
+)
+def test_what_depends_on_the_model_is_checked_before_its_weights_are_read(
+    model, capsys, monkeypatch, options, message
+):
+    monkeypatch.setattr(stable_diffusion, "load", None)
+    start = ["--prompt", "red apple", "--model", str(model)]
+    assert message in refusal(capsys, *start, *options)
+    assert message in refusal(
+        capsys, *start[:2], "--model", str(model / "single.safetensors"), "--config", str(model),
+        *options,
+    )  # fmt: skip
+
+
+def test_a_prompt_may_be_given_several_times():
+    given = ["--prompt", "a", "--steps", "2", "--prompt=b", "--prompt", "c", "d", "--count", "1"]
+    assert common.joined(given, "--prompt") == [
+        "--prompt", "a", "b", "c", "d", "--steps", "2", "--count", "1",
+    ]  # fmt: skip
+    once = ["--steps", "2", "--prompt", "a", "b"]
+    assert common.joined(once, "--prompt") == once
+
+
+def test_a_drawn_seed_is_told_and_a_word_never_seen_too(model, tmp_path, capsys):
+    """With a single file of a model of one's own, and two prompts."""
+    command = ["sample", "--model", str(model / "single.safetensors"), "--config", str(model)]
+    command += ["--prompt", "a blue whale", "--prompt", "red apple", "--steps", "2", "--seed"]
+    assert main.main([*command, "-1", "--out", str(tmp_path / "drawn")]) == 0
+    printed = capsys.readouterr()
+    assert "warning: the model was trained on no word of 'a blue whale'" in printed.err
+    assert "red apple'" not in printed.err
+    seed = re.search(r"2 pictures from seed (\d+) on", printed.out)[1]
+    drawn = [Image.open(tmp_path / "drawn" / f"0000{i}.png") for i in range(2)]
+    assert [picture.text["seed"] for picture in drawn] == [seed, str(int(seed) + 1)]
+    assert [picture.text["prompt"] for picture in drawn] == ["a blue whale", "red apple"]
+    assert main.main([*command, seed, "--out", str(tmp_path / "again")]) == 0
+    again = [Image.open(tmp_path / "again" / f"0000{i}.png") for i in range(2)]
+    assert [picture.tobytes() for picture in again] == [picture.tobytes() for picture in drawn]
+
+
+def test_an_interrupted_command_keeps_what_is_finished(model, tmp_path, capsys, monkeypatch):
+    original, batches = sdjax.StableDiffusion._batch, []
+
+    def interrupted(self, *arguments):
+        batches.append(arguments)
+        if len(batches) == 3:
+            raise KeyboardInterrupt
+        return original(self, *arguments)
+
+    monkeypatch.setattr(sdjax.StableDiffusion, "_batch", interrupted)
+    command = ["sample", "--model", str(model), "--prompt", "rocket", "--count", "8"]
+    command += ["--batch-size", "2", "--steps", "2", "--out", str(tmp_path)]
+    assert main.main(command) == 130
+    printed = capsys.readouterr()
+    assert printed.out == f"4 of 8 pictures are in {tmp_path}\n"
+    assert printed.err == "interrupted\n"
+    found = sorted(tmp_path.iterdir())
+    assert [path.name for path in found] == [f"0000{i}.png" for i in range(4)]
+    for i, path in enumerate(found):
+        picture = Image.open(path)
+        picture.load()
+        assert picture.text["seed"] == str(i)
+
+
+def test_a_full_disk_is_told_in_one_line_and_leaves_no_part(tmp_path, monkeypatch):
+    folder, picture = PictureFolder(tmp_path), Image.new("RGB", (4, 4))
+    folder.save(picture, {})
+
+    def full(self, file, *arguments, **options):
+        file.write(b"half a pict")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "save", full)
+        with pytest.raises(sdjax.SdjaxError, match="cannot write .*: No space left on device"):
+            folder.save(picture, {})
+    with monkeypatch.context() as patch:
+        patch.setattr(pictures.Path, "replace", lambda *paths: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            folder.save(picture, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["00000.png"]
+
+
+def test_two_that_write_into_one_folder_lose_nothing(tmp_path):
+    folders = [PictureFolder(tmp_path), PictureFolder(tmp_path)]
+    written = [
+        folder.save(Image.new("L", (1, 1), 10 * i + k), {"who": k})
+        for i in range(3)
+        for k, folder in enumerate(folders)
+    ]
+    assert len(set(written)) == 6 == len(list(tmp_path.iterdir()))
+    assert [Image.open(path).getpixel((0, 0)) for path in written] == [0, 1, 10, 11, 20, 21]
+
+
+def test_examples_are_captions_of_the_emoji_model():
+    """Of commands that sample with it: in every help, and on every page."""
+    known = read_captions(sdjax.EMOJI)
+    assert len(known) == len(set(known)) == 509
+    texts = [page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md")]
+    texts += [(ROOT / "README.md").read_text(encoding="utf-8"), (ROOT / "Makefile").read_text()]
+    texts += [Path(module.__file__).read_text() for module in (captions, convert, evaluate, train)]
+    texts += [sample.sample.__doc__, Path(main.cli.__file__).read_text()]
+    found = []
+    for text in texts:
+        for command in re.findall(r"sample (.*--prompt.*)$", text.replace("\\\n", ""), re.M):
+            words = shlex.split(command.rstrip("',"), comments=True)
+            if "--model" not in words:
+                rest = words[words.index("--prompt") + 1 :]
+                end = next((i for i, w in enumerate(rest) if w.startswith("--")), len(rest))
+                found += rest[:end]
+    # `make demo` shows one that the model never saw, of words that it did.
+    assert len(found) > 10 and set(found) - {"blue heart with ribbon"} <= set(known)
+
+
+def test_the_captions_of_a_model_are_listed(model, capsys):
+    assert main.main(["captions", "SMILING", "cat"]) == 0
+    assert "smiling cat with heart-eyes\n" in capsys.readouterr().out
+    assert main.main(["captions", "--model", str(model)]) == 0
+    assert capsys.readouterr().out == "red apple\nrocket\n"
+    assert main.main(["captions", "rocket"]) == 2
+    assert capsys.readouterr().err == "error: none of its 509 captions holds rocket\n"
+    assert main.main(["captions", "--model", str(model / "unet")]) == 2
+    assert "does not say what it was trained on" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("prompt", "told"),
+    [("rocket", True), ("a rocket of the", True), ("a smiling dog", False), ("Hamburger!", False),
+     ("", False), ("a", False)],
+)  # fmt: skip
+def test_a_prompt_without_a_known_word_is_told(prompt, told):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_of_unseen([prompt, "penguin"], read_captions(sdjax.EMOJI))
+        warn_of_unseen([prompt], ())  # of a model that does not say what it saw
+    assert len(caught) == told
+    assert not told or f"no word of {prompt!r}" in str(caught[0].message)
