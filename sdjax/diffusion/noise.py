@@ -12,6 +12,8 @@ def image_keys(key, batch):
     """[batch] random keys: the ones given, or `fold_in(key, i)` for image i."""
     key = jnp.asarray(key)
     if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        if key.dtype != jnp.uint32 or key.ndim == 0:
+            raise SdjaxError(f"expected random keys, as jax.random.key(0) is one, got {key!r}")
         key = jax.random.wrap_key_data(key)
     if key.ndim == 0:
         return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))

@@ -43,7 +43,8 @@ def begin(table, x, state=None):
 
 
 def sample(
-    denoise, table, x, key, *, noise=None, state=None, keep=None, callback=None, trajectory=False
+    denoise, table, x, key=None, *, noise=None, state=None, keep=None, callback=None,
+    trajectory=False,
 ):  # fmt: skip
     """Run a sampler table from noise to a sample.
 
@@ -59,7 +60,9 @@ def sample(
         part of the way; or an `Underway`, from `begin` or an earlier call, and then the result is
         one as well.
       key: one random key, from which image i takes `fold_in(key, i)`, or [batch] keys, one an
-        image. An image depends on its own key only, not on the batch around it.
+        image. An image depends on its own key only, not on the batch around it. None will do for
+        a table without noise, and where `noise` is an array. A table that adds some is refused
+        without a key; where it is traced, which hides whether it adds any, the result is NaN.
       noise: None for normal noise folded from key and row; a function (keys, row number, row,
         like) that draws it, such as `brownian_noise`; or an array [rows, batch, ...] that holds
         it, read where `table.noise_rows` says.
@@ -80,9 +83,11 @@ def sample(
     whole = not isinstance(x, Underway)
     start = begin(table, x, state) if whole else x
     x, _, (_, _, state) = start
-    keys = image_keys(key, x.shape[0])
     rows = table.rows.kind.shape[0]
     noise = independent_noise if noise is None else noise
+    keys = None if key is None else image_keys(key, x.shape[0])
+    if keys is None and callable(noise):
+        noise = _without_keys(table)
     given = None if callable(noise) else _padded(noise, rows, x)
     stateful = denoise if state is not None else lambda x, t, state: (denoise(x, t), state)
 
@@ -102,6 +107,17 @@ def sample(
     end, steps = jax.lax.scan(run_row, tuple(start), (jnp.arange(rows), table.rows, given))
     result = end[0] if whole else Underway(*end)
     return (result, steps) if trajectory else result
+
+
+def _without_keys(table):
+    """The noise of a table that was given no random key: it must not need any."""
+    added = table.rows.noise
+    if not isinstance(added, jax.core.Tracer) and np.any(added):
+        raise SdjaxError(
+            "this table adds noise and needs a random key: give key=jax.random.key(0), or another "
+            "seed; only tables of deterministic samplers do without"
+        )
+    return lambda keys, index, row, like: jnp.full_like(like, jnp.nan)
 
 
 def _skip(row, noise, carry):

@@ -191,6 +191,27 @@ def test_given_noise_is_used_row_by_row():
         diffusion.sample(denoise, table, NOISE, KEY, noise=draws[:, :2])
 
 
+def test_without_noise_no_key_is_needed():
+    table = table_of("dpmpp_2m")
+    expected = run(table, NOISE, KEY)
+    np.testing.assert_array_equal(run(table, NOISE, None), expected)
+    inside = jax.jit(lambda x: diffusion.sample(denoise, table, x))(NOISE)
+    np.testing.assert_allclose(inside, expected, rtol=1e-5, atol=1e-6)
+
+    noisy = table_of("euler_a")
+    with pytest.raises(SdjaxError, match="this table adds noise and needs a random key"):
+        diffusion.sample(denoise, noisy, NOISE)
+    with pytest.raises(SdjaxError, match="needs a random key"):
+        diffusion.sample(denoise, noisy, NOISE, noise=brownian_noise)
+    assert np.isnan(run(noisy, NOISE, None)).all()  # the table is traced: it cannot be known
+    given = np.zeros((64, *SHAPE), np.float32)
+    without = run_with(denoise, noisy, NOISE, None, given)
+    np.testing.assert_array_equal(without, run_with(denoise, noisy, NOISE, KEY, given))
+    for wrong in (7, 1.5, np.zeros(2, np.int32)):
+        with pytest.raises(SdjaxError, match="expected random keys"):
+            diffusion.sample(denoise, table, NOISE, wrong)
+
+
 def test_state_is_carried_from_step_to_step():
     """Momentum: the mean of all predictions so far."""
 
