@@ -282,9 +282,10 @@ class StableDiffusion:
     ) -> list[Image.Image] | np.ndarray:
         """Makes `count` images of each prompt, a batch at a time over the local devices.
 
-        Only shapes, `clip_skip` and whether guidance is on choose the compiled program; steps (up
-        to 64, and from there to the next power of two), sampler, scale, prompts and seeds run the
-        same one.
+        Only shapes, `clip_skip` and whether guidance is on choose the compiled program; sampler,
+        steps, scale, prompts and seeds run the same one, as long as a picture takes up to 64
+        evaluations of the U-Net (and from there up to the next power of two); heun and some others
+        take two a step.
 
         negative_prompt: one for all images, one a prompt, or None.
         steps: None for 30, or for as many as `timesteps=` or `sigmas=` lists.

@@ -67,6 +67,17 @@ def test_image_of_a_batch_is_the_image_made_alone(name, noise):
     np.testing.assert_array_equal(run(table, NOISE, raw), run(table, NOISE, folded))
 
 
+def test_a_longer_table_is_another_program():
+    """What is said of it: up to 64 evaluations share one, then up to the next power of two."""
+    for name, steps, evaluations, rows in (
+        ("ddim", 64, 64, 64), ("ddim", 65, 65, 128), ("dpmpp_2m", 200, 200, 256),
+        ("heun", 32, 63, 64), ("heun", 33, 65, 128), ("dpmpp_sde", 33, 65, 128),
+    ):  # fmt: skip
+        table = table_of(name, steps)
+        assert (table.evaluations, len(table.rows.kind)) == (evaluations, rows)
+    assert len(table_of("euler", 33, churn=5.0).rows.kind) == 128  # a row that adds noise, a step
+
+
 def test_different_seeds_differ():
     table = table_of("euler_a")
     first, second = run(table, NOISE, jax.random.key(0)), run(table, NOISE, jax.random.key(1))
