@@ -134,15 +134,26 @@ class Tokenizer:
         """Text as prompts are read: of one case, its spaces made one, in Unicode's form C."""
         return self.clip.backend_tokenizer.normalizer.normalize_str(valid(text))
 
-    def _whole(self, ids: Sequence[int]) -> list[int]:
-        """Ids with each learned word's first followed by all of its others, once."""
+    def words(self, texts: Sequence[str]) -> list[list[list[int]]]:
+        """For each text its ids without begin and end tokens, in pieces that must stay whole.
+
+        A learned word's ids are one piece, as many as it has, and every other id is one of its
+        own. A learned word is found wherever transformers finds it: the longest one first, in
+        either case. Raises SdjaxError for text that is not Unicode.
+        """
+        texts = [valid(text) for text in texts]
+        encoded = self.clip(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        return [self._whole(ids) for ids in encoded]
+
+    def _whole(self, ids: Sequence[int]) -> list[list[int]]:
+        """Ids in pieces, each learned word's first followed by all of its others, once."""
         result, i, start = [], 0, len(self.vocabulary)
         place = {word: start + n for n, word in enumerate(self.learned)}
         while i < len(ids):
             word = [ids[i]]
             if ids[i] >= start:
                 word += [place[other] for other in self._followers[self.learned[ids[i] - start]]]
-            result += word
+            result.append(word)
             # A prompt may spell them out itself.
             i += len(word) if list(ids[i : i + len(word)]) == word else 1
         return result
@@ -225,16 +236,15 @@ class Tokenizer:
     def encode(self, prompts: str | Sequence[str]) -> np.ndarray:
         """Ids int32[B, max_length] of one prompt or several, begin and end tokens included.
 
-        A learned word of several ids stands for all of them, wherever transformers finds it: the
-        longest one first, in either case. A prompt that does not fit is cut, and a warning names
-        the words that were lost. Raises SdjaxError for text that is not Unicode.
+        Learned words are found as `words` finds them. A prompt that does not fit is cut, and a
+        warning names the words that were lost. Raises SdjaxError for text that is not Unicode.
         """
-        prompts = [valid(prompt) for prompt in ([prompts] if isinstance(prompts, str) else prompts)]
+        prompts = [prompts] if isinstance(prompts, str) else prompts
         room = self.max_length - 2
         begin, end = self.vocabulary[BEGIN], self.vocabulary[END]
         ids = np.full((len(prompts), self.max_length), self.pad_id, np.int32)
-        encoded = self.clip(prompts, add_special_tokens=False, verbose=False)["input_ids"]
-        for row, tokens in zip(ids, map(self._whole, encoded), strict=True):
+        for row, words in zip(ids, self.words(prompts), strict=True):
+            tokens = list(itertools.chain.from_iterable(words))
             if len(tokens) > room:
                 lost = self.clip.decode(tokens[room:])
                 warnings.warn(
