@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from sdjax import diffusion
-from sdjax.diffusion.samplers import SAMPLERS
+from sdjax.diffusion.samplers import SAMPLERS, check_options, option_names
 from sdjax.errors import SdjaxError
 
 # The last level of a schedule without signal counts as σ/α = 4096, and those before it are higher.
@@ -161,6 +161,13 @@ def test_diffusers_explodes_there_and_so_does_its_configuration_which_says_it(na
     np.testing.assert_allclose(of_gaussian(table, START).std(), x.std(), rtol=0.02)
     below = diffusion.sampler_from_config(config, 20, noisiest=164)
     np.testing.assert_allclose(of_gaussian(below, START).std(), DEVIATION, atol=0.1)
+
+
+def test_the_limit_is_an_option_of_requests():
+    """With `generate`, which checks options before it makes a table."""
+    assert "noisiest" in option_names()
+    check_options("heun", {"noisiest": 164})
+    check_options(None, {"noisiest": np.inf})
 
 
 def test_where_the_noisiest_timesteps_stay():

@@ -128,6 +128,7 @@ def test_every_word_leads_to_an_argument_or_to_what_is_not_there():
         ("ddim", "eta", float("inf"), "eta must be a finite number, got inf"),
         ("ddim", "eta", None, "eta must be a finite number, got None"),
         ("ddim", "eta", [1.0], "eta must be a finite number"),
+        ("heun", "noisiest", "164", "noisiest must be a number above 0, got '164'"),
         ("ddim", "spacing", 3, "spacing must be text, got 3"),
         ("dpmpp_2m", "order", 2.5, "order must be a whole number, got 2.5"),
         ("dpmpp_2m", "order", "2", "order must be a whole number, got '2'"),

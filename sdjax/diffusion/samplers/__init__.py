@@ -222,9 +222,7 @@ def _listed(options):
 
 def _up_to(noisiest, signal, name, entry, options):
     """ᾱ of the timesteps whose σ/α is at most `noisiest`, as it was asked for."""
-    if isinstance(noisiest, bool) or not isinstance(noisiest, numbers.Real) or not noisiest > 0:
-        raise SdjaxError(f"noisiest must be a number above 0, got {noisiest!r}")
-    if noisiest == np.inf:
+    if _checked_noisiest(noisiest) == np.inf:
         return signal
     if entry.grid not in _FROM_NOISE:
         raise SdjaxError(f"sampler {name} starts where it was trained to: noisiest does not apply")
@@ -234,6 +232,12 @@ def _up_to(noisiest, signal, name, entry, options):
     if usable < 1:
         raise SdjaxError(f"noisiest {noisiest} is below the schedule's lowest level: raise it")
     return signal[:usable]
+
+
+def _checked_noisiest(noisiest):
+    if isinstance(noisiest, bool) or not isinstance(noisiest, numbers.Real) or not noisiest > 0:
+        raise SdjaxError(f"noisiest must be a number above 0, got {noisiest!r}")
+    return noisiest
 
 
 def _step_count(steps, options):
@@ -277,8 +281,11 @@ def check_options(name, options):
         name, implied = canonical_name(name, SAMPLERS)
         options = {**implied, **options}
         chosen = [known for known in (name, f"edm_{name}") if known in SAMPLERS]
-    own = {key: value for key, value in options.items() if key not in ("clip", "threshold")}
+    others = ("clip", "threshold", "noisiest")
+    own = {key: value for key, value in options.items() if key not in others}
     _bounds(options.get("clip"), options.get("threshold"))
+    if options.get("noisiest") is not None:
+        _checked_noisiest(options["noisiest"])
     if "prediction_type" in own:
         prediction_name(own.pop("prediction_type"))
     _checked(name, [SAMPLERS[known] for known in chosen], own)
@@ -287,7 +294,7 @@ def check_options(name, options):
 def option_names():
     """The options of all samplers and of `sampler` itself, for who asks for a picture."""
     own = {name for entry in SAMPLERS.values() for names in entry.option_names for name in names}
-    return sorted(own | {"prediction_type", "clip", "threshold"})
+    return sorted(own | {"prediction_type", "clip", "threshold", "noisiest"})
 
 
 def _checked(name, entries, options):
