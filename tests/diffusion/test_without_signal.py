@@ -9,6 +9,7 @@ import torch
 
 from sdjax import diffusion
 from sdjax.diffusion.samplers import SAMPLERS, check_options, option_names
+from sdjax.diffusion.tables import Row, build_table
 from sdjax.errors import SdjaxError
 
 # The last level of a schedule without signal counts as σ/α = 4096, and those before it are higher.
@@ -87,7 +88,7 @@ def test_from_data_to_noise_no_noise_is_added():
         ({"final": -1.0}, "final must be"),
         ({"final": np.nan}, "final must be"),
         ({"sigmas": "karras", "sigma_min": -1.0}, "sigma_min and sigma_max must"),
-        ({"sigmas": "beta", "sigma_max": np.inf}, "sigma_min and sigma_max must"),
+        ({"sigmas": "beta", "sigma_max": np.inf}, "sigma_max must be a finite number"),
         ({"sigmas": "lu", "sigma_min": 10.0, "sigma_max": 1.0}, "sigma_min and sigma_max must"),
         ({"sigmas": "karras", "rho": 0}, "rho must be"),
     ],
@@ -99,9 +100,11 @@ def test_levels_that_are_none_are_refused(options, message):
         diffusion.sampler("edm_heun", None, 5, sigma_min=0)
 
 
-def test_coefficients_that_are_no_numbers_are_refused():
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, (-1.0) ** 0.5])
+def test_coefficients_that_are_no_numbers_are_refused(wrong):
+    row = Row(timestep=1.0, x=(1.0, 0.0, wrong))
     with pytest.raises(SdjaxError, match="no finite numbers"):
-        diffusion.sampler("edm_heun", None, 5, sigma_data=np.nan)
+        build_table([row], initial_scale=1.0, start=(0.0, 1.0))
 
 
 # A Gaussian of mean 0.7 and deviation 0.5, its network of ε with an error of 0.01.
