@@ -142,13 +142,13 @@ def scaled_normal(std: float):
 
 
 class TextAttention(nn.Module):
-    """Causal multi-head self-attention on [B, L, hidden_size]."""
+    """Causal multi-head self-attention on [B, L, hidden_size] to the tokens of a mask [B, L]."""
 
     config: TextEncoderConfig
     dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         width, heads = self.config.hidden_size, self.config.num_attention_heads
         std = width**-0.5
 
@@ -157,7 +157,9 @@ class TextAttention(nn.Module):
             y = Dense(width, dtype=self.dtype, kernel_init=init, name=name)(x)
             return y.reshape(*y.shape[:-1], heads, width // heads)
 
-        y = attention(project("q_proj"), project("k_proj"), project("v_proj"), causal=True)
+        seen = None if mask is None else mask[:, None, None, :]
+        q, k, v = project("q_proj"), project("k_proj"), project("v_proj")
+        y = attention(q, k, v, mask=seen, causal=True)
         y = y.reshape(x.shape)
         return Dense(width, dtype=self.dtype, kernel_init=scaled_normal(std), name="out_proj")(y)
 
@@ -181,16 +183,16 @@ class TextMLP(nn.Module):
 
 
 class TextLayer(nn.Module):
-    """One pre-norm transformer layer on [B, L, hidden_size]."""
+    """One pre-norm transformer layer on [B, L, hidden_size]; mask as for its attention."""
 
     config: TextEncoderConfig
     dtype: jax.typing.DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
         eps = self.config.layer_norm_eps
         y = LayerNorm(epsilon=eps, dtype=self.dtype, name="layer_norm1")(x)
-        x = x + TextAttention(self.config, self.dtype, name="self_attn")(y)
+        x = x + TextAttention(self.config, self.dtype, name="self_attn")(y, mask)
         y = LayerNorm(epsilon=eps, dtype=self.dtype, name="layer_norm2")(x)
         return x + TextMLP(self.config, self.dtype, name="mlp")(y)
 
@@ -203,11 +205,11 @@ class TextLayers(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> tuple[jax.Array, ...]:
+    def __call__(self, x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, ...]:
         layer = nn.remat(TextLayer) if self.remat else TextLayer
         states = [x]
         for i in range(self.config.num_hidden_layers):
-            states.append(layer(self.config, self.dtype, name=f"layers.{i}")(states[-1]))
+            states.append(layer(self.config, self.dtype, name=f"layers.{i}")(states[-1], mask))
         return tuple(states)
 
 
@@ -219,10 +221,12 @@ class TextModel(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, ids: jax.Array, skip: int = 0) -> TextOutput:
+    def __call__(
+        self, ids: jax.Array, skip: int = 0, mask: jax.Array | None = None
+    ) -> TextOutput:
         config = self.config
         embedded = TextEmbeddings(config, self.dtype, name="embeddings")(ids)
-        states = TextLayers(config, self.dtype, self.remat, name="encoder")(embedded)
+        states = TextLayers(config, self.dtype, self.remat, name="encoder")(embedded, mask)
         norm = LayerNorm(epsilon=config.layer_norm_eps, dtype=self.dtype, name="final_layer_norm")
         last = norm(states[-1])
         ends = end_positions(ids, config.eos_token_id)
@@ -236,7 +240,9 @@ class TextEncoder(nn.Module):
     `apply({"params": params}, ids)` takes int32[B, L], L at most `max_position_embeddings`, and
     gives a `TextOutput` in `dtype`; parameters are float32. An id outside the vocabulary gives
     NaN. `skip` (CLIP skip, static) takes `last_hidden_state` that many layers earlier; `pooled`
-    always comes from the last layer. `remat` recomputes each layer in the backward pass.
+    always comes from the last layer. `mask`, bool[B, L], hides the tokens where it is False from
+    all others; transformers calls it `attention_mask`. `remat` recomputes each layer in the
+    backward pass.
     """
 
     config: TextEncoderConfig
@@ -244,7 +250,9 @@ class TextEncoder(nn.Module):
     remat: bool = False
 
     @nn.compact
-    def __call__(self, ids: jax.Array, skip: int = 0) -> TextOutput:
+    def __call__(
+        self, ids: jax.Array, skip: int = 0, mask: jax.Array | None = None
+    ) -> TextOutput:
         config = self.config
         check_integers(ids=ids)
         if ids.ndim != 2 or ids.shape[1] > config.max_position_embeddings:
@@ -260,8 +268,8 @@ class TextEncoder(nn.Module):
             plain = TextModel(config, self.dtype, self.remat)
             # transformers' plain model has no prefix: its parameters sit at the root of the tree.
             nn.share_scope(self, plain)
-            return plain(ids, skip)
-        output = TextModel(config, self.dtype, self.remat, name="text_model")(ids, skip)
+            return plain(ids, skip, mask)
+        output = TextModel(config, self.dtype, self.remat, name="text_model")(ids, skip, mask)
         projection = Dense(
             config.projection_dim,
             use_bias=False,

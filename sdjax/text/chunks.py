@@ -24,7 +24,7 @@ class Chunks(NamedTuple):
     weights: np.ndarray | jax.Array
     """float32[N, chunks, L], 1 where nothing else was said."""
     lowered: np.ndarray | jax.Array
-    """int32[N, chunks, L]: 1, 2, … in the first, second, … piece of a weight below 1, else 0."""
+    """int32[N, chunks, L]: k in the k-th piece of a weight below 1, else 0."""
     empty: np.ndarray | jax.Array
     """int32[N, L]: the empty prompt."""
 

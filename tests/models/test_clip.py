@@ -128,6 +128,16 @@ def test_skip_is_an_earlier_state_after_the_final_norm():
     np.testing.assert_array_equal(ours.pooled, run(SMALL, peer).pooled)
 
 
+def test_hidden_tokens_are_seen_by_no_other():
+    peer, mask = peer_of(SMALL), np.ones(IDS.shape, bool)
+    mask[0, 2:4] = mask[1, 1] = mask[2, -1] = False
+    ours = run(SMALL, peer, mask=mask)
+    with torch.no_grad():
+        theirs = peer(torch.from_numpy(IDS).long(), attention_mask=torch.from_numpy(mask).long())
+    assert relative_error(ours.last_hidden_state, theirs.last_hidden_state) <= 1e-5
+    assert relative_error(ours.last_hidden_state, run(SMALL, peer).last_hidden_state) > 1e-3
+
+
 def test_a_token_does_not_see_later_ones():
     peer = peer_of(SMALL)
     changed = IDS.copy()
