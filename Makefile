@@ -3,10 +3,10 @@ PYTHON ?= python3
 WORKERS = -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PIP = .venv/bin/pip install --quiet --disable-pip-version-check
 # What needs no peer: the mathematics, networks, prompts, pictures, training, files, the commands.
-OLDEST = tests/diffusion/test_convergence.py tests/diffusion/test_losses.py \
-  tests/diffusion/test_sampling.py tests/diffusion/test_schedules.py tests/data tests/evaluation \
+OLDEST = tests/diffusion/test_losses.py tests/diffusion/test_sampling.py \
+  tests/diffusion/test_schedules.py tests/data tests/evaluation \
   tests/models/test_convolution.py tests/pipeline/test_convert.py tests/text tests/training \
-  tests/weights/test_hub.py tests/weights/test_manifest.py tests/test_main.py tests/test_memory.py
+  tests/weights/test_manifest.py tests/test_main.py tests/test_memory.py
 
 .PHONY: demo test test-full test-oldest clean
 

@@ -28,6 +28,8 @@ def clip_class():
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     from transformers import CLIPTokenizer
 
+    # Earlier versions of 5 call tokenizers in a way that these announce to end.
+    warnings.filterwarnings("ignore", r"Deprecated in 0\.9\.0: BPE", DeprecationWarning)
     return CLIPTokenizer
 
 
