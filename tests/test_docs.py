@@ -50,7 +50,9 @@ def inline(page):
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
-    random_pipeline().save_pretrained(folder)
+    pipeline = random_pipeline()
+    pipeline.captions = ("red heart", "red apple")
+    pipeline.save_pretrained(folder)
     return folder
 
 

@@ -315,7 +315,9 @@ class StableDiffusion:
         arguments that do not fit, before anything is compiled, and for images that are not finite.
         """
         given = {name: value for name, value in locals().items() if name in ARGUMENTS}
-        made = [images for _, images in self.generated(Request(**given, options=sampler_options))]
+        made = []
+        for _, images in self.generated(Request(**given, options=sampler_options)):
+            made.append(images)
         if output == "pil":
             return [image for batch in made for image in batch]
         return np.concatenate(made)

@@ -1,4 +1,4 @@
-"""`sample`: what is refused before a model is read, and pictures that are not lost."""
+"""`sample` and `evaluate`: what is refused before a model is read, and pictures that are not lost."""
 
 import errno
 import re
@@ -120,6 +120,13 @@ def test_a_drawn_seed_is_told_and_a_word_never_seen_too(model, tmp_path, capsys)
     assert [picture.tobytes() for picture in again] == [picture.tobytes() for picture in drawn]
 
 
+def test_the_warning_is_about_the_line_of_the_caller(model):
+    pipeline = sdjax.StableDiffusion.from_pretrained(model)
+    with pytest.warns(UserWarning, match="no word of 'whale'") as caught:
+        pipeline.generate("whale", steps=2, height=8, width=8, output="latents")
+    assert caught[0].filename == __file__
+
+
 def test_an_interrupted_command_keeps_what_is_finished(model, tmp_path, capsys, monkeypatch):
     original, batches = sdjax.StableDiffusion._batch, []
 
@@ -217,3 +224,13 @@ def test_a_prompt_without_a_known_word_is_told(prompt, told):
         warn_of_unseen([prompt], ())  # of a model that does not say what it saw
     assert len(caught) == told
     assert not told or f"no word of {prompt!r}" in str(caught[0].message)
+
+
+def test_evaluate_checks_before_weights_are_read_too(model, tmp_path, capsys, monkeypatch):
+    start = ["evaluate", "shapes-accuracy", "--out", str(tmp_path / "out"), "--model"]
+    assert main.main([*start, "absent/model", "--generation.sampler", "eulr"]) == 2
+    assert "unknown sampler 'eulr'" in capsys.readouterr().err
+    monkeypatch.setattr(stable_diffusion, "load", None)
+    single = [str(model / "single.safetensors"), "--config", str(model)]
+    assert main.main([*start, *single, "--generation.steps", "2000"]) == 2
+    assert "steps must be between 1 and 1000, got 2000" in capsys.readouterr().err
