@@ -10,6 +10,7 @@ from sdjax.pipeline.files import read_model, write_model
 from sdjax.weights.folder import DEPTH_EXTRAS
 from sdjax.weights.layout import original_state
 from sdjax.weights.modelspec import modelspec
+from sdjax.weights.tensors import read_safetensors, write_safetensors
 from tests.pipeline import peers
 from tests.pipeline.test_kinds import assert_same_weights
 
@@ -103,8 +104,15 @@ def test_the_refiner_is_told_a_score(tmp_path):
 def test_without_a_folder_the_upscaler_has_its_published_settings(tmp_path):
     """Those of x4-upscaling.yaml: v-prediction and noise of its own."""
     folder = peers.make("x4", tmp_path / "x4")
-    write_model(read_model(folder), tmp_path / "a.safetensors")
-    checkpoint = read_model(tmp_path / "a.safetensors", prediction_type=None).checkpoint
+    path, original = tmp_path / "a.safetensors", read_model(folder)
+    write_model(original, path)
+    checkpoint = read_model(path).checkpoint  # those that the file itself says
+    assert checkpoint.scheduler == original.checkpoint.scheduler
+    assert checkpoint.low_res_scheduler == original.checkpoint.low_res_scheduler
+    state, _ = read_safetensors(path)
+    del state["v_pred"]
+    write_safetensors(path.with_name("b.safetensors"), state)
+    checkpoint = read_model(path.with_name("b.safetensors")).checkpoint
     assert checkpoint.family == "x4"
     assert {"first_stage_model", "cond_stage_model", "model"} == {
         key.split(".")[0] for key in original_state(checkpoint)
