@@ -38,7 +38,7 @@ _HOME = {
     "sdjax.models": ("UNetConfig", "VAEConfig", "TextEncoderConfig"),
     "sdjax.weights": ("UNet", "VAE", "TinyVAE", "TextEncoder", "ControlNet"),
     "sdjax.text": ("Tokenizer", "train_tokenizer"),
-    "sdjax.pipeline": ("StableDiffusion",),
+    "sdjax.pipeline": ("StableDiffusion", "Control"),
 }
 _MODULES = (
     "checkpoints",
@@ -109,7 +109,10 @@ if TYPE_CHECKING:
         Tokenizer as Tokenizer,
         train_tokenizer as train_tokenizer,
     )
-    from .pipeline import StableDiffusion as StableDiffusion
+    from .pipeline import (
+        StableDiffusion as StableDiffusion,
+        Control as Control,
+    )
 else:
 
     def __getattr__(name):

@@ -74,11 +74,7 @@ WORDS = {
     "show_progress": "progress",
     "progress_bar": "progress",
     "callback_function": "progress",
-    "image": "image",
     "images": "image",
-    "mask": "mask",
-    "strength": "strength",
-    "controls": "controls",
     "refiner": "refiner",
 }
 """A word of another program, plain as of `plain` -> ours."""
@@ -102,7 +98,7 @@ def meant(
     name = re.match(r"\w+", known)[0]
     if name in ours:
         return f"it is {spelled(name)}{known.removeprefix(name)} here"
-    return "pictures are made from prompts alone"
+    return f"there is no {name} yet"
 
 
 def hint(word: str, ours: Iterable[str]) -> str:

@@ -5,6 +5,7 @@ from typing import Literal
 
 import tyro
 
+from sdjax.errors import SdjaxError
 from sdjax.folders import check_writable
 
 from .common import check_near, check_words, description, joined, prepare_devices
@@ -14,7 +15,8 @@ _WORDS = {
     "ckpt": "model", "ckpt_path": "model", "checkpoint": "model", "model_id": "model",
     "pretrained_model_name_or_path": "model", "outdir": "out", "out_dir": "out", "output": "out",
     "output_dir": "out", "output_path": "out", "precision": "dtype", "torch_dtype": "dtype",
-    "bs": "batch_size",
+    "bs": "batch_size", "controls": "control", "control_image": "control",
+    "controlnet": "control", "controlnet_conditioning_scale": "control",
 }  # fmt: skip
 
 
@@ -37,6 +39,13 @@ def sample(
     clip_skip: int = 0,
     batch_size: int = 8,
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    image: tuple[Path, ...] = (),
+    strength: float | None = None,
+    mask: tuple[Path, ...] = (),
+    image_guidance_scale: float | None = None,
+    depth: tuple[Path, ...] = (),
+    noise_level: int | None = None,
+    control: tuple[str, ...] = (),
     noise: Literal["torch", "jax"] | None = None,
     out: Path = Path("images"),
 ) -> None:
@@ -45,6 +54,8 @@ def sample(
     sdjax sample --prompt "grinning cat"
 
     sdjax sample --prompt "red heart" "penguin" --count 4 --seed 7 --out pictures
+
+    sdjax sample --prompt "tiger face" --image pictures/00000.png --strength 0.7
 
     sdjax sample --prompt "large red circle" --model runs/shapes/model --sampler dpmpp_2m --steps 20
 
@@ -71,6 +82,16 @@ def sample(
         clip_skip: Layers of the text encoder left out at its end.
         batch_size: Pictures made at once.
         dtype: What the networks compute in.
+        image: A picture to start from, to repaint, to edit or to enlarge, as the model and the other
+            options have it; one, or one for each prompt.
+        strength: How much of the picture changes, 0 to 1; 0.8 where not given, 1 with a mask.
+        mask: White where the picture is repainted.
+        image_guidance_scale: How much the picture counts for a model that edits; 1.5 where not
+            given.
+        depth: A map of the picture's depths, lighter is nearer, for a model that takes one.
+        noise_level: Of the picture that a model enlarges; 20 where not given.
+        control: A ControlNet and its picture as FOLDER:PICTURE or FOLDER:PICTURE:SCALE; several
+            add up.
         noise: Who draws the noise: with torch a seed gives the picture that it gives in PyTorch, or
             the sampler is refused. Torch, for every sampler, where not given.
         out: Folder of the pictures; numbers go on after those that are there.
@@ -82,6 +103,12 @@ def sample(
     from sdjax.pipeline.stable_diffusion import plan_for
 
     options = {"spacing": spacing, "sigmas": sigmas, "eta": eta}
+    conditions = {
+        "image": list(image) or None, "strength": strength, "mask": list(mask) or None,
+        "image_guidance_scale": image_guidance_scale, "depth": list(depth) or None,
+        "noise_level": noise_level,
+    }  # fmt: skip
+    steered = [_parts(one) for one in control]
     asked = Request(
         prompt,
         negative_prompt,
@@ -96,10 +123,15 @@ def sample(
         noise=noise,
         clip_skip=clip_skip,
         batch_size=batch_size,
+        **conditions,
         options={name: value for name, value in options.items() if value is not None},
     )
     check_writable(out)
     prepare_devices()
+    asked.controls = tuple(
+        sdjax.Control.from_pretrained(folder, dtype=dtype)(picture, scale)
+        for folder, picture, scale in steered
+    )
     model = str(sdjax.EMOJI) if model is None else model
     found = read_model(model, config=config)
     # Before minutes go by with the weights.
@@ -109,6 +141,9 @@ def sample(
         "negative_prompt": negative_prompt, "steps": steps, "guidance_scale": scale,
         "guidance_rescale": guidance_rescale, "sampler": sampler, "height": height,
         "width": width, "clip_skip": clip_skip, "noise": noise, **options, "model": model,
+        "image": _joined(image), "strength": strength, "mask": _joined(mask),
+        "image_guidance_scale": image_guidance_scale, "depth": _joined(depth),
+        "noise_level": noise_level, "control": _joined(control),
     }  # fmt: skip
     notes = {name: value for name, value in settings.items() if value is not None}
     captions = [text for text in asked.prompt for _ in range(count)]
@@ -126,9 +161,29 @@ def sample(
     print(f"{len(images)} pictures from seed {asked.seeds[0]} on, and {overview}")
 
 
+def _parts(control: str) -> tuple[str, Path, float]:
+    """Network, picture and scale of FOLDER:PICTURE[:SCALE]; SdjaxError for anything else."""
+    network, _, rest = control.partition(":")
+    picture, _, scale = rest.partition(":")
+    try:
+        given = float(scale or 1)
+    except ValueError:
+        given = None
+    if not network or not picture or given is None:
+        raise SdjaxError(f"--control must be FOLDER:PICTURE or FOLDER:PICTURE:SCALE, got {control}")
+    if not Path(picture).is_file():
+        raise SdjaxError(f"no such picture: {picture}")
+    return network, Path(picture), given
+
+
+def _joined(values) -> str | None:
+    return ", ".join(map(str, values)) or None
+
+
 def run(arguments: list[str], program: str) -> int:
     """Reads the options, and draws."""
-    arguments = joined(arguments, "--prompt")
+    for several in ("--prompt", "--image", "--mask", "--depth", "--control"):
+        arguments = joined(arguments, several)
     check_words(arguments, sample, _WORDS)
     check_near(arguments, "--prompt")
     tyro.cli(

@@ -87,13 +87,16 @@ class Grid:
         if not 0 <= first < len(self):
             raise SdjaxError(f"start must be between 0 and {len(self) - 1}, got {first}")
         scale = np.hypot(self.alpha[first], self.sigma[first]) / self.alpha[first]
-        columns = ("timesteps", "alpha", "sigma", "alpha_next", "sigma_next")
         return dataclasses.replace(
-            self,
+            self.chosen(slice(first, None)),
             initial_scale=float(scale) if self.exploding else 1.0,
             left_out=self.ratio[:first],
-            **{name: getattr(self, name)[first:] for name in columns},
         )
+
+    def chosen(self, places):
+        """The grid with the steps at these places, an index of arrays."""
+        columns = ("timesteps", "alpha", "sigma", "alpha_next", "sigma_next")
+        return dataclasses.replace(self, **{name: getattr(self, name)[places] for name in columns})
 
 
 def _grid(timesteps, levels, next_levels, **fields):
@@ -205,6 +208,24 @@ def training_grid(
         stride=count // len(timesteps),
         final_signal=final_signal,
     )
+
+
+def pndm_grid(
+    signal, steps, *, spacing="leading", steps_offset=0, timesteps=None, final="zero",
+    runge_kutta=False,
+):  # fmt: skip
+    """Timesteps of PLMS, the second one twice: its first step is taken again.
+
+    A start from a noised sample leaves out as many of these as diffusers does.
+
+    Args: as of `training_grid`; with `runge_kutta` no step is taken again.
+    """
+    grid = training_grid(
+        signal, steps, spacing=spacing, steps_offset=steps_offset, timesteps=timesteps, final=final
+    )
+    if runge_kutta or len(grid) < 2:
+        return grid
+    return grid.chosen([0, 1, *range(1, len(grid))])
 
 
 def inverse_grid(signal, steps, *, spacing="leading", steps_offset=0, final="zero"):

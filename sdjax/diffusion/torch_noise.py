@@ -21,19 +21,32 @@ def torch_normal(seed, shape):
     Returns:
       float32 of `shape`.
     """
-    return torch_draws(seed, shape, 1)[0]
+    return torch_draws(seed, [shape])[0]
 
 
-def torch_draws(seed, shape, count):
-    """`count` successive draws of `torch_normal` from one generator: float32[count, *shape]."""
-    size = int(np.prod(shape))
-    if count and size < BLOCK:
-        raise SdjaxError(f"torch noise needs at least {BLOCK} values, got shape {tuple(shape)}")
-    words = np.random.RandomState(int(seed) & 0xFFFFFFFF)
-    drawn = np.empty((count, size), np.float32)
-    for one in drawn:
-        one[:] = _draw(words, size)
-    return drawn.reshape(count, *shape)
+def torch_draws(seed, shapes):
+    """Successive draws of `torch_normal` from one generator: a list of float32 of these shapes."""
+    words, drawn = np.random.RandomState(int(seed) & 0xFFFFFFFF), []
+    for shape in shapes:
+        size = int(np.prod(shape))
+        if size < BLOCK:
+            raise SdjaxError(f"torch noise needs at least {BLOCK} values, got shape {tuple(shape)}")
+        drawn.append(_draw(words, size).reshape(shape))
+    return drawn
+
+
+def torch_images(seeds, shapes):
+    """What PyTorch draws in turn for images, with a generator on the CPU for each.
+
+    Args:
+      seeds: [batch].
+      shapes: (height, width, channels) of each draw; PyTorch has the channels first.
+
+    Returns:
+      A list of float32[batch, height, width, channels], one a draw.
+    """
+    drawn = [torch_draws(seed, [(c, h, w) for h, w, c in shapes]) for seed in seeds]
+    return [np.stack(images).transpose(0, 2, 3, 1) for images in zip(*drawn, strict=True)]
 
 
 @on_the_host
@@ -46,7 +59,7 @@ def torch_noise(seeds, table, shape, *, start=True):
     Args:
       seeds: [batch].
       table: a `Table`.
-      shape: (height, width, channels) of one image; PyTorch has the channels first.
+      shape: (height, width, channels) of one image.
       start: False draws none to start from, as diffusers does where it is given latents: what the
         sampler adds then begins with the generator's first number.
 
@@ -54,13 +67,17 @@ def torch_noise(seeds, table, shape, *, start=True):
       (x float32[batch, h, w, c], noise float32[rows, batch, h, w, c]), both for `sample`; x is
       None without `start`.
     """
-    height, width, channels = shape
-    rows, first = table.noise_rows, int(start)
-    drawn = [torch_draws(seed, (channels, height, width), first + len(rows)) for seed in seeds]
-    drawn = np.stack(drawn, axis=1).transpose(0, 1, 3, 4, 2)
-    noise = np.zeros((len(table.rows.kind), *drawn.shape[1:]), np.float32)
-    noise[rows] = drawn[first:]
-    return drawn[0] if start else None, noise
+    drawn = torch_images(seeds, [shape] * (int(start) + len(table.noise_rows)))
+    first = drawn.pop(0) if start else None
+    return first, rows_of_noise(table, drawn, (len(seeds), *shape))
+
+
+def rows_of_noise(table, drawn, shape):
+    """Noise of all rows of a table, float32[rows, *shape], of that of its `noise_rows` in turn."""
+    noise = np.zeros((len(table.rows.kind), *shape), np.float32)
+    for row, one in zip(table.noise_rows, drawn, strict=True):
+        noise[row] = one
+    return noise
 
 
 def _draw(words, size):

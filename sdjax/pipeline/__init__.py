@@ -1,5 +1,6 @@
 """Prompts and conditions to images."""
 
+from .control import Control
 from .stable_diffusion import StableDiffusion
 
-__all__ = ["StableDiffusion"]
+__all__ = ["Control", "StableDiffusion"]

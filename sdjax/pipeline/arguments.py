@@ -103,6 +103,13 @@ def array(name: str, value: object) -> np.ndarray:
     return made
 
 
+def switch(name: str, value: object) -> bool:
+    """True or False."""
+    if not isinstance(value, bool | np.bool_):
+        refuse(name, "True or False", value)
+    return bool(value)
+
+
 def switch_or_function(name: str, value: object):
     """True, False, or something that can be called."""
     if not isinstance(value, bool | np.bool_) and not callable(value):

@@ -1,7 +1,8 @@
-"""The compiled programs of a generation: prompts to embeddings, noise to latents to pixels.
+"""The compiled programs of a generation: texts and pictures to embeddings, noise to latents to
+pixels.
 
 Each is pmapped over the local devices. Networks and shapes are static; parameters are arguments;
-everything a request brings (prompt, seed, steps, sampler, guidance) is traced.
+everything a request brings (prompt, picture, mask, seed, steps, sampler, guidance) is traced.
 """
 
 import dataclasses
@@ -13,8 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdjax import diffusion, parallel
+from sdjax.diffusion.guidance import rescaled
 from sdjax.models.clip import TextEncoder
+from sdjax.models.controlnet import ControlNet
 from sdjax.models.embeddings import sinusoidal_embedding
+from sdjax.models.tiny_vae import TinyVAE
 from sdjax.models.unet import UNet
 from sdjax.models.vae import VAE
 from sdjax.text.encode import Embedded, embed
@@ -30,13 +34,17 @@ class Place(NamedTuple):
     """int[devices, n]: the image at each place of each device; the last fills up."""
     across: bool
     """Whether a guided image takes two devices: an even one for the negative prompt, the next
-    for the prompt. Else both halves are one batch on the image's device."""
+    for the prompt. Else all branches are one batch on the image's device."""
 
 
-def place(count: int, guided: bool) -> Place:
-    """Lays `count` images out over the local devices, with the fewest evaluations in a row."""
+def place(count: int, branches: int) -> Place:
+    """Lays `count` images out over the local devices, with the fewest evaluations in a row.
+
+    branches: predictions that an evaluation of an image takes; 2 with guidance.
+    """
     devices = jax.local_device_count()
-    across = guided and devices % 2 == 0 and -(-2 * count // devices) < 2 * -(-count // devices)
+    pairs = branches == 2 and devices % 2 == 0
+    across = pairs and -(-2 * count // devices) < 2 * -(-count // devices)
     groups = devices // 2 if across else devices
     rows = np.minimum(np.arange(groups * -(-count // groups)), count - 1).reshape(groups, -1)
     return Place(np.repeat(rows, 2, axis=0) if across else rows, across)
@@ -49,7 +57,7 @@ def joined(mapped, place: Place, count: int) -> np.ndarray:
 
 
 class Prompts(NamedTuple):
-    """Tokenised prompts; every array's first axis is the image."""
+    """Tokenised prompts; every array's first axis is the prompt."""
 
     ids: tuple[jax.Array, ...]
     """int32[N, L] for each text encoder."""
@@ -57,11 +65,49 @@ class Prompts(NamedTuple):
     """float32[N]: 0 where the embedding is to be zero, as SDXL has it without negative prompt."""
 
 
-class Images(NamedTuple):
-    """What each image of a batch has of its own; every array's first axis is the image.
+class Kept(NamedTuple):
+    """What of an image is known; every array's first axis is the image."""
 
-    A condition that comes with an image (a mask, a control picture) is one more field.
+    mask: jax.Array
+    """float32[N, h, w, 1]: 1 where the image is painted, 0 where it is kept."""
+    x_0: jax.Array
+    """float32[N, h, w, C] in the U-Net's scale."""
+    noise: jax.Array
+    """float32[N, h, w, C]: what is added to x_0 on the way."""
+
+
+class Control(NamedTuple):
+    """A picture for a ControlNet; every array's first axis is the image."""
+
+    picture: jax.Array
+    """float32[N, H, W, channels] in 0 … 1."""
+    scale: jax.Array
+    """float32[N, B, E]: for each branch and evaluation."""
+    layers: jax.Array
+    """float32[N, residuals]: of the skips in their order, then the middle."""
+
+
+class Branches(NamedTuple):
+    """What each of the B predictions of an image is for; every array begins with [N, B].
+
+    An evaluation of the table evaluates the network once for each branch. With guidance they are
+    the negative prompt and the prompt; there is one branch without.
     """
+
+    prompt: Embedded
+    """Leaves [N, B, T, …]: T texts, one at a time."""
+    which: jax.Array
+    """int32[N, B, E]: which of the T texts, at each evaluation."""
+    time_ids: jax.Array | None
+    """float32[N, B, 6] of SDXL (original height, width; crop top, left; target height, width), or
+    [N, B, 5] of its refiner (original height, width; crop top, left; aesthetic score)."""
+    channels: jax.Array | None
+    """float32[N, B, h, w, K]: beside x at the network's input."""
+    controls: tuple[Control, ...]
+
+
+class Images(NamedTuple):
+    """What each image of a batch has of its own; every array's first axis is the image."""
 
     keys: jax.Array
     """uint32[N, 2], the data of a random key for samplers that add noise."""
@@ -70,20 +116,45 @@ class Images(NamedTuple):
 
     Deterministic samplers have it as well, zeros, so that they run the same program.
     """
-    prompt: Embedded
-    """Of the negative prompt on every other device where a guided image takes two."""
-    negative: Embedded | None
-    """None where guidance is off or goes across devices."""
-    time_ids: jax.Array | None
-    """float32[N, 6] of SDXL: original height, width; crop top, left; target height, width."""
+    branches: Branches
+    """Of every other branch on each device where a guided image takes two."""
+    weights: jax.Array | None
+    """float32[N, B - 1, h or 1, w or 1, 1]: what the difference of each later branch to the first
+    counts. None where there is one branch."""
+    guidance_scale: jax.Array
+    """float32[N]: what a network distilled with guidance is told."""
+    labels: jax.Array | None
+    """int32[N]: of a network that takes labels."""
+    kept: Kept | None
 
 
 class Settings(NamedTuple):
     """What all images of a batch share."""
 
     table: diffusion.Table
-    guidance_scale: jax.Array
     guidance_rescale: jax.Array
+
+
+class Networks(NamedTuple):
+    """The networks that a sample takes; hashable, so that they can be static."""
+
+    unet: UNet
+    controls: tuple[ControlNet, ...] = ()
+
+
+def on_devices(images: Images, place: Place) -> Images:
+    """Arrays [N, …] laid out as [devices, n, …], each device with the branches that it evaluates."""
+    images = jax.tree.map(lambda array: array[place.rows], images)
+    if not place.across:
+        return images
+    own = np.arange(len(place.rows)) % 2
+
+    def halved(array):
+        return np.stack([array[device][:, [branch]] for device, branch in enumerate(own)])
+
+    controls = tuple(c._replace(scale=halved(c.scale)) for c in images.branches.controls)
+    branches = jax.tree.map(halved, images.branches._replace(controls=()))
+    return images._replace(branches=branches._replace(controls=controls))
 
 
 def prompts_to_embeddings(
@@ -97,8 +168,13 @@ def prompts_to_embeddings(
     return jax.tree.map(kept, embed(encoders, params, prompts.ids, skip))
 
 
+def begin(table: diffusion.Table, x: jax.Array) -> diffusion.Underway:
+    """What `noise_to_latents` goes on from, of unit-variance x [N, h, w, C]."""
+    return diffusion.begin(table, x, jnp.zeros((), jnp.int32))
+
+
 def noise_to_latents(
-    unet: UNet,
+    networks: Networks,
     across: bool,
     params,
     settings: Settings,
@@ -107,44 +183,109 @@ def noise_to_latents(
 ) -> diffusion.Underway:
     """Runs the sampler's table on latents [N, h, w, C], which end in the U-Net's scale.
 
-    across: see `Place`. latents: from `diffusion.begin`, or where an earlier part of the table left
-    them.
+    across: see `Place`. params: {"unet": a tree, "controls": a tuple of trees}. latents: from
+    `begin`, or where an earlier part of the table left them.
     """
-    count, beside = latents.x.shape[0], images.negative is not None
-    prompt, time_ids = images.prompt, images.time_ids
-    if beside:
-        # One evaluation of twice the batch costs less than two evaluations.
-        prompt = jax.tree.map(lambda *both: jnp.concatenate(both), images.negative, prompt)
-        time_ids = None if time_ids is None else jnp.concatenate([time_ids, time_ids])
-    added = distilled = None
+    count, branches = images.branches.which.shape[:2]
+    denoise = functools.partial(_predictions, networks, params, images)
+
+    def guided(x, t, evaluation):
+        predictions = denoise(x, t, evaluation).reshape(count, branches, *x.shape[1:])
+        if across:
+            everywhere = jax.lax.all_gather(predictions[:, 0], parallel.AXIS)
+            even = jax.lax.axis_index(parallel.AXIS) // 2 * 2
+            predictions = jnp.stack([everywhere[even], everywhere[even + 1]], axis=1)
+        if images.weights is None:
+            return predictions[:, 0], evaluation + 1
+        combined = _combined(predictions, images.weights, settings.guidance_rescale)
+        return combined, evaluation + 1
+
+    def keep(x, level):
+        mask, x_0, noise = images.kept
+        return (1 - mask) * (level[0] * x_0 + level[1] * noise) + mask * x
+
+    noise = None if images.noise is None else jnp.swapaxes(images.noise, 0, 1)
+    return diffusion.sample(
+        guided,
+        settings.table,
+        latents,
+        images.keys,
+        noise=noise,
+        keep=None if images.kept is None else keep,
+    )
+
+
+def _predictions(networks: Networks, params, images: Images, x, t, evaluation) -> jax.Array:
+    """The network's predictions [N · B, h, w, C] for x [N, h, w, C]: each branch of each image."""
+    prompt, which, time_ids, channels, controls = images.branches
+    count, branches = which.shape[:2]
+
+    def flat(array):
+        return array.reshape(count * branches, *array.shape[2:])
+
+    def repeated(array):
+        return jnp.repeat(array, branches, axis=0)
+
+    x = repeated(x)
+    text = which[:, :, evaluation].reshape(-1)
+
+    def current(leaf):
+        leaf = flat(leaf)
+        return leaf[:, 0] if leaf.shape[1] == 1 else leaf[jnp.arange(len(text)), text]
+
+    context, pooled = jax.tree.map(current, prompt)
+    added = distilled = residuals = None
     if time_ids is not None:
-        added = {"text_embeds": prompt.pooled, "time_ids": time_ids}
-    if unet.config.time_cond_proj_dim is not None:
+        added = {"text_embeds": pooled, "time_ids": flat(time_ids)}
+    if networks.unet.config.time_cond_proj_dim is not None:
         # A network distilled with guidance takes its scale as an input (arXiv 2210.03142).
         distilled = sinusoidal_embedding(
-            jnp.full(count, 1000 * (settings.guidance_scale - 1)),
-            unet.config.time_cond_proj_dim,
+            repeated(1000 * (images.guidance_scale - 1)),
+            networks.unet.config.time_cond_proj_dim,
             cosine_first=False,
             frequency_shift=1,
         )
-
-    def denoise(x, t):
-        x = jnp.concatenate([x, x]) if beside else x
-        prediction = unet.apply({"params": params}, x, t, prompt.context, added, distilled)
-        if across:
-            everywhere = jax.lax.all_gather(prediction, parallel.AXIS)
-            even = jax.lax.axis_index(parallel.AXIS) // 2 * 2
-            unconditional, conditional = everywhere[even], everywhere[even + 1]
-        elif beside:
-            unconditional, conditional = prediction[:count], prediction[count:]
-        else:
-            return prediction
-        return diffusion.classifier_free_guidance(
-            conditional, unconditional, settings.guidance_scale, settings.guidance_rescale
+    labels = None if images.labels is None else repeated(images.labels)
+    for network, weights, control in zip(
+        networks.controls, params["controls"], controls, strict=True
+    ):
+        scale = control.scale[:, :, evaluation].reshape(-1, 1) * repeated(control.layers)
+        own = network.apply(
+            {"params": weights}, x, t, context, repeated(control.picture), added
         )
+        *down, middle = (
+            residual * scale[:, i].reshape(-1, 1, 1, 1)
+            for i, residual in enumerate((*own[0], own[1]))
+        )
+        own = tuple(down), middle
+        residuals = own if residuals is None else jax.tree.map(jnp.add, residuals, own)
+    if channels is not None:
+        x = jnp.concatenate([x, flat(channels)], axis=-1)
+    return networks.unet.apply(
+        {"params": params["unet"]}, x, t, context, added, distilled, labels, residuals
+    )
 
-    noise = None if images.noise is None else jnp.swapaxes(images.noise, 0, 1)
-    return diffusion.sample(denoise, settings.table, latents, images.keys, noise=noise)
+
+def _combined(predictions, weights, rescale) -> jax.Array:
+    """Guidance over the branches of predictions [N, B, h, w, C]: [N, h, w, C]."""
+    first, others = predictions[:, 0], predictions[:, 1:]
+    guided = first + (weights * (others - first[:, None])).sum(axis=1)
+    if others.shape[1] == 1:
+        conditional = others[:, 0]
+    else:
+        total = weights.sum(axis=1, keepdims=True)
+        shares = weights / jnp.where(total == 0, 1, total)
+        conditional = first + (shares * (others - first[:, None])).sum(axis=1)
+    return rescaled(guided, conditional, rescale)
+
+
+def pixels_to_moments(vae: VAE, params, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and standard deviation of the latents of float32[N, H, W, 3], without a scale."""
+    if isinstance(vae, TinyVAE):
+        mean = vae.encode(params, images)
+        return mean, jnp.zeros_like(mean)
+    mean, log_variance = vae.posterior(params, images)
+    return mean, jnp.exp(0.5 * log_variance)
 
 
 def upcast(vae: VAE) -> VAE:
@@ -159,13 +300,8 @@ def upcast(vae: VAE) -> VAE:
 
 def latents_to_pixels(vae: VAE, params, latents: jax.Array) -> jax.Array:
     """float32[N, h, w, C] in the U-Net's scale to float32[N, H, W, 3], clipped to [-1, 1]."""
-    config = vae.config
-    # TAESD has neither, and AutoencoderKL only in some models.
-    mean, std = (getattr(config, name, None) for name in ("latents_mean", "latents_std"))
-    z = latents if std is None else latents * jnp.array(std)
-    z = z / config.scaling_factor + (config.shift_factor or 0.0)
-    z = z if mean is None else z + jnp.array(mean)
-    pixels = z.shape[1] * z.shape[2] * config.downsampling**2
+    z = unscaled(vae.config, latents)
+    pixels = z.shape[1] * z.shape[2] * vae.config.downsampling**2
     at_once = max(1, DECODED_PIXELS // pixels)
     if len(z) <= at_once:
         images = vae.decode(params, z)
@@ -174,6 +310,26 @@ def latents_to_pixels(vae: VAE, params, latents: jax.Array) -> jax.Array:
             lambda one: vae.decode(params, one[None])[0], z, batch_size=at_once
         )
     return jnp.clip(images, -1, 1)
+
+
+def unscaled(config, latents):
+    """Latents in the U-Net's scale as the autoencoder has them, [N, h, w, C]."""
+    shift, scale = _scale(config)
+    return latents / scale + shift
+
+
+def scaled(config, z):
+    """Latents of the autoencoder in the U-Net's scale: the inverse of `unscaled`."""
+    shift, scale = _scale(config)
+    return (z - shift) * scale
+
+
+def _scale(config):
+    """What is taken from an autoencoder's latents, and what the rest is multiplied with."""
+    # TAESD has neither, and AutoencoderKL only in some models.
+    mean, std = (getattr(config, name, None) for name in ("latents_mean", "latents_std"))
+    shift = (config.shift_factor or 0.0) + (0.0 if mean is None else np.float32(mean))
+    return shift, config.scaling_factor / (1.0 if std is None else np.float32(std))
 
 
 @functools.cache

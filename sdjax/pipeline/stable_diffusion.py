@@ -12,13 +12,15 @@ from PIL import Image
 
 from sdjax import diffusion, parallel
 from sdjax.errors import SdjaxError, check_finite
-from sdjax.pipeline import programs, request
+from sdjax.pipeline import programs, run
 from sdjax.pipeline.captions import warn_of_unseen
+from sdjax.pipeline.control import Steering
 from sdjax.pipeline.files import GUIDANCE_SCALE, Model, read_model, write_model
 from sdjax.pipeline.pictures import check_finite_images, to_pictures
-from sdjax.pipeline.progress import Advance, carry_out, reported
-from sdjax.pipeline.request import ARGUMENTS, Plan, Prompt, Request, plan
-from sdjax.text.encode import Embedded
+from sdjax.pipeline.inputs import Pictures
+from sdjax.pipeline.plan import Plan, plan
+from sdjax.pipeline.progress import reported
+from sdjax.pipeline.request import ARGUMENTS, Prompt, Request
 from sdjax.text.tokenizer import END, Tokenizer
 from sdjax.weights.adapters import Adapter, read_lora, with_adapters
 from sdjax.weights.checkpoint import Checkpoint, Part
@@ -82,13 +84,15 @@ class StableDiffusion:
 
     @params.setter
     def params(self, params: Mapping[str, Any]):
-        expected = {"unet", "vae", *self._encoder_parts()}
+        expected = {"unet", "vae", *self.encoder_parts}
         if set(params) != expected:
             raise SdjaxError(f"params must have {sorted(expected)}, got {sorted(params)}")
         self._params = jax.device_put(dict(params), parallel.replicated())
         self._base, self._loras = self._params, {}
 
-    def _encoder_parts(self) -> tuple[str, ...]:
+    @property
+    def encoder_parts(self) -> tuple[str, ...]:
+        """Names of the text encoders among the parts."""
         return ("text_encoder", "text_encoder_2")[: len(self.text_encoders)]
 
     @classmethod
@@ -172,7 +176,7 @@ class StableDiffusion:
         write_model(self._model(), path, dtype)
 
     def _model(self) -> Model:
-        names = self._encoder_parts()
+        names = self.encoder_parts
         networks = dict(zip(names, self.text_encoders, strict=True))
         networks |= {"unet": self.unet, "vae": self.vae}
         parts = {
@@ -238,7 +242,7 @@ class StableDiffusion:
         vector or several. token: the word, by default the file's. The text encoders get larger
         and are compiled anew, the U-Net is not. Raises SdjaxError for vectors of another model.
         """
-        names = self._encoder_parts()
+        names = self.encoder_parts
         token, vectors = read_textual_inversion(path, self._base, names, token)
         encoders, tokenizers, base = list(self.text_encoders), list(self.tokenizers), self._base
         for i, name in enumerate(names):
@@ -272,6 +276,14 @@ class StableDiffusion:
         count: int = 1,
         height: int | None = None,
         width: int | None = None,
+        image: Pictures | None = None,
+        strength: float | None = None,
+        mask: Pictures | None = None,
+        paste: bool = True,
+        image_guidance_scale: float | None = None,
+        depth: Pictures | None = None,
+        noise_level: int | None = None,
+        controls: Sequence[Steering] = (),
         latents: np.ndarray | None = None,
         noise: Literal["torch", "jax"] | None = None,
         clip_skip: int = 0,
@@ -282,10 +294,10 @@ class StableDiffusion:
     ) -> list[Image.Image] | np.ndarray:
         """Makes `count` images of each prompt, a batch at a time over the local devices.
 
-        Only shapes, `clip_skip` and whether guidance is on choose the compiled program; sampler,
-        steps, scale, prompts and seeds run the same one, as long as a picture takes up to 64
-        evaluations of the U-Net (and from there up to the next power of two); heun and some others
-        take two a step.
+        Only shapes, `clip_skip`, whether guidance is on and which kinds of conditions are present
+        choose the compiled program; sampler, steps, scale, prompts, pictures, masks, strength and
+        seeds run the same one, as long as a picture takes up to 64 evaluations of the U-Net (and
+        from there up to the next power of two); heun and some others take two a step.
 
         negative_prompt: one for all images, one a prompt, or None.
         steps: None for 30, or for as many as `timesteps=` or `sigmas=` lists.
@@ -296,7 +308,21 @@ class StableDiffusion:
         seed: of the first image, the others take seed + 1, …; or one for each image; None draws
             one. A PIL image has its own as `info["seed"]`, and `seeds` lists those of the last
             call. An image depends on its own seed only, not on the batch around it.
-        height, width: in pixels; None for the size the model was trained at.
+        height, width: in pixels; None for the size of `image`, cut to what the latents divide, or
+            without one the size the model was trained at. Pictures are resized to it.
+        image: a picture to start from, to repaint, to edit or to enlarge, as the model and the
+            other arguments have it: a PIL image, a path, uint8 [H, W, 3] or floats in [-1, 1]; one,
+            or one for each prompt or image.
+        strength: of the change, 0 … 1: the share of the steps that are taken, from the noised
+            `image` on; None for 0.8, or with a mask for 1, which starts from noise.
+        mask: white, or 1, where `image` is repainted; greys blend. For models with channels for it
+            and for ordinary ones.
+        paste: puts the pixels of `image` back where the mask is black; False leaves them as the
+            autoencoder gives them.
+        image_guidance_scale: how much `image` counts for a model that edits; None for 1.5.
+        depth: for a model that takes them: larger is nearer, of any range; [H, W] or a picture.
+        noise_level: of the small picture of an upscaler, as a timestep; None for 20.
+        controls: pictures for ControlNets, each a `sdjax.Control` called with one; they add up.
         latents: unit-variance noise [N, height / f, width / f, C] to start from.
         noise: where other noise comes from, to start from and what samplers add. "torch" draws it
             as diffusers does with a generator on the CPU for each image, so that a seed gives the
@@ -337,93 +363,18 @@ class StableDiffusion:
         )
         self.seeds = [int(seed) for seed in asked.seeds]
         warn_of_unseen(asked.prompt, self.captions)
+        encoded = run.encode(self, asked, planned)
         size = min(asked.batch_size or asked.total, asked.total)
         starts = range(0, asked.total, size)
         with reported(asked.progress, len(starts) * planned.table.evaluations) as advance:
             for first in starts:
                 # The last batch is filled up, so that all run the program of one shape.
                 batch = np.minimum(first + np.arange(size), asked.total - 1)
-                made = self._batch(asked, planned, batch, advance)[: asked.total - first]
+                made = run.batch(self, asked, planned, encoded, batch, advance)
+                made = made[: asked.total - first]
                 seeds = self.seeds[first : first + size]
                 check_finite_images(made, seeds)
                 yield first, made if asked.output != "pil" else to_pictures(made, seeds)
-
-    def _batch(
-        self, asked: Request, planned: Plan, batch: np.ndarray, advance: Advance | None
-    ) -> np.ndarray:
-        """Latents or pixels [N, …] of the images with these numbers."""
-        settings = programs.Settings(
-            planned.table, np.float32(planned.guidance_scale), np.float32(asked.guidance_rescale)
-        )
-        # A distilled network takes the scale as an input and is evaluated once as well.
-        guided = planned.guidance_scale != 1 and self.unet.config.time_cond_proj_dim is None
-        place = programs.place(len(batch), guided)
-        at = batch[place.rows]
-        start, added = request.all_noise(
-            asked.seeds[batch], planned.table, planned.shape, planned.source, asked.latents is None
-        )
-        start = start if asked.latents is None else asked.latents[batch]
-        texts, opposite = (
-            np.array(t, object)[at // asked.count] for t in (asked.prompt, asked.negatives)
-        )
-        if place.across:
-            texts[::2] = opposite[::2]
-        images = programs.Images(
-            keys=request.key_data(asked.seeds)[at],
-            noise=None if added is None else added[place.rows],
-            prompt=self._embedded(texts, asked.clip_skip),
-            negative=self._embedded(opposite, asked.clip_skip)
-            if guided and not place.across
-            else None,
-            time_ids=self._time_ids(planned.size, at.shape),
-        )
-        result = self._sampled(settings, images, start[place.rows], place.across, advance)
-        result = result if asked.output == "latents" else self._decoded(result)
-        return programs.joined(result, place, len(batch))
-
-    def _sampled(
-        self,
-        settings: programs.Settings,
-        images: programs.Images,
-        start: np.ndarray,
-        across: bool,
-        advance: Advance | None,
-    ) -> jax.Array:
-        """Latents [devices, n, h, w, C] from unit-variance noise of that shape."""
-        begin = programs.compiled(diffusion.begin, in_axes=(None, 0))
-        sample = programs.compiled(
-            programs.noise_to_latents, self.unet, across, in_axes=(None, None, 0, 0)
-        )
-
-        # Put there once: a table carried out in parts takes it several times.
-        images = images._replace(noise=jax.device_put(images.noise, parallel.split()))
-
-        def run(table, latents):
-            return sample(self.params["unet"], settings._replace(table=table), images, latents)
-
-        return carry_out(run, settings.table, begin(settings.table, start), advance).x
-
-    def _decoded(self, latents: jax.Array) -> jax.Array:
-        """Pixels [devices, n, H, W, 3] of latents [devices, n, h, w, C]."""
-        decode = programs.compiled(programs.latents_to_pixels, self.vae, in_axes=(None, 0))
-        return decode(self.params["vae"], latents)
-
-    def _embedded(self, prompts: np.ndarray, skip: int) -> Embedded:
-        """Embeddings of texts [devices, n]; None is no prompt."""
-        texts = [text or "" for text in prompts.ravel()]
-        ids = tuple(t.encode(texts).reshape(*prompts.shape, -1) for t in self.tokenizers)
-        dropped = np.equal(prompts, None) & self.zero_negative
-        run = programs.compiled(
-            programs.prompts_to_embeddings, self.text_encoders, skip, in_axes=(None, 0)
-        )
-        params = tuple(self.params[part] for part in self._encoder_parts())
-        return run(params, programs.Prompts(ids, np.float32(~dropped)))
-
-    def _time_ids(self, size: tuple[int, int], places: tuple[int, int]) -> np.ndarray | None:
-        if self.unet.config.addition_embed_type is None:
-            return None
-        height, width = size
-        return np.tile(np.float32([height, width, 0, 0, height, width]), (*places, 1))
 
 
 def check_whole(model: Model, source):
@@ -441,7 +392,7 @@ def check_whole(model: Model, source):
 
 
 def plan_for(model: Model, asked: Request, source) -> Plan:
-    """`request.plan` for a model on disk, before its weights are read."""
+    """`plan` for a model on disk, before its weights are read."""
     check_whole(model, source)
     parts = model.checkpoint.parts
     return plan(

@@ -12,7 +12,7 @@ from PIL import Image
 import main
 import sdjax
 from sdjax.cli import captions, common, convert, evaluate, sample, train
-from sdjax.pipeline import pictures, stable_diffusion
+from sdjax.pipeline import pictures, run, stable_diffusion
 from sdjax.pipeline.captions import read_captions, warn_of_unseen
 from sdjax.pipeline.pictures import PictureFolder
 from tests.weights.small import random_pipeline
@@ -128,15 +128,15 @@ def test_the_warning_is_about_the_line_of_the_caller(model):
 
 
 def test_an_interrupted_command_keeps_what_is_finished(model, tmp_path, capsys, monkeypatch):
-    original, batches = sdjax.StableDiffusion._batch, []
+    original, batches = run.batch, []
 
-    def interrupted(self, *arguments):
+    def interrupted(*arguments):
         batches.append(arguments)
         if len(batches) == 3:
             raise KeyboardInterrupt
-        return original(self, *arguments)
+        return original(*arguments)
 
-    monkeypatch.setattr(sdjax.StableDiffusion, "_batch", interrupted)
+    monkeypatch.setattr(run, "batch", interrupted)
     command = ["sample", "--model", str(model), "--prompt", "rocket", "--count", "8"]
     command += ["--batch-size", "2", "--steps", "2", "--out", str(tmp_path)]
     assert main.main(command) == 130

@@ -27,7 +27,7 @@ def test_too_few_values_are_refused():
 def test_draws_follow_one_another(size):
     generator = torch.Generator().manual_seed(5)
     theirs = np.stack([torch.randn(size, generator=generator).numpy() for _ in range(4)])
-    np.testing.assert_allclose(torch_draws(5, (size,), 4), theirs, atol=5e-7, rtol=0)
+    np.testing.assert_allclose(torch_draws(5, [(size,)] * 4), theirs, atol=5e-7, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -100,9 +100,10 @@ def test_a_long_value_is_cut_in_the_line():
         ("guidance_scal", "did you mean guidance_scale?"),
         ("etta", "did you mean eta?"),
         ("spacings", "did you mean spacing?"),
-        ("image", "pictures are made from prompts alone"),
-        ("strength", "pictures are made from prompts alone"),
-        ("xyzzy", "there are batch_size, clip_skip, count"),
+        ("init_image", "it is image here"),
+        ("denoising_strength", "it is strength here"),
+        ("refiner", "there is no refiner yet"),
+        ("xyzzy", "there are batch_size, clip_skip, controls, count"),
     ],
 )
 def test_a_foreign_or_misspelt_name_is_told_by_ours(word, ours):
@@ -112,7 +113,7 @@ def test_a_foreign_or_misspelt_name_is_told_by_ours(word, ours):
 
 def test_every_word_leads_to_an_argument_or_to_what_is_not_there():
     known = ARGUMENTS | set(option_names())
-    absent = {"image", "mask", "strength", "controls", "refiner"}
+    absent = {"refiner"}
     for word, ours in WORDS.items():
         assert ours.split("=")[0].split(",")[0] in known | absent, word
         assert word not in ARGUMENTS

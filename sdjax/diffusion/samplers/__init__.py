@@ -60,7 +60,9 @@ def _defaults(function):
 # Where ε says so little about x_0 that what it errs by is multiplied beyond all pictures: e^5.1,
 # which Lu et al. give for the cosine schedule. Linear schedules end below it.
 NOISIEST = float(np.exp(5.1))
-_FROM_NOISE = (grids.training_grid, grids.interpolated_grid, grids.solver_grid)
+_FROM_NOISE = (
+    grids.training_grid, grids.pndm_grid, grids.interpolated_grid, grids.solver_grid
+)  # fmt: skip
 
 _SDE = {"algorithm": "sde_dpmpp", "published": True}
 
@@ -68,7 +70,7 @@ SAMPLERS = {
     "ddpm": Sampler(training.ddpm, grids.training_grid),
     "ddim": Sampler(training.ddim, grids.training_grid, {"stride": True}),
     "ddim_inverse": Sampler(training.ddim, grids.inverse_grid),
-    "plms": Sampler(pndm.plms, grids.training_grid, {"final": "sigma_min"}),
+    "plms": Sampler(pndm.plms, grids.pndm_grid, {"final": "sigma_min"}),
     "ipndm": Sampler(pndm.ipndm, grids.interpolated_grid, {"exploding": False}),
     "euler": Sampler(k_diffusion.euler, grids.interpolated_grid),
     "euler_a": Sampler(k_diffusion.euler_a, grids.interpolated_grid),
@@ -144,7 +146,7 @@ def sampler(
     entry = SAMPLERS[name]
     options = _checked(name, [entry], {**entry.defaults, **implied, **options})
     clip, threshold = _bounds(clip, threshold)
-    steps = _step_count(steps, options)
+    steps = step_count(steps, options)
     if schedule is None and entry.needs_schedule:
         raise SdjaxError(f"sampler {name} needs the schedule of the network's training, got None")
     signal = None if schedule is None else training_signal(schedule)
@@ -240,7 +242,7 @@ def _checked_noisiest(noisiest):
     return noisiest
 
 
-def _step_count(steps, options):
+def step_count(steps, options):
     """`steps`, or how many of them the options list."""
     timesteps, sigmas = options.get("timesteps"), options.get("sigmas")
     if timesteps is not None and sigmas is not None:

@@ -52,19 +52,15 @@ def plms(grid, network, runge_kutta=False):
     else:
         rows, known = [], 0
     for i, t in enumerate(times):
+        if i == 1 and not runge_kutta:
+            # The step just taken was a trial: again from its start, with the mean of both ends.
+            of_x, of_d = transfer(t + stride, t)
+            rows.append(Row(**evaluate(t), x=(0, of_x, of_d / 2, of_d / 2), remember=False))
+            continue
         of_x, of_d = transfer(t, t - stride)
-        order = min(known, 3)
-        weights = tuple(of_d * weight for weight in ADAMS_BASHFORTH[order])
+        weights = tuple(of_d * weight for weight in ADAMS_BASHFORTH[min(known, 3)])
         rows.append(Row(**evaluate(t), x=(of_x, 0, *weights), y=(1,)))
         known += 1
-        if i == 0 and not runge_kutta:
-            # The step just taken was a trial: again from its start, with the mean of both ends.
-            if len(times) == 1:
-                continue
-            of_x, of_d = transfer(times[1] + stride, times[1])
-            rows.append(
-                Row(**evaluate(times[1]), x=(0, of_x, of_d / 2, of_d / 2), remember=False)
-            )
     return rows
 
 

@@ -1,0 +1,230 @@
+"""A batch of a planned request, carried out: arrays on the host, programs on the devices."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from sdjax import diffusion, parallel
+from sdjax.pipeline import conditions, programs
+from sdjax.pipeline.conditions import Pictures
+from sdjax.pipeline.control import Control
+from sdjax.pipeline.draws import draw, key_data
+from sdjax.pipeline.plan import Plan
+from sdjax.pipeline.progress import Advance, carry_out
+from sdjax.pipeline.request import Request
+from sdjax.text.encode import Embedded
+
+
+class Latents(NamedTuple):
+    """The autoencoder's latents of pictures, not scaled, and which of them each image takes."""
+
+    mean: np.ndarray
+    """float32 [P, h, w, C]."""
+    std: np.ndarray
+    which: np.ndarray
+
+    def of(self, numbers: np.ndarray, noise: np.ndarray | None = None) -> np.ndarray:
+        """A draw [N, h, w, C] for the images with these numbers, the mode without noise."""
+        which = self.which[numbers]
+        return self.mean[which] if noise is None else self.mean[which] + self.std[which] * noise
+
+
+class Encoded(NamedTuple):
+    """What of a request is the same for all its batches, made once."""
+
+    prompt: Embedded
+    """Leaves [images, B, 1, …] for B branches."""
+    image: Latents | None
+    masked: Latents | None
+
+
+def encode(model, asked: Request, planned: Plan) -> Encoded:
+    """Embeds the texts and the pictures of a request."""
+    given = planned.conditions
+    latents = given.image is not None and given.kind != conditions.UPSCALE
+    return Encoded(
+        embedded(model, branch_texts(asked, planned), asked.clip_skip),
+        latents_of(model, given.image) if latents else None,
+        latents_of(model, given.masked()) if given.kind == conditions.INPAINT else None,
+    )
+
+
+def branch_texts(asked: Request, planned: Plan) -> np.ndarray:
+    """The text of each branch of each image, [images, B]; None is no prompt."""
+    columns = [asked.negatives] * (planned.branches - 1) + [asked.prompt]
+    return np.repeat(np.array(columns, object).T, asked.count, axis=0)
+
+
+def embedded(model, texts: np.ndarray, skip: int) -> Embedded:
+    """Embeddings [N, B, 1, …] of texts [N, B], on the host; None is no prompt.
+
+    Each text is embedded once, a fixed number at a time: one program for any of them.
+    """
+    different = list(dict.fromkeys(texts.ravel()))
+    rows = np.arange(len(different))
+    run = programs.compiled(
+        programs.prompts_to_embeddings, model.text_encoders, skip, in_axes=(None, 0)
+    )
+    params = tuple(model.params[part] for part in model.encoder_parts)
+
+    def some(numbers):
+        now = [different[i] for i in numbers.ravel()]
+        ids = tuple(
+            tokenizer.encode([text or "" for text in now]).reshape(*numbers.shape, -1)
+            for tokenizer in model.tokenizers
+        )
+        dropped = np.array([text is None and model.zero_negative for text in now])
+        return run(params, programs.Prompts(ids, np.float32(~dropped).reshape(numbers.shape)))
+
+    flat = one_a_device(some, rows)
+    place = np.vectorize(different.index, otypes=[int])(texts)
+    return jax.tree.map(lambda leaf: leaf[place][:, :, None], flat)
+
+
+def latents_of(model, pictures: Pictures) -> Latents:
+    """The latents of pictures, each encoded once."""
+    run = programs.compiled(programs.pixels_to_moments, model.vae, in_axes=(None, 0))
+    mean, std = one_a_device(lambda some: run(model.params["vae"], some), pictures.arrays)
+    return Latents(mean, std, pictures.which)
+
+
+def one_a_device(run, items: np.ndarray):
+    """`run` on items [n, …], one for each device at a time: NumPy trees [n, …], one program."""
+    devices, made = jax.local_device_count(), []
+    for first in range(0, len(items), devices):
+        numbers = np.minimum(np.arange(first, first + devices), len(items) - 1)
+        done = run(items[numbers][:, None])
+        made.append(jax.tree.map(lambda leaf: np.asarray(leaf)[:, 0], done))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(items)], *made)
+
+
+def batch(
+    model, asked: Request, planned: Plan, encoded: Encoded, numbers: np.ndarray,
+    advance: Advance | None,
+) -> np.ndarray:  # fmt: skip
+    """Latents or pixels [N, …] of the images with these numbers."""
+    given, table, shape = planned.conditions, planned.table, planned.shape
+    seeds, count = asked.seeds[numbers], len(numbers)
+    draws = given.draws(shape, asked.latents is None)
+    drawn, added = draw(seeds, table, planned.source, draws, shape)
+    start = drawn["start"] if asked.latents is None else asked.latents[numbers]
+    kept = None
+    if given.starts_from_image or given.keeps:
+        z = encoded.image.of(numbers, drawn.get("image"))
+        x_0 = programs.scaled(model.vae.config, z)
+        if given.keeps:
+            mask = conditions.corners(given.mask.of(numbers), model.vae.config.downsampling)
+            kept = programs.Kept(mask, x_0, start)
+        if given.starts_from_image:
+            start = table.noised(x_0, start)
+    places = (count, planned.branches)
+    rows = len(table.rows.kind)
+    ids = size_ids(model, planned.size)
+    branches = programs.Branches(
+        prompt=jax.tree.map(lambda leaf: leaf[numbers], encoded.prompt),
+        which=np.zeros((*places, rows), np.int32),
+        time_ids=None if ids is None else np.tile(ids, (*places, 1)),
+        channels=channels(model, planned, encoded, numbers, drawn),
+        controls=tuple(
+            one.arrays(planned.size, which[numbers], planned.branches, table)
+            for one, which in zip(asked.controls, planned.controlled, strict=True)
+        ),
+    )
+    label = given.noise_level if given.kind == conditions.UPSCALE else None
+    images = programs.Images(
+        keys=key_data(seeds),
+        noise=added,
+        branches=branches,
+        weights=weights(planned, count),
+        guidance_scale=np.full(count, planned.guidance_scale, np.float32),
+        labels=None if label is None else np.full(count, label, np.int32),
+        kept=kept,
+    )
+    place = programs.place(*places)
+    settings = programs.Settings(table, np.float32(asked.guidance_rescale))
+    used = [one.control for one in asked.controls]
+    result = sampled(model, used, settings, images, start, place, advance)
+    if asked.output == "latents":
+        return programs.joined(result, place, count)
+    pixels = programs.joined(decoded(model, result), place, count)
+    if given.mask is None or not asked.paste:
+        return pixels
+    painted = given.mask.of(numbers)[..., None]
+    return np.where(painted > 0, painted * pixels, 0) + (1 - painted) * given.image.of(numbers)
+
+
+def weights(planned: Plan, count: int) -> np.ndarray | None:
+    """What each branch after the first counts: float32 [N, B - 1, 1, 1, 1]."""
+    if planned.branches == 1:
+        return None
+    scales = [planned.guidance_scale]
+    if planned.branches == 3:  # Brooks et al. 2022, arXiv 2211.09800, equation 3
+        scales.insert(0, planned.conditions.image_guidance_scale - planned.guidance_scale)
+    return np.tile(np.float32(scales)[:, None, None, None], (count, 1, 1, 1, 1))
+
+
+def channels(
+    model, planned: Plan, encoded: Encoded, numbers: np.ndarray, drawn: Mapping[str, np.ndarray]
+) -> np.ndarray | None:
+    """What the U-Net is given beside the latents, float32 [N, B, h, w, K]."""
+    given, vae = planned.conditions, model.vae.config
+    if given.kind is None:
+        return None
+    shown = np.ones(planned.branches, np.float32)
+    if given.kind == conditions.INPAINT:
+        mask = conditions.corners(given.mask.of(numbers) >= 0.5, vae.downsampling)
+        masked = programs.scaled(vae, encoded.masked.of(numbers, drawn.get("masked")))
+        beside = np.concatenate([mask, masked], axis=-1)
+    elif given.kind == conditions.EDIT:
+        beside = encoded.image.of(numbers)
+        shown[0] = planned.branches < 3  # the first branch sees no picture
+    elif given.kind == conditions.DEPTH:
+        beside = given.depth.of(numbers)
+    else:
+        schedule = diffusion.schedule_from_config(model.low_res_scheduler_config)
+        small, noise = given.image.of(numbers), drawn["small"]
+        beside = diffusion.add_noise(schedule, small, noise, given.noise_level)
+    return np.float32(beside)[:, None] * shown[:, None, None, None]
+
+
+def size_ids(model, size: tuple[int, int]) -> np.ndarray | None:
+    """float32 [6] that SDXL is told: original size, crop, target size."""
+    if model.unet.config.addition_embed_type != "text_time":
+        return None
+    return np.float32([*size, 0, 0, *size])
+
+
+def sampled(
+    model,
+    controls: list[Control],
+    settings: programs.Settings,
+    images: programs.Images,
+    start: np.ndarray,
+    place: programs.Place,
+    advance: Advance | None,
+) -> jax.Array:
+    """Latents [devices, n, h, w, C] from unit-variance noise [N, h, w, C]."""
+    begin = programs.compiled(programs.begin, in_axes=(None, 0))
+    networks = programs.Networks(model.unet, tuple(control.network for control in controls))
+    sample = programs.compiled(
+        programs.noise_to_latents, networks, place.across, in_axes=(None, None, 0, 0)
+    )
+    params = {
+        "unet": model.params["unet"],
+        "controls": tuple(control.params for control in controls),
+    }
+    # Put there once: a table carried out in parts takes them several times.
+    images = jax.device_put(programs.on_devices(images, place), parallel.split())
+
+    def run(table, latents):
+        return sample(params, settings._replace(table=table), images, latents)
+
+    return carry_out(run, settings.table, begin(settings.table, start[place.rows]), advance).x
+
+
+def decoded(model, latents: jax.Array) -> jax.Array:
+    """Pixels [devices, n, H, W, 3] of latents [devices, n, h, w, C]."""
+    decode = programs.compiled(programs.latents_to_pixels, model.vae, in_axes=(None, 0))
+    return decode(model.params["vae"], latents)
