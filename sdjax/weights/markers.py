@@ -8,6 +8,7 @@ changes a model keeps or drops metadata without looking at them.
 
 import dataclasses
 import json
+import numbers
 import warnings
 from collections.abc import Mapping
 
@@ -100,6 +101,9 @@ def _edm(scheduler: Mapping) -> tuple[float, float, float]:
     """(smallest σ, largest σ, σ of the data) of an EDM scheduler."""
     known = {"sigma_min": infer.EDM_SIGMA_MIN, "sigma_max": 80.0, "sigma_data": 0.5}
     given = {name: scheduler.get(name) for name in known}
+    for name, value in given.items():
+        if not isinstance(value, numbers.Real | None):
+            raise SdjaxError(f"the scheduler's {name} must be a number, got {value!r}")
     return tuple(known[name] if value is None else value for name, value in given.items())
 
 
@@ -157,6 +161,9 @@ def own_metadata(metadata: Mapping[str, str], key: str) -> dict:
         value = None
     if not isinstance(value, dict):
         raise SdjaxError(f"the metadata's {key} is no JSON object")
+    for name in ("_class_name", "prediction_type"):
+        if not isinstance(value.get(name, ""), str):
+            raise SdjaxError(f"the metadata's {key}: {name} cannot be {value[name]!r}")
     return value
 
 

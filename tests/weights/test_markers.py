@@ -182,6 +182,9 @@ def test_edm_v_prediction_has_the_levels_of_the_keys(low):
         ({}, {"modelspec.prediction_type": "velocity"}, "is 'velocity', expected epsilon, v, samp"),
         ({}, {"modelspec.prediction_type": "v", "modelspec.predict_key": "epsilon"}, "contradict"),
         ({}, {"sdjax.scheduler": "[]"}, "sdjax.scheduler is no JSON object"),
+        ({}, {"sdjax.scheduler": '{"_class_name": []}'}, r"_class_name cannot be \[\]"),
+        ({}, {"sdjax.scheduler": '{"_class_name": "EDMEulerScheduler", "sigma_max": "a"}'},
+         "sigma_max must be a number, got 'a'"),
         ({"alphas_cumprod": np.float16([0.9, 0.1])}, {}, "too coarse to be followed"),
     ],
 )
