@@ -1,6 +1,8 @@
 """What is computed on the host, with NumPy, says so where it is given traced values."""
 
 import functools
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
 
 import jax
 
@@ -11,9 +13,11 @@ _TRACED = (
     jax.errors.TracerArrayConversionError,
     jax.errors.TracerIntegerConversionError,
 )
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
 
 
-def on_the_host(function):
+def on_the_host(function: Callable[_Arguments, _Result]) -> Callable[_Arguments, _Result]:
     """`function` of numbers, with one line instead of JAX's error where one of them is traced.
 
     It may be called while jit, grad or vmap trace, of whose values it then gives constants.

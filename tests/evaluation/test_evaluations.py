@@ -18,7 +18,7 @@ from sdjax.evaluation.reconstruction import reconstruct
 from sdjax.evaluation.report import interval
 from sdjax.evaluation.shapes_accuracy import shapes_captions
 from sdjax.folders import check_writable, writable_folder
-from sdjax.pipeline.pictures import save_pictures
+from sdjax.pipeline.pictures import PictureFolder
 
 
 class Draughtsman:
@@ -109,7 +109,9 @@ def test_similarity_of_a_folder(folder, tmp_path):
 def test_sheets_are_not_counted_as_pictures(folder, tmp_path):
     path, pictures = folder
     made = [Image.fromarray(picture) for picture in list(pictures.values())[:4]]
-    save_pictures(tmp_path / "made", made, "abcd")
+    written = PictureFolder(tmp_path / "made")
+    first, *_ = [written.save(picture, {}) for picture in made]
+    written.save_sheet(made, "abcd", first)
     config = evaluation.Similarity(folder=str(tmp_path / "made"), features="pixels", neighbours=2,
                                    data=DataConfig(source=f"folder:{path}", image_size=16),
                                    out=str(tmp_path / "out"))
