@@ -96,7 +96,7 @@ def unclip(get):
 
 
 def runge_kutta(get):
-    return {"runge_kutta": not get("skip_prk_steps", False)}
+    return {"runge_kutta": not get("skip_prk_steps", False), "trial_counts": True}
 
 
 def full_order(get):

@@ -212,18 +212,19 @@ def training_grid(
 
 def pndm_grid(
     signal, steps, *, spacing="leading", steps_offset=0, timesteps=None, final="zero",
-    runge_kutta=False,
+    runge_kutta=False, trial_counts=False,
 ):  # fmt: skip
-    """Timesteps of PLMS, the second one twice: its first step is taken again.
+    """Timesteps of PLMS.
 
-    A start from a noised sample leaves out as many of these as diffusers does.
-
-    Args: as of `training_grid`; with `runge_kutta` no step is taken again.
+    Args: as of `training_grid`; and
+      trial_counts: the list has the second timestep twice, as diffusers' has, since the first step
+        is taken again. A start from a noised sample leaves out as many as there, and the numbers
+        are those of diffusers, whose sampler then misses a step.
     """
     grid = training_grid(
         signal, steps, spacing=spacing, steps_offset=steps_offset, timesteps=timesteps, final=final
     )
-    if runge_kutta or len(grid) < 2:
+    if runge_kutta or not trial_counts or len(grid) < 2:
         return grid
     return grid.chosen([0, 1, *range(1, len(grid))])
 

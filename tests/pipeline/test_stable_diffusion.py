@@ -220,7 +220,7 @@ def test_without_guidance_the_network_sees_each_image_once(model, monkeypatch):
 @pytest.mark.parametrize("guided", [False, True])
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
 def test_every_image_has_its_place(count, guided):
-    place = programs.place(count, guided)
+    place = programs.place(count, 1 + guided)
     devices = jax.local_device_count()
     assert place.rows.shape[0] == devices
     evaluations = place.rows.shape[1] * (2 if guided and not place.across else 1)

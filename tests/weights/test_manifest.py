@@ -9,7 +9,7 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sdjax.models import TextEncoderConfig, UNetConfig, VAEConfig
-from sdjax.weights import infer, openclip, original, parts, single_file
+from sdjax.weights import infer, layout, modelspec, openclip, original, parts, single_file
 from sdjax.weights.names import check_shapes, lazy_params, state_from_params
 from sdjax.weights.tensors import LazyTensor
 
@@ -183,7 +183,7 @@ def test_published_layout_of_sd2(monkeypatch):
     )
     whole = single_file.original_state(checkpoint)
     square = LazyTensor((1024, 1024), np.dtype(np.float32), None)
-    whole[f"{single_file.OPEN_CLIP}text_projection"] = square
+    whole[f"{layout.OPEN_CLIP}text_projection"] = square
     for metadata, options, prediction in (
         ({}, {}, "v_prediction"),
         ({"global_step": "875000"}, {}, "epsilon"),
@@ -196,7 +196,7 @@ def test_published_layout_of_sd2(monkeypatch):
         assert found.scheduler["prediction_type"] == prediction
         pixels = 768 if prediction == "v_prediction" else 512
         assert found.parts["unet"].config["sample_size"] == pixels // 8
-        assert single_file.modelspec(found, "a")["modelspec.resolution"] == f"{pixels}x{pixels}"
+        assert modelspec.modelspec(found, "a")["modelspec.resolution"] == f"{pixels}x{pixels}"
     configs = {"scheduler": {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"}}
     assert read(monkeypatch, whole, configs=configs).scheduler == configs["scheduler"]
     found = read(monkeypatch, whole, configs=configs, prediction_type="epsilon")
@@ -207,7 +207,7 @@ def test_published_layout_of_sd2(monkeypatch):
 def test_autoencoder_alone_has_the_scale_its_metadata_tell(family, monkeypatch):
     states = {"vae": state_of("sd_x4_vae" if family == "x4" else "sd_vae")}
     vae = single_file.configured(states, {}, family)
-    metadata = single_file.modelspec(single_file.Checkpoint(vae, family), "a")
+    metadata = modelspec.modelspec(single_file.Checkpoint(vae, family), "a")
     assert metadata["modelspec.architecture"].endswith("/vae")
     state = single_file.original_state(single_file.Checkpoint(vae, family))
     found = read(monkeypatch, state, metadata).parts["vae"].config

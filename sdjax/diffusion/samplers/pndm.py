@@ -12,12 +12,12 @@ ADAMS_BASHFORTH = (
 )
 
 
-def plms(grid, network, runge_kutta=False):
+def plms(grid, network, runge_kutta=False, trial_counts=False):
     """Liu et al. 2022 (arXiv 2202.09778), equations 11 to 13 and 23.
 
     The first steps are a pseudo improved Euler step (two evaluations; Stable Diffusion's), or with
     `runge_kutta` three Runge–Kutta steps of four evaluations, as in the paper. With v-prediction
-    v is what is combined.
+    v is what is combined. trial_counts: the grid has the trial's timestep, see `pndm_grid`.
     """
     signal, stride = grid.signal, grid.stride
 
@@ -51,6 +51,7 @@ def plms(grid, network, runge_kutta=False):
         known, times = 3, times[3:]
     else:
         rows, known = [], 0
+        times = times if trial_counts else [*times[:2], *times[1:]]
     for i, t in enumerate(times):
         if i == 1 and not runge_kutta:
             # The step just taken was a trial: again from its start, with the mean of both ends.
