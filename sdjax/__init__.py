@@ -36,7 +36,7 @@ _HOME = {
         "classifier_free_guidance",
     ),
     "sdjax.models": ("UNetConfig", "VAEConfig", "TextEncoderConfig"),
-    "sdjax.weights": ("UNet", "VAE", "TinyVAE", "TextEncoder", "ControlNet"),
+    "sdjax.weights": ("UNet", "VAE", "TinyVAE", "TextEncoder", "ControlNet", "CLIPVision"),
     "sdjax.text": ("Tokenizer", "train_tokenizer"),
     "sdjax.pipeline": ("StableDiffusion", "Control"),
 }
@@ -104,6 +104,7 @@ if TYPE_CHECKING:
         TinyVAE as TinyVAE,
         TextEncoder as TextEncoder,
         ControlNet as ControlNet,
+        CLIPVision as CLIPVision,
     )
     from .text import (
         Tokenizer as Tokenizer,

@@ -1,6 +1,7 @@
 """Sources of captioned pictures, and the loaders that bring them to training."""
+from sdjax.data.clip_picture import clip_picture
 from sdjax.data.config import DataConfig
 from sdjax.data.loader import loader
 from sdjax.data.source import open_source
 
-__all__ = ["DataConfig", "loader", "open_source"]
+__all__ = ["DataConfig", "clip_picture", "loader", "open_source"]

@@ -1,6 +1,7 @@
 """Networks as Flax Linen modules: they know nothing of files, schedules or training."""
 
 from .clip import TextEncoder, TextEncoderConfig, TextOutput
+from .clip_vision import CLIPVision, CLIPVisionConfig, VisionOutput
 from .controlnet import ControlNet, ControlNetConfig
 from .tiny_vae import TinyVAE, TinyVAEConfig
 from .unet import UNet
@@ -8,6 +9,8 @@ from .unet_config import UNetConfig
 from .vae import VAE, VAEConfig
 
 __all__ = [
+    "CLIPVision",
+    "CLIPVisionConfig",
     "ControlNet",
     "ControlNetConfig",
     "TextEncoder",
@@ -19,4 +22,5 @@ __all__ = [
     "UNetConfig",
     "VAE",
     "VAEConfig",
+    "VisionOutput",
 ]

@@ -13,16 +13,15 @@ import jax
 import jax.numpy as jnp
 
 from sdjax.errors import SdjaxError
-from sdjax.models.attention import attention
+from sdjax.models.clip_layers import HIDDEN_ACTS, ClipLayers, scaled_normal
 from sdjax.models.inputs import check_integers
-from sdjax.models.layers import ACTIVATIONS, Dense, Embedding
+from sdjax.models.layers import Dense, Embedding
 from sdjax.models.norms import LayerNorm
 
 PLAIN = "CLIPTextModel"
 PROJECTED = "CLIPTextModelWithProjection"
 # Published configurations carry this value where the true end token is the vocabulary's last one.
 LEGACY_EOS = 2
-HIDDEN_ACTS = ("gelu", "quick_gelu")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,83 +135,6 @@ class TextEmbeddings(nn.Module):
         return tokens + positions(jnp.arange(ids.shape[-1]))
 
 
-def scaled_normal(std: float):
-    """Normal initialisation of one standard deviation, as CLIP gives each projection its own."""
-    return nn.initializers.normal(std)
-
-
-class TextAttention(nn.Module):
-    """Causal multi-head self-attention on [B, L, hidden_size] to the tokens of a mask [B, L]."""
-
-    config: TextEncoderConfig
-    dtype: jax.typing.DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        width, heads = self.config.hidden_size, self.config.num_attention_heads
-        std = width**-0.5
-
-        def project(name: str) -> jax.Array:
-            init = scaled_normal(std * (2 * self.config.num_hidden_layers) ** -0.5)
-            y = Dense(width, dtype=self.dtype, kernel_init=init, name=name)(x)
-            return y.reshape(*y.shape[:-1], heads, width // heads)
-
-        seen = None if mask is None else mask[:, None, None, :]
-        q, k, v = project("q_proj"), project("k_proj"), project("v_proj")
-        y = attention(q, k, v, mask=seen, causal=True)
-        y = y.reshape(x.shape)
-        return Dense(width, dtype=self.dtype, kernel_init=scaled_normal(std), name="out_proj")(y)
-
-
-class TextMLP(nn.Module):
-    """Two dense layers with the configured activation between."""
-
-    config: TextEncoderConfig
-    dtype: jax.typing.DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        width = self.config.hidden_size
-        inner = scaled_normal((2 * width) ** -0.5)
-        outer = scaled_normal(width**-0.5 * (2 * self.config.num_hidden_layers) ** -0.5)
-        x = Dense(
-            self.config.intermediate_size, dtype=self.dtype, kernel_init=inner, name="fc1"
-        )(x)
-        x = ACTIVATIONS[self.config.hidden_act](x)
-        return Dense(width, dtype=self.dtype, kernel_init=outer, name="fc2")(x)
-
-
-class TextLayer(nn.Module):
-    """One pre-norm transformer layer on [B, L, hidden_size]; mask as for its attention."""
-
-    config: TextEncoderConfig
-    dtype: jax.typing.DTypeLike = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> jax.Array:
-        eps = self.config.layer_norm_eps
-        y = LayerNorm(epsilon=eps, dtype=self.dtype, name="layer_norm1")(x)
-        x = x + TextAttention(self.config, self.dtype, name="self_attn")(y, mask)
-        y = LayerNorm(epsilon=eps, dtype=self.dtype, name="layer_norm2")(x)
-        return x + TextMLP(self.config, self.dtype, name="mlp")(y)
-
-
-class TextLayers(nn.Module):
-    """The stack of layers; gives the input and the state after each layer."""
-
-    config: TextEncoderConfig
-    dtype: jax.typing.DTypeLike = jnp.float32
-    remat: bool = False
-
-    @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array | None) -> tuple[jax.Array, ...]:
-        layer = nn.remat(TextLayer) if self.remat else TextLayer
-        states = [x]
-        for i in range(self.config.num_hidden_layers):
-            states.append(layer(self.config, self.dtype, name=f"layers.{i}")(states[-1], mask))
-        return tuple(states)
-
-
 class TextModel(nn.Module):
     """transformers' `CLIPTextModel`: see `TextEncoder`, which every caller uses."""
 
@@ -226,7 +148,7 @@ class TextModel(nn.Module):
     ) -> TextOutput:
         config = self.config
         embedded = TextEmbeddings(config, self.dtype, name="embeddings")(ids)
-        states = TextLayers(config, self.dtype, self.remat, name="encoder")(embedded, mask)
+        states = ClipLayers(config, True, self.dtype, self.remat, name="encoder")(embedded, mask)
         norm = LayerNorm(epsilon=config.layer_norm_eps, dtype=self.dtype, name="final_layer_norm")
         last = norm(states[-1])
         ends = end_positions(ids, config.eos_token_id)

@@ -65,7 +65,7 @@ def from_open_clip(state: Mapping[str, LazyTensor], layers: int | None = None) -
             result[key] = tensor
         elif match := re.match(r"transformer\.resblocks\.(\d+)\.(.*)", key):
             if layers is None or int(match[1]) < layers:
-                result.update(_layer(f"encoder.layers.{match[1]}.", match[2], tensor))
+                result.update(layer_from_open_clip(f"encoder.layers.{match[1]}.", match[2], tensor))
         else:
             for theirs, ours in _PAIRS:
                 if key.startswith(ours):
@@ -73,7 +73,8 @@ def from_open_clip(state: Mapping[str, LazyTensor], layers: int | None = None) -
     return result
 
 
-def _layer(start: str, rest: str, tensor: LazyTensor) -> State:
+def layer_from_open_clip(start: str, rest: str, tensor: LazyTensor) -> State:
+    """A tensor of an open_clip layer under transformers' names: start, the layer's own prefix."""
     if rest.startswith("attn.in_proj_"):
         leaf = rest.removeprefix("attn.in_proj_")
         width = tensor.shape[0] // len(_PROJECTIONS)

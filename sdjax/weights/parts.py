@@ -16,10 +16,17 @@ import jax.numpy as jnp
 from sdjax.errors import SdjaxError
 from sdjax.models import clip, controlnet, tiny_vae, unet, vae
 from sdjax.weights.checkpoint import Part
-from sdjax.weights.folder import STEMS, read_configs, read_part, write_part
+from sdjax.weights.folder import (
+    STEMS,
+    part_folder,
+    read_config,
+    read_configs,
+    read_part,
+    write_part,
+)
 from sdjax.weights.hub import locate
 from sdjax.weights.names import params_from_state, state_from_params
-from sdjax.weights.single_file import read_single_file
+from sdjax.weights.single_file import read_file, read_single_file
 from sdjax.weights.tensors import dtype_of
 
 # Fields of all configurations that count layers.
@@ -171,8 +178,37 @@ def read(
     return found[name]
 
 
+def read_alone(
+    source: str | os.PathLike,
+    name: str,
+    variant: str | None,
+    revision: str | None,
+    config: str | os.PathLike | None,
+    renamed: Callable,
+    inferred: Callable,
+) -> Part:
+    """A network that stands beside a model: its own folder, a pipeline's, or a single file.
+
+    renamed: a state under the names of the network's parameters. inferred: the configuration of
+    such a state, for a single file without one.
+    """
+    path = locate(source, variant, revision)
+    if path.is_dir():
+        if config is not None:
+            raise SdjaxError(f"config is for single files; {path} has a configuration of its own")
+        found = read_part(path, name, variant)
+        return Part(found.config, renamed(found.state))
+    try:
+        state = renamed(read_file(path)[0])
+        if config is None:
+            return Part(inferred(state), state)
+    except SdjaxError as error:
+        raise SdjaxError(f"{path}: {error}") from error
+    return Part(read_config(part_folder(config, name) / "config.json"), state)
+
+
 class Pretrained:
-    """Files for a network: what `UNet`, `VAE`, `TinyVAE`, `TextEncoder` and `ControlNet` share."""
+    """Files for a network: what `UNet`, `VAE`, `TextEncoder`, `ControlNet`, … share."""
 
     @classmethod
     def from_pretrained(
@@ -194,9 +230,14 @@ class Pretrained:
         has in place of what its shapes suggest. options: of the network, such as remat.
         Raises SdjaxError where it is not found there.
         """
-        found = read(source, part or cls.part, variant, revision, config, alone=part is None)
+        found = cls.read(source, part, variant, revision, config)
         config, params = load(found, cls.config_class, cls.shapes, dtype, source)
         return cls(config, dtype_of(dtype), **options), params
+
+    @classmethod
+    def read(cls, source, part, variant, revision, config) -> Part:
+        """The configuration and the state, under the names of the network's parameters."""
+        return read(source, part or cls.part, variant, revision, config, alone=part is None)
 
     def save_pretrained(
         self, params, folder: str | os.PathLike, dtype="float32", variant: str | None = None
