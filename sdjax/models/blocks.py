@@ -12,7 +12,8 @@ class ResnetBlock(nn.Module):
     """GroupNorm, SiLU, convolution, twice, with the time embedding between and a shortcut around.
 
     x [B, H, W, in], emb [B, E] **after** its activation, or None; returns [B, H, W, features].
-    `scale_shift` lets emb scale and shift the second norm instead of being added before it.
+    `scale_shift` lets emb scale and shift the second norm instead of being added before it; `tile`
+    as for `convolve`, here and in the other blocks.
     """
 
     features: int
@@ -21,13 +22,15 @@ class ResnetBlock(nn.Module):
     scale_shift: bool = False
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
+    tile: tuple[bool, bool] = (False, False)
 
     @nn.compact
     def __call__(self, x, emb=None):
         def norm(name):
             return GroupNorm(self.groups, self.epsilon, silu=True, dtype=self.dtype, name=name)
 
-        h = Conv(self.features, dtype=self.dtype, name="conv1")(norm("norm1")(x))
+        h = norm("norm1")(x)
+        h = Conv(self.features, dtype=self.dtype, tile=self.tile, name="conv1")(h)
         modulation = None
         if emb is not None:
             width = self.features * (2 if self.scale_shift else 1)
@@ -38,8 +41,10 @@ class ResnetBlock(nn.Module):
                 h = h + emb[:, None, None]
         h = norm("norm2")(h, modulation)
         h = _dropout(self, h)
-        h = Conv(self.features, dtype=self.dtype, kernel_init=zeros_init, name="conv2")(h)
-        return _shortcut(self, x) + h
+        out = Conv(
+            self.features, dtype=self.dtype, kernel_init=zeros_init, tile=self.tile, name="conv2"
+        )
+        return _shortcut(self, x) + out(h)
 
 
 class ConvNextBlock(nn.Module):
@@ -52,11 +57,15 @@ class ConvNextBlock(nn.Module):
     features: int
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
+    tile: tuple[bool, bool] = (False, False)
 
     @nn.compact
     def __call__(self, x, emb=None):
         channels = x.shape[-1]
-        h = Conv(channels, 7, groups=channels, dtype=self.dtype, name="dwconv")(x)
+        depthwise = Conv(
+            channels, 7, groups=channels, dtype=self.dtype, tile=self.tile, name="dwconv"
+        )
+        h = depthwise(x)
         if emb is not None:
             h = h + Dense(channels, dtype=self.dtype, name="time_emb_proj")(emb)[:, None, None]
         h = LayerNorm(1e-6, dtype=self.dtype, name="norm")(h)
@@ -76,11 +85,15 @@ class Downsample(nn.Module):
 
     padding: int = 1
     dtype: jnp.dtype = jnp.float32
+    tile: tuple[bool, bool] = (False, False)
 
     @nn.compact
     def __call__(self, x):
         padding = ((0, 1), (0, 1)) if self.padding == 0 else self.padding
-        return Conv(x.shape[-1], stride=2, padding=padding, dtype=self.dtype, name="conv")(x)
+        conv = Conv(
+            x.shape[-1], stride=2, padding=padding, dtype=self.dtype, tile=self.tile, name="conv"
+        )
+        return conv(x)
 
 
 class Upsample(nn.Module):
@@ -90,10 +103,11 @@ class Upsample(nn.Module):
     """
 
     dtype: jnp.dtype = jnp.float32
+    tile: tuple[bool, bool] = (False, False)
 
     @nn.compact
     def __call__(self, x, size=None):
-        return UpsampleConv(x.shape[-1], dtype=self.dtype, name="conv")(x, size)
+        return UpsampleConv(x.shape[-1], dtype=self.dtype, tile=self.tile, name="conv")(x, size)
 
 
 def _dropout(module, x):

@@ -4,6 +4,7 @@ Parameters carry diffusers' names, and a configuration has the fields of its con
 """
 
 import dataclasses
+import functools
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -82,17 +83,18 @@ class HintNetwork(nn.Module):
 
     config: ControlNetConfig
     dtype: jnp.dtype = jnp.float32
+    tile: tuple[bool, bool] = (False, False)
 
     @nn.compact
     def __call__(self, picture):
         widths = self.config.conditioning_embedding_out_channels
-        x = nn.silu(Conv(widths[0], dtype=self.dtype, name="conv_in")(picture))
+        conv = functools.partial(Conv, dtype=self.dtype, tile=self.tile)
+        x = nn.silu(conv(widths[0], name="conv_in")(picture))
         for i, (width, following) in enumerate(zip(widths, widths[1:], strict=False)):
-            x = nn.silu(Conv(width, dtype=self.dtype, name=f"blocks.{2 * i}")(x))
-            x = Conv(following, stride=2, padding=1, dtype=self.dtype, name=f"blocks.{2 * i + 1}")(x)
-            x = nn.silu(x)
+            x = nn.silu(conv(width, name=f"blocks.{2 * i}")(x))
+            x = nn.silu(conv(following, stride=2, padding=1, name=f"blocks.{2 * i + 1}")(x))
         features = self.config.block_out_channels[0]
-        return Conv(features, dtype=self.dtype, kernel_init=zeros_init, name="conv_out")(x)
+        return conv(features, kernel_init=zeros_init, name="conv_out")(x)
 
 
 class ControlNet(UNet):
@@ -123,7 +125,8 @@ class ControlNet(UNet):
         if config.controlnet_conditioning_channel_order == "bgr":
             picture = picture[..., ::-1]
         emb = self.embed(x.shape[0], t, context, added, None, class_labels)
-        hint = HintNetwork(config, self.dtype, name="controlnet_cond_embedding")(picture)
+        network = HintNetwork(config, self.dtype, self.tile, name="controlnet_cond_embedding")
+        hint = network(picture)
         middle, skips = self.encode(x, emb, context.astype(self.dtype), hint)
 
         def leave(features, name):

@@ -17,13 +17,17 @@ from sdjax.models.depthwise import depthwise
 CHUNK = 2048  # pixels that one matrix product of the kernel's gradient sums over
 
 
-def convolve(x, kernel, padding, stride=1, groups=1):
+def convolve(x, kernel, padding, stride=1, groups=1, tile=(False, False)):
     """x [B, H, W, in] with kernel [h, w, in / groups, out], padding ((top, bottom), (left, right)).
 
+    What stands in the padding is 0, or for the axes (y, x) that `tile` is true for what stands at
+    the opposite side, so that the picture goes on from there as on a wall of equal tiles.
     Returns [B, H', W', out] in the dtype that x and kernel share. On the CPU in float32 it can be
     differentiated in reverse mode only, by a rule of its own, save where the stride is above 2 or it
     has groups that are not single channels.
     """
+    if any(tile):
+        x, padding = _continued(x, padding, tile)
     if kernel.shape[:2] == (1, 1) and stride == 1 and groups == 1 and not any(map(any, padding)):
         return jnp.dot(x, kernel[0, 0])
     if x.dtype == kernel.dtype == jnp.float32 and platform() == "cpu":
@@ -32,6 +36,13 @@ def convolve(x, kernel, padding, stride=1, groups=1):
         if stride == 1 and _depthwise_of_one_size(x, kernel, padding, groups):
             return depthwise(x, kernel)
     return _native(x, kernel, padding, stride, groups)
+
+
+def _continued(x, padding, tile):
+    """x with its padding from the opposite side where `tile` says so, and the zeros yet to add."""
+    around = [side if wrap else (0, 0) for side, wrap in zip(padding, tile, strict=True)]
+    x = jnp.pad(x, [(0, 0), *around, (0, 0)], mode="wrap")
+    return x, [(0, 0) if wrap else side for side, wrap in zip(padding, tile, strict=True)]
 
 
 def _depthwise_of_one_size(x, kernel, padding, groups):

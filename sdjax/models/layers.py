@@ -56,7 +56,7 @@ class Conv(nn.Module):
     """Two-dimensional convolution. x [B, H, W, in] -> [B, H', W', features] in `dtype`.
 
     `padding` is a number of pixels on every side, or ((top, bottom), (left, right)); None keeps the
-    size at stride 1, as (kernel - 1) // 2 does for an odd kernel.
+    size at stride 1, as (kernel - 1) // 2 does for an odd kernel. `tile` as for `convolve`.
     """
 
     features: int
@@ -67,6 +67,7 @@ class Conv(nn.Module):
     use_bias: bool = True
     dtype: jnp.dtype = jnp.float32
     kernel_init: Callable = default_init
+    tile: tuple[bool, bool] = (False, False)
 
     @nn.compact
     def __call__(self, x):
@@ -75,7 +76,8 @@ class Conv(nn.Module):
         padding = (self.kernel - 1) // 2 if self.padding is None else self.padding
         if isinstance(padding, int):
             padding = ((padding, padding), (padding, padding))
-        y = convolve(x.astype(self.dtype), kernel, padding, self.stride, self.groups)
+        x = x.astype(self.dtype)
+        y = convolve(x, kernel, padding, self.stride, self.groups, self.tile)
         if self.use_bias:
             y = y + self.param("bias", zeros_init, (self.features,), jnp.float32).astype(self.dtype)
         return y
@@ -103,12 +105,13 @@ def upsample_nearest(x):
     return x.reshape(batch, 2 * height, 2 * width, channels)
 
 
-def convolve_upsampled(x, kernel):
+def convolve_upsampled(x, kernel, tile=(False, False)):
     """A 3x3 convolution of `upsample_nearest(x)` at 4/9 of its multiplications.
 
     Of the three rows that a kernel covers two are always copies of one row of x, so an output pixel
     of each row and column parity is a 2x2 convolution of x with sums of the kernel's taps.
-    x [B, H, W, in], kernel [3, 3, in, out], float32 -> [B, 2H, 2W, out] in x's dtype.
+    x [B, H, W, in], kernel [3, 3, in, out], float32 -> [B, 2H, 2W, out] in x's dtype; `tile` as
+    for `convolve`.
     """
     batch, height, width, _ = x.shape
 
@@ -120,7 +123,9 @@ def convolve_upsampled(x, kernel):
 
     parities = [
         [
-            convolve(x, part.astype(x.dtype), ((1 - row, row), (1 - column, column)))
+            convolve(
+                x, part.astype(x.dtype), ((1 - row, row), (1 - column, column)), tile=tile
+            )
             for column, part in enumerate(taps(rows, 1))
         ]
         for row, rows in enumerate(taps(kernel, 0))
@@ -138,6 +143,7 @@ class UpsampleConv(nn.Module):
     features: int
     use_bias: bool = True
     dtype: jnp.dtype = jnp.float32
+    tile: tuple[bool, bool] = (False, False)
 
     @nn.compact
     def __call__(self, x, size=None):
@@ -145,10 +151,10 @@ class UpsampleConv(nn.Module):
         whole = (2 * x.shape[1], 2 * x.shape[2])
         kernel = self.param("kernel", default_init, (3, 3, x.shape[-1], self.features), jnp.float32)
         if size is None or tuple(size) == whole:
-            y = convolve_upsampled(x, kernel)
+            y = convolve_upsampled(x, kernel, self.tile)
         else:
             x = upsample_nearest(x)[:, : size[0], : size[1]]
-            y = convolve(x, kernel.astype(self.dtype), ((1, 1), (1, 1)))
+            y = convolve(x, kernel.astype(self.dtype), ((1, 1), (1, 1)), tile=self.tile)
         if self.use_bias:
             y = y + self.param("bias", zeros_init, (self.features,), jnp.float32).astype(self.dtype)
         return y

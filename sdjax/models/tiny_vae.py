@@ -83,12 +83,14 @@ class TinyBlock(nn.Module):
     """Three convolutions with ReLU between, added to x: [B, H, W, C] to the same."""
 
     dtype: jax.typing.DTypeLike = jnp.float32
+    tile: tuple[bool, bool] = (False, False)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         channels, y = x.shape[-1], x
         for i in (0, 2, 4):  # between them, in PyTorch's list, stand the activations
-            y = Conv(channels, dtype=self.dtype, name=f"conv.{i}")(y if i == 0 else nn.relu(y))
+            conv = Conv(channels, dtype=self.dtype, tile=self.tile, name=f"conv.{i}")
+            y = conv(y if i == 0 else nn.relu(y))
         return nn.relu(x + y)
 
 
@@ -97,19 +99,21 @@ class TinyEncoder(nn.Module):
 
     config: TinyVAEConfig
     dtype: jax.typing.DTypeLike = jnp.float32
+    tile: tuple[bool, bool] = (False, False)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        config, dtype, layer = self.config, self.dtype, 0
+        config, layer = self.config, 0
+        options = {"dtype": self.dtype, "tile": self.tile}
         x = (x + 1) / 2
         levels = zip(config.encoder_block_out_channels, config.num_encoder_blocks, strict=True)
         for level, (width, blocks) in enumerate(levels):
             down = {"stride": 2, "padding": 1, "use_bias": False} if level else {}
-            x = Conv(width, dtype=dtype, name=f"layers.{layer}", **down)(x)
+            x = Conv(width, name=f"layers.{layer}", **options, **down)(x)
             for i in range(layer + 1, layer + 1 + blocks):
-                x = TinyBlock(dtype, name=f"layers.{i}")(x)
+                x = TinyBlock(**options, name=f"layers.{i}")(x)
             layer += 1 + blocks
-        return Conv(config.latent_channels, dtype=dtype, name=f"layers.{layer}")(x)
+        return Conv(config.latent_channels, name=f"layers.{layer}", **options)(x)
 
 
 class TinyDecoder(nn.Module):
@@ -117,22 +121,24 @@ class TinyDecoder(nn.Module):
 
     config: TinyVAEConfig
     dtype: jax.typing.DTypeLike = jnp.float32
+    tile: tuple[bool, bool] = (False, False)
 
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
-        config, dtype, layer = self.config, self.dtype, 2
+        config, layer = self.config, 2
+        options = {"dtype": self.dtype, "tile": self.tile}
         widths, levels = config.decoder_block_out_channels, len(config.num_decoder_blocks)
         x = jnp.tanh(z / 3) * 3
-        x = nn.relu(Conv(widths[0], dtype=dtype, name="layers.0")(x))
+        x = nn.relu(Conv(widths[0], name="layers.0", **options)(x))
         for level, (width, blocks) in enumerate(zip(widths, config.num_decoder_blocks, strict=True)):
             for i in range(layer, layer + blocks):
-                x = TinyBlock(dtype, name=f"layers.{i}")(x)
+                x = TinyBlock(**options, name=f"layers.{i}")(x)
             layer += blocks
             if level < levels - 1:
                 layer += 1  # PyTorch's list has the upsampling as an entry of its own
-                x = UpsampleConv(width, use_bias=False, dtype=dtype, name=f"layers.{layer}")(x)
+                x = UpsampleConv(width, use_bias=False, name=f"layers.{layer}", **options)(x)
                 layer += 1
-        x = Conv(config.out_channels, dtype=dtype, name=f"layers.{layer}")(x)
+        x = Conv(config.out_channels, name=f"layers.{layer}", **options)(x)
         return 2 * x - 1
 
 
@@ -141,10 +147,11 @@ class AutoencoderTiny(nn.Module):
 
     config: TinyVAEConfig
     dtype: jax.typing.DTypeLike = jnp.float32
+    tile: tuple[bool, bool] = (False, False)
 
     def setup(self):
-        self.encoder = TinyEncoder(self.config, self.dtype)
-        self.decoder = TinyDecoder(self.config, self.dtype)
+        self.encoder = TinyEncoder(self.config, self.dtype, self.tile)
+        self.decoder = TinyDecoder(self.config, self.dtype, self.tile)
 
     def encode(self, images: jax.Array) -> jax.Array:
         """Images to latents."""
@@ -164,16 +171,17 @@ class TinyVAE:
     """TAESD as functions of its parameters, with the interface of `VAE`.
 
     Images are float [B, H, W, 3] in [-1, 1], H and W multiples of `config.downsampling`; latents
-    are those that the U-Net sees (scaling factor 1). Results are float32.
+    are those that the U-Net sees (scaling factor 1). Results are float32. `tile` as for `VAE`.
     """
 
     config: TinyVAEConfig = TinyVAEConfig()
     dtype: jax.typing.DTypeLike = jnp.float32
+    tile: tuple[bool, bool] = (False, False)
 
     @property
     def module(self) -> AutoencoderTiny:
         """The Linen module behind the functions."""
-        return AutoencoderTiny(self.config, self.dtype)
+        return AutoencoderTiny(self.config, self.dtype, self.tile)
 
     def init(self, key: jax.Array) -> dict[str, Any]:
         """Fresh float32 parameters."""

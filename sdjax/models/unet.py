@@ -23,11 +23,13 @@ class Stage(nn.Module):
     attention: str | None
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
+    tile: tuple[bool, bool] = (False, False)
 
     def residual(self, index, x, emb):
         """The residual block `resnets.index`: [B, H, W, *], [B, E] -> [B, H, W, features]."""
         config, features = self.config, self.config.block_out_channels[self.level]
-        name, options = f"resnets.{index}", {"dropout": config.dropout, "dtype": self.dtype}
+        name = f"resnets.{index}"
+        options = {"dropout": config.dropout, "dtype": self.dtype, "tile": self.tile}
         if self.block == "convnext":
             return self.rematted(ConvNextBlock)(features, name=name, **options)(x, emb)
         block = self.rematted(ResnetBlock)(
@@ -91,7 +93,10 @@ class DownBlock(Stage):
             x = self.attend(i, x, context, "down", only_cross)
             skips.append(x)
         if level + 1 < len(config.block_out_channels):
-            x = Downsample(config.downsample_padding, self.dtype, name="downsamplers.0")(x)
+            down = Downsample(
+                config.downsample_padding, self.dtype, self.tile, name="downsamplers.0"
+            )
+            x = down(x)
             skips.append(x)
         return x, skips
 
@@ -124,7 +129,7 @@ class UpBlock(Stage):
             x = self.residual(i, jnp.concatenate([x, skips.pop()], axis=-1), emb)
             x = self.attend(i, x, context, "up", only_cross)
         if level > 0:
-            x = Upsample(self.dtype, name="upsamplers.0")(x, size)
+            x = Upsample(self.dtype, self.tile, name="upsamplers.0")(x, size)
         return x
 
 
@@ -132,12 +137,15 @@ class UNet(nn.Module):
     """The denoising network; parameters carry diffusers' names.
 
     Computes in `dtype`, returns float32. `remat` recomputes residual blocks and transformers in
-    the backward pass, for memory. A random stream named "dropout" turns dropout on.
+    the backward pass, for memory. A random stream named "dropout" turns dropout on. `tile` (y, x)
+    makes the result go on over the edges of these axes as on a wall of equal tiles: rolling x by
+    multiples of `2 ** (levels - 1)` rolls it, to rounding.
     """
 
     config: UNetConfig
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
+    tile: tuple[bool, bool] = (False, False)
 
     @nn.compact
     def __call__(
@@ -178,6 +186,7 @@ class UNet(nn.Module):
             config.conv_out_kernel,
             dtype=dtype,
             kernel_init=zeros_init,
+            tile=self.tile,
             name="conv_out",
         )
         return out(norm(x)).astype(jnp.float32)
@@ -188,7 +197,8 @@ class UNet(nn.Module):
         Returns the middle's result and what the way up takes from each block before it.
         """
         config, dtype = self.config, self.dtype
-        x = Conv(config.block_out_channels[0], config.conv_in_kernel, dtype=dtype, name="conv_in")(x)
+        width, kernel = config.block_out_channels[0], config.conv_in_kernel
+        x = Conv(width, kernel, dtype=dtype, tile=self.tile, name="conv_in")(x)
         x = x if hint is None else x + hint
         skips = [x]
         for i, name in enumerate(config.down_block_types):
@@ -203,7 +213,7 @@ class UNet(nn.Module):
 
     def stage(self, kind, level, kinds, name):
         """The module of one level, `kinds` being its kind of block and of attention."""
-        return kind(self.config, level, *kinds, self.dtype, self.remat, name=name)
+        return kind(self.config, level, *kinds, self.dtype, self.remat, self.tile, name=name)
 
     def embed(self, batch, t, context, added, timestep_cond, class_labels):
         """The embedding of everything that is not an image, after its SiLU: [B, E].

@@ -106,6 +106,7 @@ class Level(nn.Module):
     groups: int
     resize: str | None
     dtype: jax.typing.DTypeLike = jnp.float32
+    tile: tuple[bool, bool] = (False, False)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -115,12 +116,13 @@ class Level(nn.Module):
                 groups=self.groups,
                 epsilon=NORM_EPSILON,
                 dtype=self.dtype,
+                tile=self.tile,
                 name=f"resnets.{i}",
             )(x)
         if self.resize == "down":
-            x = Downsample(padding=0, dtype=self.dtype, name="downsamplers.0")(x)
+            x = Downsample(0, self.dtype, self.tile, name="downsamplers.0")(x)
         elif self.resize == "up":
-            x = Upsample(dtype=self.dtype, name="upsamplers.0")(x)
+            x = Upsample(self.dtype, self.tile, name="upsamplers.0")(x)
         return x
 
 
@@ -130,6 +132,7 @@ class Middle(nn.Module):
     groups: int
     add_attention: bool
     dtype: jax.typing.DTypeLike = jnp.float32
+    tile: tuple[bool, bool] = (False, False)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -141,6 +144,7 @@ class Middle(nn.Module):
                 groups=self.groups,
                 epsilon=NORM_EPSILON,
                 dtype=self.dtype,
+                tile=self.tile,
                 name=f"resnets.{i}",
             )
 
@@ -165,22 +169,21 @@ class Encoder(nn.Module):
     config: VAEConfig
     dtype: jax.typing.DTypeLike = jnp.float32
     remat: bool = False
+    tile: tuple[bool, bool] = (False, False)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        config, dtype = self.config, self.dtype
+        config, dtype, tile = self.config, self.dtype, self.tile
         level, middle = (nn.remat(m) if self.remat else m for m in (Level, Middle))
         widths, groups = config.block_out_channels, config.norm_num_groups
-        x = Conv(widths[0], dtype=dtype, name="conv_in")(x)
+        x = Conv(widths[0], dtype=dtype, tile=tile, name="conv_in")(x)
         for i, width in enumerate(widths):
             resize = "down" if i < len(widths) - 1 else None
-            block = level(
-                width, config.layers_per_block, groups, resize, dtype, name=f"down_blocks.{i}"
-            )
-            x = block(x)
-        x = middle(groups, config.mid_block_add_attention, dtype, name="mid_block")(x)
+            layers, name = config.layers_per_block, f"down_blocks.{i}"
+            x = level(width, layers, groups, resize, dtype, tile, name=name)(x)
+        x = middle(groups, config.mid_block_add_attention, dtype, tile, name="mid_block")(x)
         x = GroupNorm(groups, NORM_EPSILON, silu=True, dtype=dtype, name="conv_norm_out")(x)
-        return Conv(2 * config.latent_channels, dtype=dtype, name="conv_out")(x)
+        return Conv(2 * config.latent_channels, dtype=dtype, tile=tile, name="conv_out")(x)
 
 
 class Decoder(nn.Module):
@@ -189,22 +192,21 @@ class Decoder(nn.Module):
     config: VAEConfig
     dtype: jax.typing.DTypeLike = jnp.float32
     remat: bool = False
+    tile: tuple[bool, bool] = (False, False)
 
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
-        config, dtype = self.config, self.dtype
+        config, dtype, tile = self.config, self.dtype, self.tile
         level, middle = (nn.remat(m) if self.remat else m for m in (Level, Middle))
         widths, groups = config.block_out_channels[::-1], config.norm_num_groups
-        x = Conv(widths[0], dtype=dtype, name="conv_in")(z)
-        x = middle(groups, config.mid_block_add_attention, dtype, name="mid_block")(x)
+        x = Conv(widths[0], dtype=dtype, tile=tile, name="conv_in")(z)
+        x = middle(groups, config.mid_block_add_attention, dtype, tile, name="mid_block")(x)
         for i, width in enumerate(widths):
             resize = "up" if i < len(widths) - 1 else None
-            block = level(
-                width, config.layers_per_block + 1, groups, resize, dtype, name=f"up_blocks.{i}"
-            )
-            x = block(x)
+            layers, name = config.layers_per_block + 1, f"up_blocks.{i}"
+            x = level(width, layers, groups, resize, dtype, tile, name=name)(x)
         x = GroupNorm(groups, NORM_EPSILON, silu=True, dtype=dtype, name="conv_norm_out")(x)
-        return Conv(config.out_channels, dtype=dtype, name="conv_out")(x)
+        return Conv(config.out_channels, dtype=dtype, tile=tile, name="conv_out")(x)
 
 
 class AutoencoderKL(nn.Module):
@@ -213,11 +215,12 @@ class AutoencoderKL(nn.Module):
     config: VAEConfig
     dtype: jax.typing.DTypeLike = jnp.float32
     remat: bool = False
+    tile: tuple[bool, bool] = (False, False)
 
     def setup(self):
         config, dtype = self.config, self.dtype
-        self.encoder = Encoder(config, dtype, self.remat)
-        self.decoder = Decoder(config, dtype, self.remat)
+        self.encoder = Encoder(config, dtype, self.remat, self.tile)
+        self.decoder = Decoder(config, dtype, self.remat, self.tile)
         if config.use_quant_conv:
             self.quant_conv = Conv(2 * config.latent_channels, kernel=1, dtype=dtype)
         if config.use_post_quant_conv:
@@ -244,16 +247,18 @@ class VAE:
     Images are float [B, H, W, 3] in [-1, 1], H and W multiples of `config.downsampling`; latents
     are raw, without the scaling factor, [B, H/f, W/f, latent_channels]. All results are float32;
     `dtype` is that of the computation. `remat` recomputes each level in the backward pass.
+    `tile` (y, x) makes pictures go on over the edges of these axes, as `UNet`'s does.
     """
 
     config: VAEConfig
     dtype: jax.typing.DTypeLike = jnp.float32
     remat: bool = False
+    tile: tuple[bool, bool] = (False, False)
 
     @property
     def module(self) -> AutoencoderKL:
         """The Linen module behind the functions."""
-        return AutoencoderKL(self.config, self.dtype, self.remat)
+        return AutoencoderKL(self.config, self.dtype, self.remat, self.tile)
 
     def init(self, key: jax.Array) -> dict[str, Any]:
         """Fresh float32 parameters."""
