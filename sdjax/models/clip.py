@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from sdjax.errors import SdjaxError
-from sdjax.models.clip_layers import HIDDEN_ACTS, ClipLayers, scaled_normal
+from sdjax.models.clip_layers import HIDDEN_ACTS, ClipLayers, as_json, fields_of, scaled_normal
 from sdjax.models.inputs import check_integers
 from sdjax.models.layers import Dense, Embedding
 from sdjax.models.norms import LayerNorm
@@ -73,22 +73,11 @@ class TextEncoderConfig:
         transformers writes dozens of keys that concern generation and bookkeeping, so unknown
         keys are no error. Raises SdjaxError for a value that this network cannot follow.
         """
-        if config.get("attention_dropout"):
-            raise SdjaxError(
-                f"attention_dropout must be 0, got {config['attention_dropout']}: "
-                "the text encoder has no dropout"
-            )
-        names = {field.name for field in dataclasses.fields(cls)}
-        known = {k: v for k, v in config.items() if k in names and v is not None}
-        if "architectures" in known:
-            known["architectures"] = tuple(known["architectures"])
-        return cls(**known)
+        return cls(**fields_of(cls, config, "text encoder"))
 
     def to_dict(self) -> dict[str, Any]:
         """A config.json that transformers loads."""
-        config = dataclasses.asdict(self)
-        config["architectures"] = list(self.architectures)
-        return {**config, "attention_dropout": 0.0, "model_type": "clip_text_model"}
+        return as_json(self, "clip_text_model")
 
 
 class TextOutput(NamedTuple):

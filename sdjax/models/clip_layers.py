@@ -3,17 +3,43 @@
 `config` is either encoder's configuration: both have the fields that are read here.
 """
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from sdjax.errors import SdjaxError
 from sdjax.models.attention import attention
 from sdjax.models.layers import ACTIVATIONS, Dense
 from sdjax.models.norms import LayerNorm
 
 HIDDEN_ACTS = ("gelu", "quick_gelu")
+
+
+def fields_of(cls, config: Mapping[str, Any], encoder: str) -> dict[str, Any]:
+    """The fields of a configuration class that a transformers config.json gives.
+
+    encoder: what the network is called where the configuration asks for what it does not have.
+    """
+    if config.get("attention_dropout"):
+        raise SdjaxError(
+            f"attention_dropout must be 0, got {config['attention_dropout']}: the {encoder} has no "
+            "dropout"
+        )
+    names = {field.name for field in dataclasses.fields(cls)}
+    known = {k: v for k, v in config.items() if k in names and v is not None}
+    if "architectures" in known:
+        known["architectures"] = tuple(known["architectures"])
+    return known
+
+
+def as_json(config, model_type: str) -> dict[str, Any]:
+    """A config.json that transformers loads."""
+    fields = {**dataclasses.asdict(config), "architectures": list(config.architectures)}
+    return {**fields, "attention_dropout": 0.0, "model_type": model_type}
 
 
 def scaled_normal(std: float):

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from sdjax.errors import SdjaxError
-from sdjax.models.clip_layers import HIDDEN_ACTS, ClipLayers, scaled_normal
+from sdjax.models.clip_layers import HIDDEN_ACTS, ClipLayers, as_json, fields_of, scaled_normal
 from sdjax.models.inputs import check_floats
 from sdjax.models.layers import Conv, Dense, Embedding
 from sdjax.models.norms import LayerNorm
@@ -80,22 +80,11 @@ class CLIPVisionConfig:
             outer, config = config, config["vision_config"]
             width = config.get("projection_dim") or outer.get("projection_dim")
             config = {**config, "projection_dim": width, "architectures": [PROJECTED]}
-        if config.get("attention_dropout"):
-            raise SdjaxError(
-                f"attention_dropout must be 0, got {config['attention_dropout']}: "
-                "the picture encoder has no dropout"
-            )
-        names = {field.name for field in dataclasses.fields(cls)}
-        known = {k: v for k, v in config.items() if k in names and v is not None}
-        if "architectures" in known:
-            known["architectures"] = tuple(known["architectures"])
-        return cls(**known)
+        return cls(**fields_of(cls, config, "picture encoder"))
 
     def to_dict(self) -> dict[str, Any]:
         """A config.json that transformers loads."""
-        config = dataclasses.asdict(self)
-        config["architectures"] = list(self.architectures)
-        return {**config, "attention_dropout": 0.0, "model_type": "clip_vision_model"}
+        return as_json(self, "clip_vision_model")
 
 
 class VisionOutput(NamedTuple):
