@@ -52,6 +52,12 @@ def fields(node):
     return lines
 
 
+def inherited(value):
+    """The syntax of a class's bases of this package that are no public names themselves."""
+    own = [base for base in value.__mro__[1:] if base.__module__.startswith("sdjax.")]
+    return [node_of(base) for base in own if base.__name__ not in sdjax.__all__]
+
+
 def described(lines, doc):
     """A block of signature, docstring and fields."""
     body = [*lines, ""] if doc and lines else lines
@@ -66,7 +72,7 @@ def entry(where, name):
     if inspect.isclass(value):
         node = node_of(value)
         parts = [head, described(fields(node), ast.get_docstring(node))]
-        for method in node.body:
+        for method in (one for part in (node, *inherited(value)) for one in part.body):
             if isinstance(method, ast.FunctionDef) and ast.get_docstring(method):
                 if not method.name.startswith("_"):
                     kinds = {ast.unparse(d).split(".")[0] for d in method.decorator_list}

@@ -1,37 +1,33 @@
 """`StableDiffusion`: prompts to images, with a checkpoint in and out."""
 
-import dataclasses
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
-import jax
 import numpy as np
 from PIL import Image
 
-from sdjax import diffusion, parallel
-from sdjax.errors import SdjaxError, check_finite
+from sdjax import diffusion
+from sdjax.errors import SdjaxError
 from sdjax.pipeline import programs, run
+from sdjax.pipeline.adapted import Adapted
 from sdjax.pipeline.captions import warn_of_unseen
 from sdjax.pipeline.control import Steering
 from sdjax.pipeline.files import GUIDANCE_SCALE, Model, read_model, write_model
-from sdjax.pipeline.pictures import check_finite_images, to_pictures
 from sdjax.pipeline.inputs import Pictures
+from sdjax.pipeline.pictures import check_finite_images, to_pictures
 from sdjax.pipeline.plan import Plan, plan
 from sdjax.pipeline.progress import reported
 from sdjax.pipeline.request import ARGUMENTS, Prompt, Request
-from sdjax.text.tokenizer import END, Tokenizer
-from sdjax.weights.adapters import Adapter, read_lora, with_adapters
+from sdjax.text.tokenizer import Tokenizer
 from sdjax.weights.checkpoint import Checkpoint, Part
 from sdjax.weights.names import state_from_params
 from sdjax.weights.parts import VAE, TextEncoder, TinyVAE, UNet, configuration, load
 from sdjax.weights.single_file import family_of
 from sdjax.weights.tensors import dtype_of
-from sdjax.weights.textual_inversion import read_textual_inversion, with_vectors
 
 
-class StableDiffusion:
+class StableDiffusion(Adapted):
     """A latent text-to-image model: networks, tokenizers, parameters and scheduler settings.
 
     unet, vae, text_encoder: the networks, with what they compute in as their dtype; a float16
@@ -73,27 +69,6 @@ class StableDiffusion:
         self.guidance_scale = guidance_scale
         self.captions = tuple(captions)
         self.params = params
-
-    @property
-    def params(self) -> dict[str, Any]:
-        """Parameters of all networks, adapters applied, a copy on each local device.
-
-        Assigned parameters become the ones that adapters are applied to; loaded ones are dropped.
-        """
-        return self._params
-
-    @params.setter
-    def params(self, params: Mapping[str, Any]):
-        expected = {"unet", "vae", *self.encoder_parts}
-        if set(params) != expected:
-            raise SdjaxError(f"params must have {sorted(expected)}, got {sorted(params)}")
-        self._params = jax.device_put(dict(params), parallel.replicated())
-        self._base, self._loras = self._params, {}
-
-    @property
-    def encoder_parts(self) -> tuple[str, ...]:
-        """Names of the text encoders among the parts."""
-        return ("text_encoder", "text_encoder_2")[: len(self.text_encoders)]
 
     @classmethod
     def from_pretrained(
@@ -188,80 +163,6 @@ class StableDiffusion:
         tokenizers = dict(zip(names, self.tokenizers, strict=True))
         own = {"guidance_scale": self.guidance_scale, "captions": self.captions}
         return Model(checkpoint, tokenizers, self.zero_negative, **own)
-
-    def load_lora(
-        self, path: str | os.PathLike, weight: float = 1.0, name: str | None = None
-    ) -> str:
-        """Adds a LoRA or another adapter of `docs/checkpoints.md`; several add up.
-
-        Nothing is compiled anew. Keys that find no target are listed in a warning. path: a file,
-        or a folder that peft or diffusers saved it to. weight: its strength; a DoRA's lengths and
-        an OFT's rescaling count in full at any but 0. name: to call it by later, the file's or
-        folder's by default; it is returned. Raises SdjaxError for an adapter of another model or of
-        which anything is not understood, and where the name is taken.
-        """
-        check_finite(weight=weight)
-        name = name or (Path(path).resolve().name if Path(path).is_dir() else Path(path).stem)
-        if name in self._loras:
-            raise SdjaxError(
-                f"an adapter {name!r} is loaded: unload it first, or give this one another name="
-            )
-        layers = self.unet.config.layers_per_block
-        adapter = read_lora(path, self._base, layers if isinstance(layers, int) else layers[0])
-        self._apply({**self._loras, name: (adapter, weight)})
-        return name
-
-    def set_lora_weights(self, **weights: float) -> None:
-        """Changes the strength of loaded adapters, by name; 0 keeps one loaded without effect."""
-        check_finite(**weights)
-        self._check_loaded(weights)
-        changed = {name: (self._loras[name][0], weight) for name, weight in weights.items()}
-        self._apply({**self._loras, **changed})
-
-    def unload(self, *names: str) -> None:
-        """Takes adapters out again, all where none is named; the parameters are the old ones."""
-        self._check_loaded(names)
-        kept = set(self._loras) - set(names or self._loras)
-        self._apply({name: lora for name, lora in self._loras.items() if name in kept})
-
-    def _apply(self, loras: dict[str, tuple[Adapter, float]]) -> None:
-        """Makes these the loaded adapters; where their application fails, nothing has changed."""
-        self._params = with_adapters(self._base, list(loras.values()))
-        self._loras = loras
-
-    def _check_loaded(self, names: Iterable[str]) -> None:
-        for name in names:
-            if name not in self._loras:
-                loaded = ", ".join(self._loras) or "none"
-                raise SdjaxError(f"no adapter {name!r} is loaded; loaded are: {loaded}")
-
-    def load_textual_inversion(self, path: str | os.PathLike, token: str | None = None) -> str:
-        """Adds a learned word; returns it, as it is to be written in prompts.
-
-        Read are {token: vectors}, A1111's `string_to_param` and SDXL's `clip_l`/`clip_g`, of one
-        vector or several. token: the word, by default the file's. The text encoders get larger
-        and are compiled anew, the U-Net is not. Raises SdjaxError for vectors of another model.
-        """
-        names = self.encoder_parts
-        token, vectors = read_textual_inversion(path, self._base, names, token)
-        encoders, tokenizers, base = list(self.text_encoders), list(self.tokenizers), self._base
-        for i, name in enumerate(names):
-            if name not in vectors:
-                continue
-            tokenizers[i] = tokenizers[i].with_token(token, len(vectors[name]))
-            base = with_vectors(base, name, vectors[name])
-            config = dataclasses.replace(
-                encoders[i].config,
-                vocab_size=len(tokenizers[i]),
-                # Not the legacy rule of the largest id, which a learned word's would be.
-                eos_token_id=tokenizers[i].vocabulary[END],
-            )
-            encoders[i] = encoders[i].clone(config=config)
-        base = jax.device_put(base, parallel.replicated())
-        self._params = with_adapters(base, list(self._loras.values()))
-        self.text_encoders, self.tokenizers = tuple(encoders), tuple(tokenizers)
-        self._base = base
-        return token
 
     def generate(
         self,
