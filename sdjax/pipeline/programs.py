@@ -135,6 +135,28 @@ class Settings(NamedTuple):
     guidance_rescale: jax.Array
 
 
+class Inputs(NamedTuple):
+    """All that a generation takes beside networks and parameters."""
+
+    latents: jax.Array
+    """float32[N, h, w, C]: unit-variance noise, or a noised picture in its scale."""
+    settings: Settings
+    images: Images
+
+    @property
+    def prompt(self) -> Embedded:
+        """Embeddings: context [N, B, T, L, D] and pooled [N, B, T, D] or None.
+
+        B is 2 with guidance, the negative prompt first; T is how many texts follow one another.
+        """
+        return self.images.branches.prompt
+
+    def with_prompt(self, prompt: Embedded) -> "Inputs":
+        """The same with other embeddings of these shapes."""
+        branches = self.images.branches._replace(prompt=prompt)
+        return self._replace(images=self.images._replace(branches=branches))
+
+
 class Networks(NamedTuple):
     """The networks that a sample takes; hashable, so that they can be static."""
 
@@ -180,14 +202,18 @@ def noise_to_latents(
     settings: Settings,
     images: Images,
     latents: diffusion.Underway,
+    remat: bool = False,
 ) -> diffusion.Underway:
     """Runs the sampler's table on latents [N, h, w, C], which end in the U-Net's scale.
 
-    across: see `Place`. params: {"unet": a tree, "controls": a tuple of trees}. latents: from
+    across: see `Place`. remat: whether a gradient computes the predictions of each evaluation anew
+    and keeps only x. params: {"unet": a tree, "controls": a tuple of trees}. latents: from
     `begin`, or where an earlier part of the table left them.
     """
     count, branches = images.branches.which.shape[:2]
     denoise = functools.partial(_predictions, networks, params, images)
+    if remat:
+        denoise = jax.checkpoint(denoise)
 
     def guided(x, t, evaluation):
         predictions = denoise(x, t, evaluation).reshape(count, branches, *x.shape[1:])

@@ -1,7 +1,7 @@
 """A batch of a planned request, carried out: arrays on the host, programs on the devices."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -105,6 +105,25 @@ def batch(
     advance: Advance | None,
 ) -> np.ndarray:  # fmt: skip
     """Latents or pixels [N, …] of the images with these numbers."""
+    count = len(numbers)
+    made = inputs_of(model, asked, planned, encoded, numbers)
+    place = programs.place(count, planned.branches)
+    used = [one.control for one in asked.controls]
+    result = sampled(model, used, made, place, advance)
+    if asked.output == "latents":
+        return programs.joined(result, place, count)
+    pixels = programs.joined(decoded(model, result), place, count)
+    given = planned.conditions
+    if given.mask is None or not asked.paste:
+        return pixels
+    painted = given.mask.of(numbers)[..., None]
+    return np.where(painted > 0, painted * pixels, 0) + (1 - painted) * given.image.of(numbers)
+
+
+def inputs_of(
+    model, asked: Request, planned: Plan, encoded: Encoded, numbers: np.ndarray
+) -> programs.Inputs:
+    """What the programs take for the images with these numbers."""
     given, table, shape = planned.conditions, planned.table, planned.shape
     seeds, count = asked.seeds[numbers], len(numbers)
     draws = given.draws(shape, asked.latents is None)
@@ -142,17 +161,8 @@ def batch(
         labels=None if label is None else np.full(count, label, np.int32),
         kept=kept,
     )
-    place = programs.place(*places)
     settings = programs.Settings(table, np.float32(asked.guidance_rescale))
-    used = [one.control for one in asked.controls]
-    result = sampled(model, used, settings, images, start, place, advance)
-    if asked.output == "latents":
-        return programs.joined(result, place, count)
-    pixels = programs.joined(decoded(model, result), place, count)
-    if given.mask is None or not asked.paste:
-        return pixels
-    painted = given.mask.of(numbers)[..., None]
-    return np.where(painted > 0, painted * pixels, 0) + (1 - painted) * given.image.of(numbers)
+    return programs.Inputs(start, settings, images)
 
 
 def weights(planned: Plan, count: int) -> np.ndarray | None:
@@ -197,24 +207,15 @@ def size_ids(model, size: tuple[int, int]) -> np.ndarray | None:
 
 
 def sampled(
-    model,
-    controls: list[Control],
-    settings: programs.Settings,
-    images: programs.Images,
-    start: np.ndarray,
-    place: programs.Place,
-    advance: Advance | None,
+    model, controls: list[Control], inputs: programs.Inputs, place: programs.Place, advance: Advance | None
 ) -> jax.Array:
-    """Latents [devices, n, h, w, C] from unit-variance noise [N, h, w, C]."""
+    """Latents [devices, n, h, w, C] of a batch."""
     begin = programs.compiled(programs.begin, in_axes=(None, 0))
-    networks = programs.Networks(model.unet, tuple(control.network for control in controls))
+    networks, params = networks_of(model, controls)
     sample = programs.compiled(
         programs.noise_to_latents, networks, place.across, in_axes=(None, None, 0, 0)
     )
-    params = {
-        "unet": model.params["unet"],
-        "controls": tuple(control.params for control in controls),
-    }
+    start, settings, images = inputs
     # Put there once: a table carried out in parts takes them several times.
     images = jax.device_put(programs.on_devices(images, place), parallel.split())
 
@@ -222,6 +223,15 @@ def sampled(
         return sample(params, settings._replace(table=table), images, latents)
 
     return carry_out(run, settings.table, begin(settings.table, start[place.rows]), advance).x
+
+
+def networks_of(model, controls: list[Control]) -> tuple[programs.Networks, dict[str, Any]]:
+    """The networks that sample, and their parameters."""
+    networks = programs.Networks(model.unet, tuple(control.network for control in controls))
+    return networks, {
+        "unet": model.params["unet"],
+        "controls": tuple(control.params for control in controls),
+    }
 
 
 def decoded(model, latents: jax.Array) -> jax.Array:

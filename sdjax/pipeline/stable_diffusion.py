@@ -17,6 +17,7 @@ from sdjax.pipeline.files import GUIDANCE_SCALE, Model, read_model, write_model
 from sdjax.pipeline.inputs import Pictures
 from sdjax.pipeline.pictures import check_finite_images, to_pictures
 from sdjax.pipeline.plan import Plan, plan
+from sdjax.pipeline.program import Program
 from sdjax.pipeline.progress import reported
 from sdjax.pipeline.request import ARGUMENTS, Prompt, Request
 from sdjax.text.tokenizer import Tokenizer
@@ -249,19 +250,50 @@ class StableDiffusion(Adapted):
             return [image for batch in made for image in batch]
         return np.concatenate(made)
 
+    def program(
+        self,
+        prompt: Prompt,
+        negative_prompt: Prompt | None = None,
+        *,
+        remat: bool = False,
+        output: Literal["numpy", "latents"] = "numpy",
+        **arguments,
+    ) -> tuple[Program, dict[str, Any]]:
+        """What `generate` does on the devices, as a pure function: (program, its parameters).
+
+        `program(params, program.inputs)` gives the pictures of all prompts at once, as a JAX array
+        float32[N, height, width, 3], or latents; under jit, grad, vmap, pmap or export. See
+        `Program`.
+
+        prompt, negative_prompt, arguments: as `generate` takes them, but for `progress`,
+            `batch_size` and `paste`: what is not masked comes from the autoencoder. Another prompt
+            or other values of the same kinds give a program with inputs of the same shapes.
+        remat: whether a gradient through the sampler computes each evaluation anew, so that its
+            memory is that of one evaluation and the x of each.
+        output: "numpy" for pixels in [-1, 1], "latents" for the U-Net's scale.
+
+        Raises SdjaxError for arguments that do not fit.
+        """
+        names = {name: arguments.pop(name) for name in ARGUMENTS if name in arguments}
+        for name in ("progress", "batch_size", "paste"):
+            if name in names:
+                raise SdjaxError(f"program takes no {name}: it is one function of one batch")
+        if output not in ("numpy", "latents"):
+            raise SdjaxError(f"output must be 'numpy' or 'latents', got {output!r}")
+        asked = Request(prompt, negative_prompt, output=output, **names, options=arguments)
+        planned = self.planned(asked)
+        encoded = run.encode(self, asked, planned)
+        inputs = run.inputs_of(self, asked, planned, encoded, np.arange(asked.total))
+        networks, params = run.networks_of(self, [one.control for one in asked.controls])
+        vae = self.vae if output == "numpy" else None
+        return Program(networks, vae, remat, inputs), {**params, "vae": self.params["vae"]}
+
     def generated(self, asked: Request) -> Iterator[tuple[int, list[Image.Image] | np.ndarray]]:
         """The images of a request as they are made: (number of its first, images) of each batch.
 
         Raises SdjaxError as `generate`, of images that are not finite when their batch is made.
         """
-        planned = plan(
-            asked,
-            self.scheduler_config,
-            self.unet.config,
-            self.vae.config,
-            [encoder.config for encoder in self.text_encoders],
-            self.guidance_scale,
-        )
+        planned = self.planned(asked)
         self.seeds = [int(seed) for seed in asked.seeds]
         warn_of_unseen(asked.prompt, self.captions)
         encoded = run.encode(self, asked, planned)
@@ -276,6 +308,17 @@ class StableDiffusion(Adapted):
                 seeds = self.seeds[first : first + size]
                 check_finite_images(made, seeds)
                 yield first, made if asked.output != "pil" else to_pictures(made, seeds)
+
+    def planned(self, asked: Request) -> Plan:
+        """How this model carries a request out; SdjaxError where it cannot."""
+        return plan(
+            asked,
+            self.scheduler_config,
+            self.unet.config,
+            self.vae.config,
+            [encoder.config for encoder in self.text_encoders],
+            self.guidance_scale,
+        )
 
 
 def check_whole(model: Model, source):
