@@ -93,11 +93,11 @@ def build_sdjax(config, weights, batch, size):
 
     from sdjax.models import UNet, UNetConfig
     from sdjax.parallel import replicate, shard_batch
-    from sdjax.training.config import OptimizerConfig, RunConfig
-    from sdjax.training.denoising import DenoisingConfig, ScheduleConfig, losses, noised
-    from sdjax.training.optimizers import make_optimizer
-    from sdjax.training.state import TrainState
-    from sdjax.training.step import make_step
+    from sdjax.training.loop.config import OptimizerConfig, RunConfig
+    from sdjax.training.loop.optimizers import make_optimizer
+    from sdjax.training.loop.state import TrainState
+    from sdjax.training.loop.step import make_step
+    from sdjax.training.objectives.denoising import DenoisingConfig, ScheduleConfig, losses, noised
     from sdjax.weights.names import params_from_state
     from sdjax.weights.tensors import read_safetensors
 

@@ -39,7 +39,7 @@ def run(arguments: list[str], program: str) -> int:
         return_unknown_args=True,
     )
     from sdjax import training
-    from sdjax.training.recipe import load_config, with_overrides
+    from sdjax.training.recipes.recipe import load_config, with_overrides
 
     rest = ["--help"] if wants_help else rest
     recipe = with_overrides(load_config(config), rest, f"{program} train --config {config}")

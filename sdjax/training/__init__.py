@@ -1,20 +1,20 @@
 """Training: recipes, objectives, one state, one step, one loop."""
 
-from .autoencoder import AutoencoderObjective, AutoencoderRun
-from .config import OptimizerConfig, RunConfig
-from .curriculum import Lesson
-from .denoising import DenoisingConfig, ScheduleConfig
-from .feed import ArrayBatches
-from .latent import LatentObjective, LatentRun
-from .loop import Outcome, fit
-from .optimizers import make_optimizer
-from .pixel import PixelObjective, PixelRun
-from .recipe import Recipe, load_config, with_overrides
-from .recipe_names import known_recipes
-from .sheets import SheetConfig
-from .state import TrainState
-from .step import make_step
-from .train import kept_models, train
+from .loop.config import OptimizerConfig, RunConfig
+from .loop.feed import ArrayBatches
+from .loop.fit import Outcome, fit
+from .loop.optimizers import make_optimizer
+from .loop.state import TrainState
+from .loop.step import make_step
+from .objectives.autoencoder import AutoencoderObjective, AutoencoderRun
+from .objectives.curriculum import Lesson
+from .objectives.denoising import DenoisingConfig, ScheduleConfig
+from .objectives.latent import LatentObjective, LatentRun
+from .objectives.pixel import PixelObjective, PixelRun
+from .objectives.sheets import SheetConfig
+from .recipes.names import known_recipes
+from .recipes.recipe import Recipe, load_config, with_overrides
+from .recipes.train import kept_models, train
 
 __all__ = [
     "ArrayBatches",

@@ -17,8 +17,8 @@ from sdjax.parallel import (
     shard_batch,
 )
 from sdjax.training import TrainState, make_optimizer, make_step
-from sdjax.training.state import ema_update
-from sdjax.training.step import image_keys
+from sdjax.training.loop.state import ema_update
+from sdjax.training.loop.step import image_keys
 
 
 def run(toy, config, calls):

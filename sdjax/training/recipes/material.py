@@ -9,13 +9,13 @@ import numpy as np
 from sdjax.data import open_source
 from sdjax.errors import SdjaxError
 from sdjax.text import Tokenizer, train_tokenizer
+from sdjax.training.loop.settings import changes_since, keep, say, tell
 
 from . import export
 from .datasets import captions, encode_all, read_all, read_items
 from .known_data import content_of
 from .latent_cache import cached_latents, made_of
 from .recipe import Recipe
-from .settings import changes_since, keep, say, tell
 
 TOKENIZER_CAPTIONS = 20_000  # captions that a vocabulary is learned from, at most
 

@@ -14,22 +14,22 @@ from sdjax.models.clip import TextEncoderConfig
 from sdjax.parallel import check_one_process
 from sdjax.text import Tokenizer
 from sdjax.text.tokenizer import BEGIN, END
+from sdjax.training.loop.feed import ArrayBatches
+from sdjax.training.loop.fit import check, fit, has_begun, kept_weights
+from sdjax.training.loop.lock import locked
+from sdjax.training.loop.optimizers import make_optimizer
+from sdjax.training.loop.settings import changes_since, keep, say, tell
+from sdjax.training.objectives.autoencoder import AutoencoderObjective, normalized
+from sdjax.training.objectives.latent import LatentObjective, LatentRun
+from sdjax.training.objectives.pixel import PixelObjective, PixelRun
 from sdjax.weights import VAE, TextEncoder
 
 from . import export
-from .autoencoder import AutoencoderObjective, normalized
 from .datasets import CHUNK, captions, encode_all, latent_statistics
-from .feed import ArrayBatches
 from .known_data import tell_changes
-from .latent import LatentObjective, LatentRun
 from .loaded import First, NumberBatches, checked_labels
-from .lock import locked
-from .loop import check, fit, has_begun, kept_weights
 from .material import Material
-from .optimizers import make_optimizer
-from .pixel import PixelObjective, PixelRun
 from .recipe import Recipe
-from .settings import changes_since, keep, say, tell
 
 
 def train(recipe: Recipe, workdir) -> bool:

@@ -11,8 +11,8 @@ import numpy as np
 from sdjax.errors import SdjaxError, check_at_least
 from sdjax.models.vae import VAE, VAEConfig
 from sdjax.parallel import map_over_devices
+from sdjax.training.loop.config import RunConfig
 
-from .config import RunConfig
 from .denoising import sampled_posterior
 
 

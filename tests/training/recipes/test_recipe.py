@@ -22,21 +22,20 @@ from sdjax.training import (
     PixelObjective,
     PixelRun,
     SheetConfig,
-    export,
     kept_models,
     known_recipes,
     load_config,
-    lock,
     train,
     with_overrides,
 )
-from sdjax.training import material
-from sdjax.training.lock import locked
+from sdjax.training.loop import lock
+from sdjax.training.loop.lock import locked
+from sdjax.training.recipes import export, material
 from tests.training.small import DATA, LATENT, PIXEL, PIXELS
 
 # The module, which the package's function of the same name hides.
-module = importlib.import_module("sdjax.training.train")
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
+module = importlib.import_module("sdjax.training.recipes.train")
+CONFIGS = sorted((Path(__file__).parents[3] / "configs").glob("*.py"))
 
 
 @pytest.fixture(scope="module")
@@ -420,7 +419,7 @@ def test_settings_of_a_run_that_cannot_be(changes, message):
 
 def test_the_shipped_model_has_the_networks_of_its_recipe():
     recipe = load_config(CONFIGS[0].with_name("emoji.py"))
-    run, folder = recipe.diffusion, Path(__file__).parents[2] / "sdjax/assets/emoji"
+    run, folder = recipe.diffusion, Path(__file__).parents[3] / "sdjax/assets/emoji"
     unet, vae, text = (
         kind.from_dict(json.loads((folder / part / "config.json").read_text()))
         for kind, part in [

@@ -10,10 +10,11 @@ import pytest
 from sdjax import diffusion
 from sdjax.diffusion import schedule_from_config
 from sdjax.errors import SdjaxError
-from sdjax.training import DenoisingConfig, ScheduleConfig, denoising
-from sdjax.training.denoising import dropped, sampled_posterior
-from sdjax.training.export import scheduler_config
-from sdjax.training.step import image_keys
+from sdjax.training import DenoisingConfig, ScheduleConfig
+from sdjax.training.loop.step import image_keys
+from sdjax.training.objectives import denoising
+from sdjax.training.objectives.denoising import dropped, sampled_posterior
+from sdjax.training.recipes.export import scheduler_config
 
 KEYS = image_keys(0, 0, 0, 4096)
 EACH = DenoisingConfig(stratified=False)

@@ -10,9 +10,9 @@ from sdjax.data.source import stack
 from sdjax.errors import SdjaxError
 from sdjax.models.vae import VAE
 from sdjax.parallel import map_over_devices
+from sdjax.training.loop.settings import say
+from sdjax.training.objectives.autoencoder import as_float
 
-from .autoencoder import as_float
-from .settings import say
 
 CHUNK = 256  # pictures encoded at once
 

@@ -7,7 +7,7 @@ import pytest
 
 from sdjax.errors import SdjaxError
 from sdjax.training import OptimizerConfig, make_optimizer
-from sdjax.training.optimizers import decayed, learning_rate
+from sdjax.training.loop.optimizers import decayed, learning_rate
 
 
 def test_warm_up_then_cosine():

@@ -17,10 +17,10 @@ from tensorboardX.proto.event_pb2 import Event
 from sdjax.checkpoints import Checkpoints
 from sdjax.errors import SdjaxError
 from sdjax.training import OptimizerConfig, fit
-from sdjax.training.feed import ArrayBatches, Feed
-from sdjax.training import loop
-from sdjax.training.loop import check, kept_weights
-from sdjax.training.report import Report
+from sdjax.training.loop import fit as loop
+from sdjax.training.loop.feed import ArrayBatches, Feed
+from sdjax.training.loop.fit import check, kept_weights
+from sdjax.training.loop.report import Report
 
 
 def assert_same(got, wanted):

@@ -10,10 +10,10 @@ import numpy as np
 
 from sdjax.models.unet_config import OWN_MODEL
 from sdjax.pipeline import StableDiffusion
+from sdjax.training.objectives.denoising import DenoisingConfig
 from sdjax.weights import TextEncoder, UNet
 from sdjax.weights.folder import write_json
 
-from .denoising import DenoisingConfig
 
 BETA_SCHEDULES = {
     "linear": "linear", "scaled_linear": "scaled_linear", "cosine": "squaredcos_cap_v2",

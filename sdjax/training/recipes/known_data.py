@@ -5,8 +5,8 @@ from pathlib import Path
 
 from sdjax.data.content import Content, Stamps
 from sdjax.data.source import Source
+from sdjax.training.loop.settings import say
 
-from .settings import say
 
 NAME = "data.json"
 

@@ -12,12 +12,12 @@ from sdjax.data import DataConfig
 from sdjax.errors import SdjaxError, check_at_least, check_choices
 from sdjax.folders import check_local
 from sdjax.models.vae import VAEConfig
+from sdjax.training.loop.config import RunConfig
+from sdjax.training.objectives.autoencoder import AutoencoderRun
+from sdjax.training.objectives.latent import LatentRun
+from sdjax.training.objectives.pixel import PixelRun
 
-from .autoencoder import AutoencoderRun
-from .config import RunConfig
-from .latent import LatentRun
-from .pixel import PixelRun
-from .recipe_names import find_recipe
+from .names import find_recipe
 
 
 @dataclass(frozen=True)

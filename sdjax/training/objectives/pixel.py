@@ -11,9 +11,9 @@ from sdjax.errors import SdjaxError
 from sdjax.models.unet import UNet
 from sdjax.models.unet_config import UNetConfig
 from sdjax.parallel import map_over_devices
+from sdjax.training.loop.config import RunConfig
 
 from .autoencoder import as_float
-from .config import RunConfig
 from .denoising import DenoisingConfig, ScheduleConfig, dropped, losses, network_key, noised
 from .sheets import SheetConfig
 

@@ -14,9 +14,9 @@ from sdjax.models.unet_config import UNetConfig
 from sdjax.models.vae import VAE, VAEConfig
 from sdjax.parallel import map_over_devices
 from sdjax.text.vocabulary import SMALLEST_VOCABULARY
+from sdjax.training.loop.config import RunConfig
 
 from .autoencoder import as_float
-from .config import RunConfig
 from .curriculum import Lesson
 from .denoising import (
     DenoisingConfig,

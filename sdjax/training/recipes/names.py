@@ -5,7 +5,7 @@ from pathlib import Path
 
 from sdjax.errors import SdjaxError
 
-_PACKAGE = Path(__file__).parent.parent
+_PACKAGE = Path(__file__).parents[2]
 # A wheel has the recipes inside the package, a checkout and what is installed from it beside it.
 _FOLDERS = _PACKAGE / "recipes", _PACKAGE.parent / "configs"
 

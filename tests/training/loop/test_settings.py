@@ -1,7 +1,7 @@
 from dataclasses import asdict
 
 from sdjax.training import Lesson
-from sdjax.training.settings import as_json, changes
+from sdjax.training.loop.settings import as_json, changes
 
 
 def test_a_changed_lesson_is_named_as_on_the_command_line():

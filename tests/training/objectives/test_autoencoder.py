@@ -8,9 +8,9 @@ import pytest
 from sdjax.errors import SdjaxError
 from sdjax.models import VAE, VAEConfig
 from sdjax.training import AutoencoderObjective, AutoencoderRun, OptimizerConfig
-from sdjax.training.autoencoder import as_float, normalized
-from sdjax.training.datasets import encode_all, latent_statistics
-from sdjax.training.step import image_keys
+from sdjax.training.loop.step import image_keys
+from sdjax.training.objectives.autoencoder import as_float, normalized
+from sdjax.training.recipes.datasets import encode_all, latent_statistics
 
 CONFIG = VAEConfig(
     latent_channels=2, block_out_channels=(4, 4), down_block_types=("DownEncoderBlock2D",) * 2,

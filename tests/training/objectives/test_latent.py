@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sdjax.training import DenoisingConfig, LatentObjective, Lesson
-from sdjax.training.step import image_keys
+from sdjax.training.loop.step import image_keys
 from tests.training.small import LATENT
 
 KEYS = image_keys(0, 0, 0, 4)

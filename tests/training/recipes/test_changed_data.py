@@ -13,10 +13,13 @@ import main
 from sdjax import VAE, parallel
 from sdjax.data import DataConfig
 from sdjax.text import Tokenizer
-from sdjax.training import ArrayBatches, LatentObjective, loop, material, settings
-from sdjax.training.datasets import encode_all
-from sdjax.training.latent_cache import cached_latents
-from sdjax.training.material import Material
+from sdjax.training import ArrayBatches, LatentObjective
+from sdjax.training.loop import fit as loop
+from sdjax.training.loop import settings
+from sdjax.training.recipes import material
+from sdjax.training.recipes.datasets import encode_all
+from sdjax.training.recipes.latent_cache import cached_latents
+from sdjax.training.recipes.material import Material
 from tests.training.small import LATENT
 
 COLOURS = "red", "green", "blue", "black", "white", "grey", "yellow", "cyan"
@@ -176,7 +179,7 @@ def test_a_caption_that_is_gone_takes_its_picture_along(pictures, tmp_path, monk
 
 @pytest.mark.parametrize("damaged", ["", "{", "[]", json.dumps({"files": 3})])
 def test_a_damaged_record_of_the_data_is_written_anew(damaged, pictures, tmp_path, capsys):
-    from sdjax.training.known_data import tell_changes
+    from sdjax.training.recipes.known_data import tell_changes
 
     (tmp_path / "data.json").write_text(damaged)
     recipe = dataclasses.replace(LATENT, data=DataConfig(f"folder:{pictures}", image_size=32))
