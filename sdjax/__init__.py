@@ -41,6 +41,7 @@ _HOME = {
     "sdjax.pipeline": ("StableDiffusion", "Control"),
 }
 _MODULES = (
+    "absent",
     "checkpoints",
     "data",
     "diffusion",
@@ -62,6 +63,7 @@ __all__ = ["EMOJI", "SdjaxError", "__version__", *_MODULE_OF]
 # the tables above.
 if TYPE_CHECKING:
     from . import (
+        absent as absent,
         checkpoints as checkpoints,
         data as data,
         diffusion as diffusion,
