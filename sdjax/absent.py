@@ -13,8 +13,8 @@ from jax.sharding import SingleDeviceSharding
 from sdjax.errors import SdjaxError
 from sdjax.models.attention_kernels import compiling_for
 
-# Without it libtpu asks the metadata server of a cloud for the machine that it runs on.
-_QUIET = {"TPU_SKIP_MDS_QUERY": "1"}
+# Without these libtpu asks a cloud for the machine that it runs on, and wants to be alone on it.
+_QUIET = {"TPU_SKIP_MDS_QUERY": "1", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"}
 
 
 class Cost(NamedTuple):
