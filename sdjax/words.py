@@ -22,6 +22,8 @@ WORDS = {
     "mask_image": "mask",
     "control_image": "controls",
     "controlnet_conditioning_scale": "controls",
+    "crops_coords_top_left": "crop",
+    "negative_crops_coords_top_left": "negative_crop",
     # A1111 and Forge
     "cfg_scale": "guidance_scale",
     "sampler_name": "sampler",

@@ -46,6 +46,16 @@ def sample(
     depth: tuple[Path, ...] = (),
     noise_level: int | None = None,
     control: tuple[str, ...] = (),
+    prompt_2: tuple[str, ...] = (),
+    negative_prompt_2: str | None = None,
+    original_size: tuple[int, int] | None = None,
+    crop: tuple[int, int] | None = None,
+    target_size: tuple[int, int] | None = None,
+    aesthetic_score: float | None = None,
+    negative_original_size: tuple[int, int] | None = None,
+    negative_crop: tuple[int, int] | None = None,
+    negative_target_size: tuple[int, int] | None = None,
+    negative_aesthetic_score: float | None = None,
     noise: Literal["torch", "jax"] | None = None,
     out: Path = Path("images"),
 ) -> None:
@@ -92,6 +102,16 @@ def sample(
         noise_level: Of the picture that a model enlarges; 20 where not given.
         control: A ControlNet and its picture as FOLDER:PICTURE or FOLDER:PICTURE:SCALE; several
             add up.
+        prompt_2: Of SDXL's second text encoder; the prompt where not given.
+        negative_prompt_2: Of SDXL's second text encoder; the negative prompt where not given.
+        original_size: Height and width that SDXL is told the picture had; its own where not given.
+        crop: Top and left that SDXL is told were cut off; none where not given.
+        target_size: Height and width that SDXL is told to draw; its own where not given.
+        aesthetic_score: How beautiful SDXL's refiner is told the picture is; 6 where not given.
+        negative_original_size: The same of the negative prompt; the prompt's where not given.
+        negative_crop: The same of the negative prompt.
+        negative_target_size: The same of the negative prompt; the prompt's where not given.
+        negative_aesthetic_score: The same of the negative prompt; 2.5 where not given.
         noise: Who draws the noise: with torch a seed gives the picture that it gives in PyTorch, or
             the sampler is refused. Torch, for every sampler, where not given.
         out: Folder of the pictures; numbers go on after those that are there.
@@ -107,6 +127,13 @@ def sample(
         "image": list(image) or None, "strength": strength, "mask": list(mask) or None,
         "image_guidance_scale": image_guidance_scale, "depth": list(depth) or None,
         "noise_level": noise_level,
+    }  # fmt: skip
+    told = {
+        "negative_prompt_2": negative_prompt_2, "original_size": original_size, "crop": crop,
+        "target_size": target_size, "aesthetic_score": aesthetic_score,
+        "negative_original_size": negative_original_size, "negative_crop": negative_crop,
+        "negative_target_size": negative_target_size,
+        "negative_aesthetic_score": negative_aesthetic_score,
     }  # fmt: skip
     steered = [_parts(one) for one in control]
     asked = Request(
@@ -124,6 +151,8 @@ def sample(
         clip_skip=clip_skip,
         batch_size=batch_size,
         **conditions,
+        **told,
+        prompt_2=prompt_2 or None,
         options={name: value for name, value in options.items() if value is not None},
     )
     check_writable(out)
@@ -144,6 +173,7 @@ def sample(
         "image": _joined(image), "strength": strength, "mask": _joined(mask),
         "image_guidance_scale": image_guidance_scale, "depth": _joined(depth),
         "noise_level": noise_level, "control": _joined(control),
+        "prompt_2": _joined(prompt_2), **told,
     }  # fmt: skip
     notes = {name: value for name, value in settings.items() if value is not None}
     captions = [text for text in asked.prompt for _ in range(count)]
@@ -182,7 +212,7 @@ def _joined(values) -> str | None:
 
 def run(arguments: list[str], program: str) -> int:
     """Reads the options, and draws."""
-    for several in ("--prompt", "--image", "--mask", "--depth", "--control"):
+    for several in ("--prompt", "--prompt-2", "--image", "--mask", "--depth", "--control"):
         arguments = joined(arguments, several)
     check_words(arguments, sample, _WORDS)
     check_near(arguments, "--prompt")

@@ -26,6 +26,8 @@ class Adapted:
     unet: UNet
     text_encoders: tuple[TextEncoder, ...]
     tokenizers: tuple[Tokenizer, ...]
+    encoder_parts: tuple[str, ...]
+    """Names of the text encoders among the parts."""
 
     @property
     def params(self) -> dict[str, Any]:
@@ -42,11 +44,6 @@ class Adapted:
             raise SdjaxError(f"params must have {sorted(expected)}, got {sorted(params)}")
         self._params = jax.device_put(dict(params), parallel.replicated())
         self._base, self._loras = self._params, {}
-
-    @property
-    def encoder_parts(self) -> tuple[str, ...]:
-        """Names of the text encoders among the parts."""
-        return ("text_encoder", "text_encoder_2")[: len(self.text_encoders)]
 
     def load_lora(
         self, path: str | os.PathLike, weight: float = 1.0, name: str | None = None

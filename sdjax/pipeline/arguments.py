@@ -59,6 +59,18 @@ def number(low: float = -math.inf, high: float = math.inf) -> Check:
     return check
 
 
+def pair(least: int = 0) -> Check:
+    """Two whole numbers from `least` on: height and width, or top and left."""
+    each = whole(least)
+
+    def check(name, value):
+        if np.shape(value) != (2,) or isinstance(value, str | bytes):
+            refuse(name, "two whole numbers, the vertical one first", value)
+        return tuple(each(name, one) for one in value)
+
+    return check
+
+
 def text(name: str, value: object) -> str:
     """Unicode text."""
     if not isinstance(value, str):

@@ -86,9 +86,10 @@ class Model:
     @property
     def is_whole(self) -> bool:
         """Whether prompts can become images with it."""
-        parts = set(self.checkpoint.parts)
-        both = {"text_encoder", "text_encoder_2"} if self.checkpoint.family == "sdxl" else set()
-        return {"unet", "vae", *both} <= parts and bool(self.tokenizers)
+        family = self.checkpoint.family
+        both = {"text_encoder", "text_encoder_2"} if family == "sdxl" else set()
+        encoders = both or {"text_encoder_2" if family == "refiner" else "text_encoder"}
+        return {"unet", "vae"} | encoders <= set(self.checkpoint.parts) and bool(self.tokenizers)
 
 
 def read_model(

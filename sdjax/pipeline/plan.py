@@ -9,7 +9,7 @@ from sdjax import diffusion
 from sdjax.diffusion.samplers import step_count
 from sdjax.errors import SdjaxError
 from sdjax.models.tiny_vae import TinyVAEConfig
-from sdjax.pipeline import conditions, inputs
+from sdjax.pipeline import conditions, inputs, told
 from sdjax.pipeline.conditions import Conditions, Pictures
 from sdjax.pipeline.draws import noise_source
 from sdjax.pipeline.request import Request
@@ -44,6 +44,8 @@ class Plan(NamedTuple):
     guidance_scale: float
     branches: int
     """Predictions that an evaluation takes for each image."""
+    time_ids: np.ndarray | None
+    """What SDXL is told beside the prompts, float32 [branches, 6 or 5]; see `told`."""
     conditions: Conditions
     controlled: list[np.ndarray]
     """For each of the request's `controls`, int[images]: which of its pictures each image takes."""
@@ -57,6 +59,9 @@ def plan(asked: Request, scheduler: Mapping, unet, vae, encoders, guidance_scale
     """
     kind = conditions.kind_of_channels(unet, vae)
     _check_given(asked, kind)
+    for name in ("prompt_2", "negative_prompt_2"):
+        if getattr(asked, name) is not None and len(encoders) == 1:
+            raise SdjaxError(f"this model has one text encoder: leave {name} out")
     factor = vae.downsampling
     size = _size(asked, kind, unet, factor)
     given = _conditions(asked, kind, vae, size)
@@ -90,7 +95,8 @@ def plan(asked: Request, scheduler: Mapping, unet, vae, encoders, guidance_scale
         control.check(unet)
         count = len(control.picture)
         controlled.append(inputs.chosen("picture", count, len(asked.prompt), asked.total))
-    return Plan(table, size, shape, source, scale, branches, given, controlled)
+    ids = told.time_ids(asked, unet, encoders, size, branches)
+    return Plan(table, size, shape, source, scale, branches, ids, given, controlled)
 
 
 def _check_given(asked: Request, kind: str | None) -> None:

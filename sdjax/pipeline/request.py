@@ -15,6 +15,7 @@ from sdjax.pipeline.arguments import (
     choice,
     number,
     optional,
+    pair,
     plain_number,
     refuse,
     switch,
@@ -71,6 +72,8 @@ class Request:
 
     prompt: Prompt = _argument(texts)
     negative_prompt: Prompt | None = _argument(optional(texts), None)
+    prompt_2: Prompt | None = _argument(optional(texts), None)
+    negative_prompt_2: Prompt | None = _argument(optional(texts), None)
     steps: int | None = _argument(optional(whole(1)), None)
     guidance_scale: float | None = _argument(optional(number()), None)
     guidance_rescale: float = _argument(number(0, 1), 0.0)
@@ -87,6 +90,14 @@ class Request:
     depth: Pictures | None = _argument(optional(picture_list("F")), None)
     controls: Sequence[Steering] = _argument(steerings, ())
     noise_level: int | None = _argument(optional(whole()), None)
+    original_size: tuple[int, int] | None = _argument(optional(pair(1)), None)
+    crop: tuple[int, int] | None = _argument(optional(pair()), None)
+    target_size: tuple[int, int] | None = _argument(optional(pair(1)), None)
+    aesthetic_score: float | None = _argument(optional(number()), None)
+    negative_original_size: tuple[int, int] | None = _argument(optional(pair(1)), None)
+    negative_crop: tuple[int, int] | None = _argument(optional(pair()), None)
+    negative_target_size: tuple[int, int] | None = _argument(optional(pair(1)), None)
+    negative_aesthetic_score: float | None = _argument(optional(number()), None)
     latents: np.ndarray | None = _argument(optional(array), None)
     noise: Literal["torch", "jax"] | None = _argument(optional(choice("torch", "jax")), None)
     clip_skip: int = _argument(whole(), 0)
@@ -102,7 +113,10 @@ class Request:
             value = field.metadata["check"](field.name, getattr(self, field.name))
             setattr(self, field.name, value)
         check_options(self.sampler, self.options)
-        self.negatives = negatives_of(self.negative_prompt, self.prompt)
+        count = len(self.prompt)
+        self.negatives = one_each("negative_prompt", self.negative_prompt, count)
+        self.prompts_2 = one_each("prompt_2", self.prompt_2, count)
+        self.negatives_2 = one_each("negative_prompt_2", self.negative_prompt_2, count)
         self.seeds = seeds_of(self.seed, self.total)
 
     @property
@@ -115,18 +129,15 @@ ARGUMENTS = {field.name for field in dataclasses.fields(Request)} - {"options"}
 """Names of the arguments of `generate`, the sampler's options aside."""
 
 
-def negatives_of(negatives: Sequence[str] | None, prompts: Sequence[str]) -> list[str | None]:
-    """A negative prompt, or None, for each prompt."""
-    if negatives is None:
-        return [None] * len(prompts)
-    if len(negatives) == 1:
-        return list(negatives) * len(prompts)
-    if len(negatives) != len(prompts):
+def one_each(name: str, texts: Sequence[str] | None, prompts: int) -> list[str | None]:
+    """A text of the argument `name`, or None, for each prompt."""
+    texts = [None] if texts is None else list(texts)
+    if len(texts) not in (1, prompts):
         raise SdjaxError(
-            f"negative_prompt must be one or one a prompt: {len(prompts)} prompts, "
-            f"{len(negatives)} negative prompts"
+            f"{name} must be one or one a prompt: {prompts} prompts, {len(texts)} "
+            f"{name.replace('_', ' ')}s"
         )
-    return list(negatives)
+    return texts * prompts if len(texts) == 1 else texts
 
 
 def seeds_of(seed: int | Sequence[int] | None, total: int) -> np.ndarray:

@@ -1,6 +1,6 @@
 """A batch of a planned request, carried out: arrays on the host, programs on the devices."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -45,20 +45,37 @@ def encode(model, asked: Request, planned: Plan) -> Encoded:
     given = planned.conditions
     latents = given.image is not None and given.kind != conditions.UPSCALE
     return Encoded(
-        embedded(model, branch_texts(asked, planned), asked.clip_skip),
+        embedded(model, branch_texts(asked, planned, len(model.tokenizers)), asked.clip_skip),
         latents_of(model, given.image) if latents else None,
         latents_of(model, given.masked()) if given.kind == conditions.INPAINT else None,
     )
 
 
-def branch_texts(asked: Request, planned: Plan) -> np.ndarray:
-    """The text of each branch of each image, [images, B]; None is no prompt."""
-    columns = [asked.negatives] * (planned.branches - 1) + [asked.prompt]
-    return np.repeat(np.array(columns, object).T, asked.count, axis=0)
+def branch_texts(asked: Request, planned: Plan, encoders: int) -> np.ndarray:
+    """The texts of each branch of each image, one for each text encoder: [images, B].
+
+    None is no prompt, for all encoders.
+    """
+    texts = np.empty((len(asked.prompt), planned.branches), object)
+    texts[:, :-1] = _by_encoder(asked.negatives, asked.negatives_2, encoders)[:, None]
+    texts[:, -1] = _by_encoder(asked.prompt, asked.prompts_2, encoders)
+    return np.repeat(texts, asked.count, axis=0)
+
+
+def _by_encoder(
+    firsts: Sequence[str | None], seconds: Sequence[str | None], encoders: int
+) -> np.ndarray:
+    """For each prompt a text for each encoder; a second one is the first where it is None."""
+    made = np.empty(len(firsts), object)
+    for i, (first, second) in enumerate(zip(firsts, seconds, strict=True)):
+        if first is not None or second is not None:
+            first = first or ""
+            made[i] = (first, first if second is None else second)[:encoders]
+    return made
 
 
 def embedded(model, texts: np.ndarray, skip: int) -> Embedded:
-    """Embeddings [N, B, 1, …] of texts [N, B], on the host; None is no prompt.
+    """Embeddings [N, B, 1, …] of texts [N, B] of `branch_texts`, on the host.
 
     Each text is embedded once, a fixed number at a time: one program for any of them.
     """
@@ -72,8 +89,10 @@ def embedded(model, texts: np.ndarray, skip: int) -> Embedded:
     def some(numbers):
         now = [different[i] for i in numbers.ravel()]
         ids = tuple(
-            tokenizer.encode([text or "" for text in now]).reshape(*numbers.shape, -1)
-            for tokenizer in model.tokenizers
+            tokenizer.encode([text[i] if text else "" for text in now]).reshape(
+                *numbers.shape, -1
+            )
+            for i, tokenizer in enumerate(model.tokenizers)
         )
         dropped = np.array([text is None and model.zero_negative for text in now])
         return run(params, programs.Prompts(ids, np.float32(~dropped).reshape(numbers.shape)))
@@ -140,11 +159,11 @@ def inputs_of(
             start = table.noised(x_0, start)
     places = (count, planned.branches)
     rows = len(table.rows.kind)
-    ids = size_ids(model, planned.size)
+    ids = planned.time_ids
     branches = programs.Branches(
         prompt=jax.tree.map(lambda leaf: leaf[numbers], encoded.prompt),
         which=np.zeros((*places, rows), np.int32),
-        time_ids=None if ids is None else np.tile(ids, (*places, 1)),
+        time_ids=None if ids is None else np.tile(ids, (count, 1, 1)),
         channels=channels(model, planned, encoded, numbers, drawn),
         controls=tuple(
             one.arrays(planned.size, which[numbers], planned.branches, table)
@@ -197,13 +216,6 @@ def channels(
         small, noise = given.image.of(numbers), drawn["small"]
         beside = diffusion.add_noise(schedule, small, noise, given.noise_level)
     return np.float32(beside)[:, None] * shown[:, None, None, None]
-
-
-def size_ids(model, size: tuple[int, int]) -> np.ndarray | None:
-    """float32 [6] that SDXL is told: original size, crop, target size."""
-    if model.unet.config.addition_embed_type != "text_time":
-        return None
-    return np.float32([*size, 0, 0, *size])
 
 
 def sampled(

@@ -32,11 +32,11 @@ class StableDiffusion(Adapted):
     """A latent text-to-image model: networks, tokenizers, parameters and scheduler settings.
 
     unet, vae, text_encoder: the networks, with what they compute in as their dtype; a float16
-        autoencoder whose configuration says `force_upcast` computes in float32.
+        autoencoder whose configuration says `force_upcast` computes in float32. text_encoder_2:
+        SDXL's second; its refiner has no other, and None for the first.
     scheduler_config: a diffusers scheduler_config.json as a dict; low_res_scheduler_config: the
         x4 upscaler's second one.
-    params: {"unet", "vae", "text_encoder"} and "text_encoder_2" where there are two encoders
-        (SDXL). Assigning `params` again changes the model without compiling anything anew.
+    params: {"unet", "vae"} and "text_encoder", "text_encoder_2" as they are there. Assigning `params` again changes the model without compiling anything anew.
     zero_negative: whether no negative prompt means an embedding of zeros (SDXL) rather than that
         of the empty prompt.
     guidance_scale: what `generate` takes where it is given none; saved with the model.
@@ -48,8 +48,8 @@ class StableDiffusion(Adapted):
         self,
         unet: UNet,
         vae: VAE,
-        text_encoder: TextEncoder,
-        tokenizer: Tokenizer,
+        text_encoder: TextEncoder | None,
+        tokenizer: Tokenizer | None,
         scheduler_config: Mapping[str, Any],
         params: Mapping[str, Any],
         *,
@@ -60,10 +60,14 @@ class StableDiffusion(Adapted):
         guidance_scale: float = GUIDANCE_SCALE,
         captions: Sequence[str] = (),
     ):
-        second = text_encoder_2 is not None
         self.unet, self.vae = unet, programs.upcast(vae)
-        self.text_encoders = (text_encoder, text_encoder_2) if second else (text_encoder,)
-        self.tokenizers = (tokenizer, tokenizer_2 or tokenizer) if second else (tokenizer,)
+        encoders = {
+            "text_encoder": (text_encoder, tokenizer),
+            "text_encoder_2": (text_encoder_2, tokenizer_2 or tokenizer),
+        }
+        encoders = {name: pair for name, pair in encoders.items() if pair[0] is not None}
+        self.encoder_parts = tuple(encoders)
+        self.text_encoders, self.tokenizers = zip(*encoders.values(), strict=True)
         self.scheduler_config = dict(scheduler_config)
         self.low_res_scheduler_config = dict(low_res_scheduler_config or {})
         self.zero_negative = zero_negative
@@ -116,29 +120,25 @@ class StableDiffusion(Adapted):
         vae, vae_params = load(
             parts["vae"], kind_of_vae.config_class, kind_of_vae.shapes, dtype, source
         )
-        params, encoders, second = {"unet": unet_params, "vae": vae_params}, [], {}
+        params, encoders = {"unet": unet_params, "vae": vae_params}, {}
         for name in model.tokenizers:
             config, params[name] = load(
                 parts[name], TextEncoder.config_class, TextEncoder.shapes, dtype, source
             )
-            encoders.append(TextEncoder(config, kind))
-        if len(encoders) == 2:
-            second = {
-                "text_encoder_2": encoders[1],
-                "tokenizer_2": model.tokenizers["text_encoder_2"],
-            }
+            encoders[name] = TextEncoder(config, kind)
         return cls(
             UNet(unet, kind),
             kind_of_vae(vae, kind),
-            encoders[0],
-            model.tokenizers["text_encoder"],
+            encoders.get("text_encoder"),
+            model.tokenizers.get("text_encoder"),
             model.checkpoint.scheduler,
             params,
+            text_encoder_2=encoders.get("text_encoder_2"),
+            tokenizer_2=model.tokenizers.get("text_encoder_2"),
             zero_negative=model.zero_negative,
             low_res_scheduler_config=model.checkpoint.low_res_scheduler,
             guidance_scale=model.guidance_scale,
             captions=model.captions,
-            **second,
         )
 
     def save_pretrained(
@@ -163,6 +163,7 @@ class StableDiffusion(Adapted):
         checkpoint = Checkpoint(parts, family_of(parts), *schedulers)
         tokenizers = dict(zip(names, self.tokenizers, strict=True))
         own = {"guidance_scale": self.guidance_scale, "captions": self.captions}
+        own["aesthetics"] = checkpoint.family == "refiner"
         return Model(checkpoint, tokenizers, self.zero_negative, **own)
 
     def generate(
@@ -170,6 +171,8 @@ class StableDiffusion(Adapted):
         prompt: Prompt,
         negative_prompt: Prompt | None = None,
         *,
+        prompt_2: Prompt | None = None,
+        negative_prompt_2: Prompt | None = None,
         steps: int | None = None,
         guidance_scale: float | None = None,
         guidance_rescale: float = 0.0,
@@ -186,6 +189,14 @@ class StableDiffusion(Adapted):
         depth: Pictures | None = None,
         noise_level: int | None = None,
         controls: Sequence[Steering] = (),
+        original_size: tuple[int, int] | None = None,
+        crop: tuple[int, int] | None = None,
+        target_size: tuple[int, int] | None = None,
+        aesthetic_score: float | None = None,
+        negative_original_size: tuple[int, int] | None = None,
+        negative_crop: tuple[int, int] | None = None,
+        negative_target_size: tuple[int, int] | None = None,
+        negative_aesthetic_score: float | None = None,
         latents: np.ndarray | None = None,
         noise: Literal["torch", "jax"] | None = None,
         clip_skip: int = 0,
@@ -202,6 +213,8 @@ class StableDiffusion(Adapted):
         from there up to the next power of two); heun and some others take two a step.
 
         negative_prompt: one for all images, one a prompt, or None.
+        prompt_2, negative_prompt_2: for SDXL's second text encoder, as the first two; None for the
+            same text as the first encoder's.
         steps: None for 30, or for as many as `timesteps=` or `sigmas=` lists.
         guidance_scale: 1 turns guidance off and halves the work; None for the model's own, 7.5
             where it has none.
@@ -225,6 +238,12 @@ class StableDiffusion(Adapted):
         depth: for a model that takes them: larger is nearer, of any range; [H, W] or a picture.
         noise_level: of the small picture of an upscaler, as a timestep; None for 20.
         controls: pictures for ControlNets, each a `sdjax.Control` called with one; they add up.
+        original_size, crop, target_size: what SDXL is told of the picture: (height, width) before
+            it was made smaller, (top, left) of what was cut out of it, and (height, width) of the
+            result; None for the size of the result and no crop. The refiner is told an
+            `aesthetic_score` (None for 6) in place of the last.
+        negative_original_size, …: the same for the negative prompt. None for all is what the
+            prompt has, and a score of 2.5; where one is given, None for the crop is no crop.
         latents: unit-variance noise [N, height / f, width / f, C] to start from.
         noise: where other noise comes from, to start from and what samplers add. "torch" draws it
             as diffusers does with a generator on the CPU for each image, so that a seed gives the
@@ -324,7 +343,7 @@ class StableDiffusion(Adapted):
 def check_whole(model: Model, source):
     """SdjaxError where a part is missing, or a schedule wrong, that pictures of prompts need."""
     parts = model.checkpoint.parts
-    if not model.is_whole or "text_encoder" not in parts:
+    if not model.is_whole:
         raise SdjaxError(
             f"{source} holds {', '.join(parts)}: expected a U-Net, an autoencoder and a text "
             "encoder, SDXL's both, to make images from prompts"

@@ -23,14 +23,15 @@ class Embedded(NamedTuple):
 def embed(
     encoders: Sequence, params: Sequence, ids: Sequence[jax.Array], skip: int = 0
 ) -> Embedded:
-    """Embeds ids by one text encoder (SD1, SD2) or two (SDXL).
+    """Embeds ids by one text encoder (SD1, SD2, SDXL's refiner) or two (SDXL).
 
     encoders, params, ids: one entry an encoder; ids are int32[B, L].
     skip: CLIP skip, how many layers earlier than usual the state is taken (static).
 
-    One encoder gives its last state after the final LayerNorm. Two give their states before the
-    last layer, without that LayerNorm, side by side, and the second one's pooled projection
-    (Podell et al. 2023, arXiv:2307.01952, section 2.1).
+    An encoder without a projection, alone, gives its last state after the final LayerNorm. Two, or
+    the refiner's with its projection, give their states before the last layer, without that
+    LayerNorm, side by side, and the last one's pooled projection (Podell et al. 2023,
+    arXiv:2307.01952, section 2.1).
     """
     encodes = _encodes(encoders, params, skip)
     outputs = [encode(tokens) for encode, tokens in zip(encodes, ids, strict=True)]
@@ -77,8 +78,10 @@ def _encodes(encoders: Sequence, params: Sequence, skip: int) -> list[Encode]:
     It gives (the state that the U-Net takes, [B, L, D]; the pooled one, [B, P] or None).
     """
 
+    plain = len(encoders) == 1 and not encoders[0].config.projected
+
     def encode(encoder, weights, ids, mask=None):
-        if len(encoders) == 1:
+        if plain:
             output = encoder.apply({"params": weights}, ids, skip=skip, mask=mask)
             return output.last_hidden_state, None
         output = encoder.apply({"params": weights}, ids, mask=mask)

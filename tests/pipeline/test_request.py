@@ -103,7 +103,7 @@ def test_a_long_value_is_cut_in_the_line():
         ("init_image", "it is image here"),
         ("denoising_strength", "it is strength here"),
         ("refiner", "there is no refiner yet"),
-        ("xyzzy", "there are batch_size, clip_skip, controls, count"),
+        ("xyzzy", "there are aesthetic_score, batch_size, clip_skip"),
     ],
 )
 def test_a_foreign_or_misspelt_name_is_told_by_ours(word, ours):
