@@ -35,6 +35,8 @@ WORDS = {
     "denoising_strength": "strength",
     "init_images": "image",
     "clip_stop_at_last_layers": "clip_skip, which counts from 0",
+    "subseed": "variation_seed",
+    "subseed_strength": "variation_strength",
     # ComfyUI
     "cfg": "guidance_scale",
     "noise_seed": "seed",

@@ -25,7 +25,8 @@ def sample(
     model: str | None = None,
     config: Path | None = None,
     negative_prompt: str | None = None,
-    steps: int = 30,
+    preset: str | None = None,
+    steps: int | None = None,
     guidance_scale: float | None = None,
     guidance_rescale: float = 0.0,
     sampler: str | None = None,
@@ -33,6 +34,8 @@ def sample(
     sigmas: str | None = None,
     eta: float | None = None,
     seed: int = 0,
+    variation_seed: int | None = None,
+    variation_strength: float | None = None,
     count: int = 1,
     height: int | None = None,
     width: int | None = None,
@@ -76,7 +79,10 @@ def sample(
         config: Of a single file, if its networks are of other sizes than the published: a
             diffusers folder of the same sizes, such as the one it was made from.
         negative_prompt: What to steer away from.
-        steps: Sampling steps.
+        preset: Steps, sampler and guidance of a model distilled to few steps: lcm, lcm-lora, turbo,
+            lightning-1, -2, -4 or -8, hyper-1, -2, -4 or -8, hyper-1-unet, hyper-8-cfg or
+            hyper-12-cfg, dmd2-1 or -4; other options given come before it.
+        steps: Sampling steps; 30 where not given.
         guidance_scale: How much the prompt counts; 1 turns guidance off and halves the work. The
             model's own where not given: 2 for the emoji, 7.5 for models that have none.
         guidance_rescale: Share of the contrast added by guidance that is taken back, 0 to 1.
@@ -86,6 +92,9 @@ def sample(
         eta: Noise of a stochastic sampler, 0 to 1.
         seed: Of the first picture; the others take seed + 1, seed + 2, …; -1 draws one, which is
             printed and kept in the PNG's text.
+        variation_seed: Makes variations of the picture of the seed, which stays the same: the first
+            takes this one, the others the next.
+        variation_strength: How far a variation goes, 0 to 1.
         count: Pictures of each prompt.
         height: In pixels; the size the model was trained at where not given.
         width: In pixels; the size the model was trained at where not given.
@@ -118,6 +127,7 @@ def sample(
     """
     import sdjax
     from sdjax.pipeline.files import read_model
+    from sdjax.pipeline.plan import STEPS
     from sdjax.pipeline.pictures import PictureFolder
     from sdjax.pipeline.request import Request
     from sdjax.pipeline.stable_diffusion import plan_for
@@ -139,11 +149,14 @@ def sample(
     asked = Request(
         prompt,
         negative_prompt,
+        preset=preset,
         steps=steps,
         guidance_scale=guidance_scale,
         guidance_rescale=guidance_rescale,
         sampler=sampler,
         seed=None if seed == -1 else seed,
+        variation_seed=variation_seed,
+        variation_strength=variation_strength,
         count=count,
         height=height,
         width=width,
@@ -167,9 +180,10 @@ def sample(
     scale = plan_for(found, asked, model).guidance_scale
     pipeline = sdjax.StableDiffusion.from_model(found, dtype, model)
     settings = {
-        "negative_prompt": negative_prompt, "steps": steps, "guidance_scale": scale,
-        "guidance_rescale": guidance_rescale, "sampler": sampler, "height": height,
-        "width": width, "clip_skip": clip_skip, "noise": noise, **options, "model": model,
+        "negative_prompt": negative_prompt, "steps": asked.steps or STEPS, "guidance_scale": scale,
+        "guidance_rescale": guidance_rescale, "sampler": asked.sampler, "height": height,
+        "width": width, "clip_skip": clip_skip, "noise": noise, **asked.options, "model": model,
+        "variation_seed": variation_seed, "variation_strength": variation_strength,
         "image": _joined(image), "strength": strength, "mask": _joined(mask),
         "image_guidance_scale": image_guidance_scale, "depth": _joined(depth),
         "noise_level": noise_level, "control": _joined(control),

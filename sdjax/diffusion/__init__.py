@@ -1,6 +1,11 @@
 """The mathematics of diffusion as pure functions of arrays."""
 
-from sdjax.diffusion.config import drawn_in_turn, sampler_from_config, schedule_from_config
+from sdjax.diffusion.config import (
+    drawn_in_turn,
+    sampler_from_config,
+    sampler_name,
+    schedule_from_config,
+)
 from sdjax.diffusion.guidance import (
     Momentum,
     adaptive_projected_guidance,
@@ -61,6 +66,7 @@ __all__ = [
     "sample",
     "sampler",
     "sampler_from_config",
+    "sampler_name",
     "scaled_linear_schedule",
     "schedule_from_betas",
     "schedule_from_config",

@@ -208,11 +208,15 @@ def drawn_in_turn(config, name=None):
     Args:
       config, name: as of `sampler_from_config`.
     """
+    return sampler_name(config, name) not in ("dpmpp_sde", "dpmpp_2s_a")
+
+
+def sampler_name(config, name=None):
+    """The key of `SAMPLERS` that a scheduler's configuration stands for, or another name."""
     if name is None:
-        chosen = names.CLASSES.get(config.get("_class_name"))
-    else:
-        chosen, _ = names.canonical_name(name, SAMPLERS)
-    return chosen not in ("dpmpp_sde", "dpmpp_2s_a")
+        _class_of(config)  # which refuses what is not known
+        return names.CLASSES[config["_class_name"]]
+    return names.canonical_name(name, SAMPLERS)[0]
 
 
 def _class_of(config):

@@ -10,6 +10,7 @@ from sdjax.diffusion.torch_noise import rows_of_noise, torch_images
 from sdjax.errors import SdjaxError
 
 Shape = tuple[int, int, int]
+PARALLEL = 0.9995  # the cosine from which on two columns of noise count as parallel
 
 # Sampler rows fold in their small index: the largest numbers keep these draws apart from them.
 _FOLDED = {"start": 0xFFFFFFFF, "image": 0xFFFFFFFE, "masked": 0xFFFFFFFD, "small": 0xFFFFFFFC}
@@ -33,6 +34,35 @@ def noise_source(source: str | None, table: Table, in_turn: bool) -> str:
     return source or "torch"
 
 
+def varied(
+    noise: np.ndarray, seeds: np.ndarray, strength: float, source: str
+) -> np.ndarray:
+    """Noise [N, h, w, C] on the way to what other seeds begin with, float32.
+
+    strength: 0 is the noise, 1 the other. Between them the directions of its columns turn at an
+    even rate, as A1111 has it (its `slerp` along the height); where two columns are parallel, or
+    opposite, they are mixed.
+    """
+    if source == "torch":
+        (other,) = torch_images(seeds, [noise.shape[1:]])
+    else:
+        other = _by_key(seeds, "start", noise.shape[1:])
+    unit, other_unit = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (noise, other))
+    cosine = (unit * other_unit).sum(axis=1, keepdims=True)
+    parallel = np.abs(cosine) > PARALLEL
+    angle = np.arccos(np.where(parallel, 0, cosine))
+    shares = np.float32([1 - strength, strength])
+    weights = (np.where(parallel, s, np.sin(s * angle) / np.sin(angle)) for s in shares)
+    return sum(w * x for w, x in zip(weights, (noise, other), strict=True))
+
+
+def _by_key(seeds: np.ndarray, name: str, shape: Shape) -> np.ndarray:
+    """What JAX draws for each seed under a name of `_FOLDED`, float32 [N, *shape]."""
+    keys = jax.random.wrap_key_data(key_data(seeds))
+    own = jax.vmap(jax.random.fold_in, (0, None))(keys, np.uint32(_FOLDED[name]))
+    return np.stack([jax.random.normal(key, shape) for key in own])
+
+
 def draw(
     seeds: np.ndarray, table: Table, source: str, shapes: Mapping[str, Shape], latents: Shape
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
@@ -46,9 +76,4 @@ def draw(
         drawn = torch_images(seeds, [*shapes.values(), *[latents] * len(table.noise_rows)])
         rows = rows_of_noise(table, drawn[len(shapes) :], (len(seeds), *latents))
         return dict(zip(shapes, drawn, strict=False)), rows.swapaxes(0, 1)
-    keys = jax.random.wrap_key_data(key_data(seeds))
-    drawn = {}
-    for name, shape in shapes.items():
-        own = jax.vmap(jax.random.fold_in, (0, None))(keys, np.uint32(_FOLDED[name]))
-        drawn[name] = np.stack([jax.random.normal(key, shape) for key in own])
-    return drawn, None
+    return {name: _by_key(seeds, name, shape) for name, shape in shapes.items()}, None

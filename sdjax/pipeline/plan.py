@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sdjax import diffusion
-from sdjax.diffusion.samplers import step_count
+from sdjax.diffusion.samplers import option_names, step_count
 from sdjax.errors import SdjaxError
 from sdjax.models.tiny_vae import TinyVAEConfig
 from sdjax.pipeline import conditions, inputs, told
@@ -73,10 +73,12 @@ def plan(asked: Request, scheduler: Mapping, unet, vae, encoders, guidance_scale
     steps, lists = asked.steps, (asked.options.get(name) for name in ("timesteps", "sigmas"))
     if steps is None and all(given is None or isinstance(given, str) for given in lists):
         steps = STEPS
-    start = _first_step(given, step_count(steps, asked.options))
-    table = diffusion.sampler_from_config(
-        scheduler, steps, asked.sampler, start=start, **asked.options
-    )
+    options = dict(asked.options)
+    if given.starts_from_image and _chooses_below(scheduler, unet, asked.sampler):
+        start, options["strength"] = None, given.strength
+    else:
+        start = _first_step(given, step_count(steps, options))
+    table = diffusion.sampler_from_config(scheduler, steps, asked.sampler, start=start, **options)
     in_turn = diffusion.drawn_in_turn(scheduler, asked.sampler)
     source = noise_source(asked.noise, table, in_turn)
     shape = (*(side // factor for side in size), vae.latent_channels)
@@ -179,6 +181,13 @@ def _pictures(name: str, asked: Request, size: tuple[int, int]) -> Pictures | No
 
 def _cycled(items: list, count: int) -> list:
     return [items[i % len(items)] for i in range(count)]
+
+
+def _chooses_below(scheduler: Mapping, unet, sampler: str | None) -> bool:
+    """Whether all steps are laid out anew below the noise of a picture to start from, as diffusers'
+    pipeline of latent consistency models does, and not some of them left out."""
+    chosen = diffusion.sampler_name(scheduler, sampler)
+    return unet.time_cond_proj_dim is not None and "strength" in option_names(chosen)
 
 
 def _first_step(given: Conditions, steps: int) -> int | None:

@@ -26,6 +26,7 @@ from sdjax.pipeline.arguments import (
 )
 from sdjax.pipeline.control import Steering, steerings
 from sdjax.pipeline.inputs import Pictures, picture_list
+from sdjax.pipeline.presets import filled, known_preset
 from sdjax.words import hint
 
 Prompt = str | Sequence[str]
@@ -74,11 +75,14 @@ class Request:
     negative_prompt: Prompt | None = _argument(optional(texts), None)
     prompt_2: Prompt | None = _argument(optional(texts), None)
     negative_prompt_2: Prompt | None = _argument(optional(texts), None)
+    preset: str | None = _argument(optional(known_preset), None)
     steps: int | None = _argument(optional(whole(1)), None)
     guidance_scale: float | None = _argument(optional(number()), None)
     guidance_rescale: float = _argument(number(0, 1), 0.0)
     sampler: str | None = _argument(optional(text), None)
     seed: int | Sequence[int] | None = _argument(optional(_seed), 0)
+    variation_seed: int | Sequence[int] | None = _argument(optional(_seed), None)
+    variation_strength: float | None = _argument(optional(number(0, 1)), None)
     count: int = _argument(whole(1), 1)
     height: int | None = _argument(optional(whole()), None)
     width: int | None = _argument(optional(whole()), None)
@@ -112,12 +116,31 @@ class Request:
         for field in dataclasses.fields(self):
             value = field.metadata["check"](field.name, getattr(self, field.name))
             setattr(self, field.name, value)
+        if self.preset is not None:
+            for name, value in filled(self.preset, vars(self)).items():
+                setattr(self, name, value)
         check_options(self.sampler, self.options)
         count = len(self.prompt)
         self.negatives = one_each("negative_prompt", self.negative_prompt, count)
         self.prompts_2 = one_each("prompt_2", self.prompt_2, count)
         self.negatives_2 = one_each("negative_prompt_2", self.negative_prompt_2, count)
-        self.seeds = seeds_of(self.seed, self.total)
+        self.variations = self._variations()
+        # The variations of one picture, not of one each.
+        same = self.variations is not None and not isinstance(self.seed, list)
+        self.seeds = seeds_of(self.seed, 1 if same else self.total)
+        self.seeds = np.repeat(self.seeds, self.total) if same else self.seeds
+
+    def _variations(self) -> np.ndarray | None:
+        """The seed that each image is varied towards."""
+        for name in ("variation_seed", "variation_strength"):
+            given = [n for n in ("variation_seed", "variation_strength") if n != name][0]
+            if getattr(self, name) is None and getattr(self, given) is not None:
+                raise SdjaxError(f"{given} goes with {name}: give both")
+        if self.variation_seed is None:
+            return None
+        if self.latents is not None:
+            raise SdjaxError("variation_seed is for drawn noise: leave latents out")
+        return seeds_of(self.variation_seed, self.total, "variation_seed")
 
     @property
     def total(self) -> int:
@@ -140,7 +163,9 @@ def one_each(name: str, texts: Sequence[str] | None, prompts: int) -> list[str |
     return texts * prompts if len(texts) == 1 else texts
 
 
-def seeds_of(seed: int | Sequence[int] | None, total: int) -> np.ndarray:
+def seeds_of(
+    seed: int | Sequence[int] | None, total: int, name: str = "seed"
+) -> np.ndarray:
     """One seed an image, uint64[total]: seed, seed + 1, … or those given; None draws the first.
 
     What is drawn has 32 bits, so that other programs take it too.
@@ -148,7 +173,7 @@ def seeds_of(seed: int | Sequence[int] | None, total: int) -> np.ndarray:
     seed = secrets.randbits(32) if seed is None else seed
     seeds = seed if isinstance(seed, list) else [seed + i for i in range(total)]
     if len(seeds) != total:
-        raise SdjaxError(f"seed must be one number or {total}, one an image, got {len(seeds)}")
+        raise SdjaxError(f"{name} must be one number or {total}, one an image, got {len(seeds)}")
     if seeds[-1] >= 2**64:
         raise SdjaxError(f"a seed must lie in 0 … 2^64 - 1, got {seeds[-1]} for the last image")
     return np.array(seeds, np.uint64)

@@ -10,7 +10,7 @@ from sdjax import diffusion, parallel
 from sdjax.pipeline import conditions, programs
 from sdjax.pipeline.conditions import Pictures
 from sdjax.pipeline.control import Control
-from sdjax.pipeline.draws import draw, key_data
+from sdjax.pipeline.draws import draw, key_data, varied
 from sdjax.pipeline.plan import Plan
 from sdjax.pipeline.progress import Advance, carry_out
 from sdjax.pipeline.request import Request
@@ -148,6 +148,9 @@ def inputs_of(
     draws = given.draws(shape, asked.latents is None)
     drawn, added = draw(seeds, table, planned.source, draws, shape)
     start = drawn["start"] if asked.latents is None else asked.latents[numbers]
+    if asked.variations is not None:
+        others = asked.variations[numbers]
+        start = varied(start, others, asked.variation_strength, planned.source)
     kept = None
     if given.starts_from_image or given.keeps:
         z = encoded.image.of(numbers, drawn.get("image"))

@@ -173,11 +173,14 @@ class StableDiffusion(Adapted):
         *,
         prompt_2: Prompt | None = None,
         negative_prompt_2: Prompt | None = None,
+        preset: str | None = None,
         steps: int | None = None,
         guidance_scale: float | None = None,
         guidance_rescale: float = 0.0,
         sampler: str | None = None,
         seed: int | Sequence[int] | None = 0,
+        variation_seed: int | Sequence[int] | None = None,
+        variation_strength: float | None = None,
         count: int = 1,
         height: int | None = None,
         width: int | None = None,
@@ -215,6 +218,9 @@ class StableDiffusion(Adapted):
         negative_prompt: one for all images, one a prompt, or None.
         prompt_2, negative_prompt_2: for SDXL's second text encoder, as the first two; None for the
             same text as the first encoder's.
+        preset: the settings of a model distilled to few steps, by a name of
+            `sdjax.pipeline.presets.PRESETS` ("lcm", "lightning-4", …): its steps, sampler with
+            options, and guidance scale, each unless it is given here.
         steps: None for 30, or for as many as `timesteps=` or `sigmas=` lists.
         guidance_scale: 1 turns guidance off and halves the work; None for the model's own, 7.5
             where it has none.
@@ -223,6 +229,10 @@ class StableDiffusion(Adapted):
         seed: of the first image, the others take seed + 1, …; or one for each image; None draws
             one. A PIL image has its own as `info["seed"]`, and `seeds` lists those of the last
             call. An image depends on its own seed only, not on the batch around it.
+        variation_seed, variation_strength: makes variations of the picture of `seed`, which is then
+            the same for all: the noise that an image starts from is moved towards that of
+            variation_seed, variation_seed + 1, … or one for each image. Of the strength, 0 is the
+            picture itself and 1 another one.
         height, width: in pixels; None for the size of `image`, cut to what the latents divide, or
             without one the size the model was trained at. Pictures are resized to it.
         image: a picture to start from, to repaint, to edit or to enlarge, as the model and the

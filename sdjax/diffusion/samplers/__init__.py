@@ -293,9 +293,10 @@ def check_options(name, options):
     _checked(name, [SAMPLERS[known] for known in chosen], own)
 
 
-def option_names():
-    """The options of all samplers and of `sampler` itself, for who asks for a picture."""
-    own = {name for entry in SAMPLERS.values() for names in entry.option_names for name in names}
+def option_names(*samplers):
+    """The options of these samplers, or of all, and of `sampler` itself."""
+    entries = [SAMPLERS[name] for name in samplers or SAMPLERS]
+    own = {name for entry in entries for names in entry.option_names for name in names}
     return sorted(own | {"prediction_type", "clip", "threshold", "noisiest"})
 
 
