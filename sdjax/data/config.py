@@ -14,7 +14,8 @@ class DataConfig:
     split: str = "train"
     """The source's split; shapes has train, heldout and all."""
     image_size: int = 64
-    """Side of the square pictures; others are cropped to their middle and resized."""
+    """Side of the square pictures; others are cropped to their middle and resized. 0 for that of
+    the model that is trained on."""
     seed: int = 0
     """Order of the pictures, and the pictures themselves where they are drawn."""
     objects: Literal["one", "two", "both"] = "one"
@@ -42,8 +43,7 @@ class DataConfig:
     """Threads that read and prepare ahead of a run that reads as it goes."""
 
     def __post_init__(self):
-        check_at_least(1, self, "image_size")
-        check_at_least(0, self, "cache", "threads")
+        check_at_least(0, self, "image_size", "cache", "threads")
         if not 0 <= self.max_broken_share <= 1:
             raise SdjaxError(
                 f"max_broken_share is a share between 0 and 1, got {self.max_broken_share}"

@@ -24,6 +24,8 @@ def open_source(config: DataConfig) -> "Source":
     Raises:
       SdjaxError: where the source is unknown, absent, or broken beyond `max_broken_share`.
     """
+    if not config.image_size:
+        raise SdjaxError("data.image_size 0 is that of a model that is trained on: there is none")
     kind, _, name = config.source.partition(":")
     check_local(name)
     check_local(config.data_dir or "")

@@ -6,7 +6,7 @@ from sdjax.diffusion.predictions import prediction_name
 from sdjax.errors import SdjaxError
 
 
-def training_loss(prediction, target, kind="mse", delta=1.0):
+def training_loss(prediction, target, kind="mse", delta=1.0, mask=None):
     """The distance of prediction and target, a number for each item of the batch.
 
     Args:
@@ -14,9 +14,10 @@ def training_loss(prediction, target, kind="mse", delta=1.0):
       kind: "mse", "l1", "huber" (½e² up to |e| = delta, then delta·(|e| − ½delta)) or
         "pseudo_huber" (√(e² + delta²) − delta, as consistency models use it, arXiv 2310.14189).
       delta: where the Huber losses turn from quadratic to linear.
+      mask: what each distance counts, of a shape that spreads to that of prediction; None for 1.
 
     Returns:
-      float32[batch], the mean over the other axes.
+      float32[batch], the mean over the other axes, all of them counted where there is a mask too.
     """
     if prediction.shape != target.shape:
         raise SdjaxError(f"prediction {prediction.shape} and target {target.shape} differ in shape")
@@ -33,6 +34,7 @@ def training_loss(prediction, target, kind="mse", delta=1.0):
             loss = jnp.sqrt(error**2 + delta**2) - delta
         case _:
             raise SdjaxError(f"unknown loss {kind!r}: expected mse, l1, huber or pseudo_huber")
+    loss = loss if mask is None else loss * mask
     return loss.mean(axis=tuple(range(1, loss.ndim)))
 
 

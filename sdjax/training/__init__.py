@@ -1,5 +1,6 @@
 """Training: recipes, objectives, one state, one step, one loop."""
 
+from . import adaptations
 from .loop.config import OptimizerConfig, RunConfig
 from .loop.feed import ArrayBatches
 from .loop.fit import Outcome, fit
@@ -12,6 +13,7 @@ from .objectives.denoising import DenoisingConfig, ScheduleConfig
 from .objectives.latent import LatentObjective, LatentRun
 from .objectives.pixel import PixelObjective, PixelRun
 from .objectives.sheets import SheetConfig
+from .objectives.tuning import PriorConfig, TuningRun
 from .recipes.names import known_recipes
 from .recipes.recipe import Recipe, load_config, with_overrides
 from .recipes.train import kept_models, train
@@ -28,11 +30,14 @@ __all__ = [
     "Outcome",
     "PixelObjective",
     "PixelRun",
+    "PriorConfig",
     "Recipe",
     "RunConfig",
     "ScheduleConfig",
     "SheetConfig",
     "TrainState",
+    "TuningRun",
+    "adaptations",
     "fit",
     "kept_models",
     "known_recipes",

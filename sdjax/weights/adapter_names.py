@@ -111,11 +111,29 @@ def module_names(
     return names
 
 
-def _unet_spellings(part: str, module: str, weights, layers: int) -> set[str]:
+def sd_scripts_name(part: str, module: str, weights, layers: int, family: str) -> str:
+    """What sd-scripts calls a module in its files; weights, layers: see `module_names`.
+
+    family: the model's, of `sdjax.weights.kinds`. SDXL's U-Nets have the original blocks' names.
+    """
+    if part == "unet":
+        sgm = family in ("sdxl", "refiner")
+        name = _original(module, weights, layers) if sgm else module
+        return _FLAT[part][0] + name.replace(".", "_")
+    bare = module.removeprefix("text_model.")
+    full = bare if bare == "text_projection" else f"text_model.{bare}"
+    place = 1 if part == "text_encoder" and family == "sdxl" else 0
+    return _FLAT[part][place] + full.replace(".", "_")
+
+
+def _original(module: str, weights, layers: int) -> str:
     level = re.match(r"up_blocks\.(\d+)\.upsamplers", module)
     attended = level and f"up_blocks.{level[1]}.attentions.0.proj_in.weight" in weights
-    there = original.unet_to_original(f"{module}.", layers, bool(attended))[:-1]
-    both = (module, there)
+    return original.unet_to_original(f"{module}.", layers, bool(attended))[:-1]
+
+
+def _unet_spellings(part: str, module: str, weights, layers: int) -> set[str]:
+    both = (module, _original(module, weights, layers))
     flat = {prefix + name.replace(".", "_") for prefix in _FLAT[part] for name in both}
     return flat | {prefix + name for prefix in _UNET for name in both}
 

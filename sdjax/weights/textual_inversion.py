@@ -93,11 +93,16 @@ def _embedding_path(params: Mapping, part: str) -> tuple[str, ...]:
     return (*start, "embeddings", "token_embedding", "embedding")
 
 
-def _width(params: Mapping, part: str) -> int:
+def token_embeddings(params: Mapping, part: str):
+    """The table of a text encoder, [words, width]."""
     leaf = params[part]
     for name in _embedding_path(params, part):
         leaf = leaf[name]
-    return leaf.shape[-1]
+    return leaf
+
+
+def _width(params: Mapping, part: str) -> int:
+    return token_embeddings(params, part).shape[-1]
 
 
 def with_vectors(params: Mapping, part: str, vectors: np.ndarray) -> dict:

@@ -11,7 +11,7 @@ from sdjax.training import ArrayBatches, OptimizerConfig, RunConfig
 class Toy:
     """Linear regression with noise from the images' keys, so that wrong randomness shows."""
 
-    def init(self, key):
+    def init(self, key, frozen=None):
         return {"layer.0": {"kernel": jax.random.normal(key, (3, 2)), "bias": jnp.zeros(2)}}
 
     def loss(self, params, frozen, batch, keys):

@@ -8,7 +8,7 @@ import pytest
 import sdjax.training
 
 FOLDER = Path(sdjax.training.__file__).parent
-ORDER = ("loop", "objectives", "recipes")  # each imports from those before it
+ORDER = ("loop", "adaptations", "objectives", "recipes")  # each imports from those before it
 
 
 def imported(path):

@@ -41,7 +41,9 @@ def fit(
 ):
     """Train, or go on training, in `folder`.
 
-    objective: has init(key) -> parameters and loss(params, frozen, batch, keys), see `make_step`.
+    objective: has init(key, frozen) -> parameters and loss(params, frozen, batch, keys), see
+      `make_step`. Where it has them: kept(frozen) -> what of it the loss needs, and
+      rates(params) -> a tree of what the learning rate of each leaf is multiplied with.
     frozen: tree of arrays passed to the loss; it is replicated over the devices here.
     batches: iterator of trees of arrays [config.batch_size, …] with get_state and set_state.
     sheet: ema (on devices) -> (images, captions or None) for the sample sheet, or None.
@@ -61,17 +63,17 @@ def fit(
 def _fit(objective, frozen, batches, config, folder, name, sheet, about):
     begun = time.monotonic()
     about = as_json(about or dataclasses.asdict(config))
-    optimizer = make_optimizer(config.optimizer, config.steps)
+    optimizer = _optimizer(objective, config)
     place = Path(folder) / "checkpoints"
     checkpoints = Checkpoints(place, config.keep_checkpoints, config.keep_every)
     try:
         step, init = checkpoints.latest(), _initial(objective, optimizer)
         if step is None:
             # The key is an argument: XLA would take minutes to draw constants while it compiles.
-            state = jax.jit(init)(jax.random.key(config.seed))
+            state = jax.jit(init)(jax.random.key(config.seed), frozen)
             step, before, changed = 0, 0.0, []
         else:
-            state, notes = checkpoints.restore(step, _checked(checkpoints, init, config))
+            state, notes = checkpoints.restore(step, _checked(checkpoints, init, config, frozen))
             batches.set_state(_unpacked(notes["data"]))
             before, changed = notes["seconds"], changes(notes["about"], about)
         if step == config.steps:
@@ -84,14 +86,15 @@ def _fit(objective, frozen, batches, config, folder, name, sheet, about):
                 report.say(line)
             run = _Run(objective, optimizer, config, checkpoints, report, sheet, about)
             run.clock = begun - before
-            return run.go(state, step, replicate(frozen), batches)
+            kept = getattr(objective, "kept", None)
+            return run.go(state, step, replicate(kept(frozen) if kept else frozen), batches)
         finally:
             report.close()
     finally:
         checkpoints.close()
 
 
-def check(objective, config: RunConfig, folder):
+def check(objective, config: RunConfig, folder, frozen=None):
     """SdjaxError where `folder` holds a checkpoint that `fit` could not go on from.
 
     Nothing is compiled, read or written, so that this can come before all other preparations.
@@ -101,8 +104,8 @@ def check(objective, config: RunConfig, folder):
     checkpoints = _existing(folder)
     try:
         if checkpoints.latest() is not None:
-            init = _initial(objective, make_optimizer(config.optimizer, config.steps))
-            _checked(checkpoints, init, config)
+            init = _initial(objective, _optimizer(objective, config))
+            _checked(checkpoints, init, config, frozen)
     finally:
         checkpoints.close()
 
@@ -118,12 +121,12 @@ def has_begun(folder) -> bool:
         checkpoints.close()
 
 
-def kept_weights(objective, config: RunConfig, folder):
+def kept_weights(objective, config: RunConfig, folder, frozen=None):
     """Yields (step, seconds of training, averaged weights) of every checkpoint in `folder`."""
     checkpoints = _existing(folder)
     try:
-        init = _initial(objective, make_optimizer(config.optimizer, config.steps))
-        shapes = jax.eval_shape(init, jax.random.key(0))
+        init = _initial(objective, _optimizer(objective, config))
+        shapes = jax.eval_shape(init, jax.random.key(0), frozen)
         for step in checkpoints.steps():
             state, notes = checkpoints.restore(step, shapes)
             yield step, notes["seconds"], state.ema
@@ -136,12 +139,16 @@ def _existing(folder):
 
 
 def _initial(objective, optimizer):
-    return lambda key: TrainState.create(objective.init(key), optimizer)
+    return lambda key, frozen: TrainState.create(objective.init(key, frozen), optimizer)
 
 
-def _checked(checkpoints, init, config):
+def _optimizer(objective, config):
+    return make_optimizer(config.optimizer, config.steps, getattr(objective, "rates", None))
+
+
+def _checked(checkpoints, init, config, frozen):
     """Shapes of the state, once the newest checkpoint has turned out to have the same."""
-    step, shapes = checkpoints.latest(), jax.eval_shape(init, jax.random.key(0))
+    step, shapes = checkpoints.latest(), jax.eval_shape(init, jax.random.key(0), frozen)
     checkpoints.check(step, shapes)
     if step > config.steps:
         raise SdjaxError(

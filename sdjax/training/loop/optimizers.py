@@ -37,8 +37,13 @@ def decayed(params):
     return jax.tree.map(lambda p: p.ndim > 1, params)
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+def make_optimizer(
+    config: OptimizerConfig, steps: int, rates=None
+) -> optax.GradientTransformation:
     """The optimizer of a run of `steps` updates, global-norm clipping included.
+
+    rates: params -> a tree of floats, what each leaf's learning rate is multiplied with, weight
+    decay included; None for 1.
 
     AdamW (arXiv 1711.05101), Lion (arXiv 2302.06675), Adafactor (arXiv 1804.04235; its own
     relative step sizes are off, so that the configured schedule is the one that counts).
@@ -62,6 +67,10 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
             weight_decay_rate=config.weight_decay * config.learning_rate or None,
             weight_decay_mask=decayed,
         )
+    if rates is not None:
+        update = optax.chain(update, optax.stateless(
+            lambda change, params: jax.tree.map(lambda c, r: c * r, change, rates(params))
+        ))
     if not config.clip_norm:
         return update
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), update)

@@ -57,8 +57,9 @@ class AutoencoderObjective:
         """The autoencoder, in the run's precision."""
         return VAE(self.config.vae, self.config.dtype, self.config.remat)
 
-    def init(self, key):
+    def init(self, key, frozen=None):
         """Trainable parameters: the VAE's."""
+        del frozen
         return self.vae.init(key)
 
     def loss(self, params, frozen, batch, keys):

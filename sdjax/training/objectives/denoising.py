@@ -43,8 +43,10 @@ class ScheduleConfig:
 class DenoisingConfig:
     """How the network is asked, and how its answers are weighed."""
 
-    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
-    prediction: Literal["epsilon", "v_prediction", "x_0"] = "v_prediction"
+    schedule: ScheduleConfig | None = field(default_factory=ScheduleConfig)
+    """None for that of the model that is trained on."""
+    prediction: Literal["epsilon", "v_prediction", "x_0"] | None = "v_prediction"
+    """None for that of the model that is trained on."""
     loss: Literal["mse", "l1", "huber"] = "mse"
     weighting: Literal["uniform", "min_snr", "p2"] = "uniform"
     weighting_gamma: float | None = None
@@ -60,16 +62,26 @@ class DenoisingConfig:
     """Spread the timesteps of a device's batch evenly (arXiv 2107.00630, appendix I.1)."""
     noise_offset: float = 0.0
     """Size of a further noise, one number a channel, that lets brightness be learned."""
+    input_perturbation: float = 0.0
+    """Size of a further noise that the network sees and is not asked for (arXiv 2301.11706)."""
 
     def __post_init__(self):
         check_choices(self)
-        if self.prediction == "epsilon" and self.schedule.zero_terminal_snr:
+        if self.prediction == "epsilon" and self.schedule and self.schedule.zero_terminal_snr:
             raise SdjaxError(
                 "epsilon cannot be learned with zero_terminal_snr, where the last input holds "
                 "nothing else: predict v_prediction or x_0"
             )
         if self.timestep_std <= 0 or self.timestep_power <= 0:
             raise SdjaxError("timestep_std and timestep_power must be above 0")
+
+
+def check_known(denoising: DenoisingConfig):
+    """SdjaxError where schedule or prediction is left to a model, and there is none."""
+    if denoising.schedule is None or denoising.prediction is None:
+        raise SdjaxError(
+            "denoising.schedule and prediction are needed where no model is trained on"
+        )
 
 
 class Noised(NamedTuple):
@@ -91,12 +103,20 @@ def noised(config: DenoisingConfig, schedule, x_0, keys, timestep_mean=None) -> 
         shape = (1,) * (x_0.ndim - 2) + x_0.shape[-1:]
         offset = _draw(keys, "offset", lambda key: jax.random.normal(key, shape))
         noise = noise + config.noise_offset * offset
-    t = draw_timesteps(config, keys, timestep_mean)
-    return Noised(x_0, noise, t, diffusion.add_noise(schedule, x_0, noise, t))
+    t = draw_timesteps(config, keys, timestep_mean, len(schedule))
+    seen = noise
+    if config.input_perturbation:
+        further = _draw(keys, "perturbation", lambda key: jax.random.normal(key, x_0.shape[1:]))
+        seen = noise + config.input_perturbation * further
+    return Noised(x_0, noise, t, diffusion.add_noise(schedule, x_0, seen, t))
 
 
-def losses(config: DenoisingConfig, schedule, given: Noised, prediction, fraction=None):
+def losses(
+    config: DenoisingConfig, schedule, given: Noised, prediction, fraction=None, mask=None
+):
     """Weighted loss of each image, float32 [b], for the network's prediction [b, …].
+
+    mask: what each place counts, [b, …, 1]; None for 1.
 
     fraction: [b, …] where the network learns the variance too; the loss is then the unweighted
     hybrid one of arXiv 2102.09672.
@@ -115,11 +135,14 @@ def losses(config: DenoisingConfig, schedule, given: Noised, prediction, fractio
     weight = diffusion.loss_weight(
         schedule, given.t, config.prediction, config.weighting, config.weighting_gamma
     )
-    return weight * diffusion.training_loss(prediction, target, config.loss)
+    return weight * diffusion.training_loss(prediction, target, config.loss, mask=mask)
 
 
-def draw_timesteps(config: DenoisingConfig, keys, mean=None):
-    """int32 [b] in 0 … T − 1 for keys [b], with the configuration's timestep_mean or `mean` [b]."""
+def draw_timesteps(config: DenoisingConfig, keys, mean=None, count=None):
+    """int32 [b] in 0 … T − 1 for keys [b], with the configuration's timestep_mean or `mean` [b].
+
+    count: T, where the configuration has no schedule of its own.
+    """
     u = _draw(keys, "timestep", jax.random.uniform)
     if config.stratified:
         u = (u[0] + jnp.arange(len(u)) / len(u)) % 1
@@ -130,7 +153,7 @@ def draw_timesteps(config: DenoisingConfig, keys, mean=None):
         u = jax.nn.sigmoid(mean + config.timestep_std * normal)
     elif config.timesteps == "power":
         u = u ** (1 / config.timestep_power)
-    last = config.schedule.num_timesteps - 1
+    last = (count or config.schedule.num_timesteps) - 1
     return jnp.minimum((u * (last + 1)).astype(jnp.int32), last)
 
 
@@ -139,7 +162,7 @@ def dropped(keys, rate):
     return _draw(keys, "dropout", jax.random.uniform) < rate
 
 
-_PURPOSES = ("posterior", "timestep", "noise", "offset", "dropout", "network")
+_PURPOSES = ("posterior", "timestep", "noise", "offset", "dropout", "network", "perturbation")
 
 
 def _draw(keys, purpose, function):

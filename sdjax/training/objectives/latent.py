@@ -16,16 +16,9 @@ from sdjax.parallel import map_over_devices
 from sdjax.text.vocabulary import SMALLEST_VOCABULARY
 from sdjax.training.loop.config import RunConfig
 
-from .autoencoder import as_float
 from .curriculum import Lesson
-from .denoising import (
-    DenoisingConfig,
-    dropped,
-    losses,
-    network_key,
-    noised,
-    sampled_posterior,
-)
+from .denoising import DenoisingConfig, check_known
+from .latent_loss import latent_loss
 from .sheets import SheetConfig
 
 
@@ -50,6 +43,7 @@ class LatentRun(RunConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        check_known(self.denoising)
         check_at_least(SMALLEST_VOCABULARY, self, "vocab_size")
         width, context = self.text_encoder.hidden_size, self.unet.cross_attention_dim
         if width != context:
@@ -103,8 +97,9 @@ class LatentObjective:
     def _text(self):
         return TextEncoder(self.config.text_encoder, self.config.dtype, self.config.remat)
 
-    def init(self, key):
+    def init(self, key, frozen=None):
         """Fresh trainable parameters."""
+        del frozen
         unet_key, text_key = jax.random.split(key)
         config = self.config.unet
         length = self.config.text_encoder.max_position_embeddings
@@ -125,25 +120,12 @@ class LatentObjective:
         there is "lesson" int [b], len(curriculum) after the last.
         """
         config = self.config
-        schedule = config.denoising.schedule.build()
-        if "image" in batch:
-            vae = VAE(self.vae, config.dtype)
-            mean, log_variance = vae.posterior(frozen["vae"], as_float(batch["image"]))
-            mean, log_variance = jax.lax.stop_gradient((mean, log_variance))
-            latents = sampled_posterior(keys, mean, jnp.exp(0.5 * log_variance))
-        else:
-            latents = sampled_posterior(keys, batch["mean"], batch["std"])
-        scaled = latents * self.vae.scaling_factor
-        mean = config.timestep_mean(batch.get("lesson"))
-        given = noised(config.denoising, schedule, scaled, keys, mean)
-        lost = dropped(keys, config.caption_dropout)
-        ids = jnp.where(lost[:, None], frozen["empty_ids"], batch["ids"])
-        context = self._context(params, frozen, ids)
-        rngs = {"dropout": network_key(keys)} if config.unet.dropout else None
-        prediction = self._unet.apply(
-            {"params": params["unet"]}, given.x_t, given.t.astype(jnp.float32), context, rngs=rngs
+        return latent_loss(
+            self._unet, VAE(self.vae, config.dtype), {"text_encoder": self._text},
+            {**frozen, **params}, batch, keys, denoising=config.denoising,
+            schedule=config.denoising.schedule.build(), caption_dropout=config.caption_dropout,
+            timestep_mean=config.timestep_mean(batch.get("lesson")),
         )
-        return losses(config.denoising, schedule, given, prediction).mean(), {}
 
     def sheet(self, frozen, ids):
         """A function ema -> images float32 [n, H, W, 3], guided, of prompts' ids int32 [n, L].

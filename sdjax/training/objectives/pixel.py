@@ -14,7 +14,15 @@ from sdjax.parallel import map_over_devices
 from sdjax.training.loop.config import RunConfig
 
 from .autoencoder import as_float
-from .denoising import DenoisingConfig, ScheduleConfig, dropped, losses, network_key, noised
+from .denoising import (
+    DenoisingConfig,
+    ScheduleConfig,
+    check_known,
+    dropped,
+    losses,
+    network_key,
+    noised,
+)
 from .sheets import SheetConfig
 
 
@@ -42,6 +50,7 @@ class PixelRun(RunConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        check_known(self.denoising)
         if not 0 <= self.class_dropout < 1:
             raise SdjaxError(f"class_dropout must be in [0, 1), got {self.class_dropout}")
         wanted = self.unet.in_channels * (1 + self.learned_variance)
@@ -73,8 +82,9 @@ class PixelObjective:
     def _unet(self):
         return UNet(self.config.unet, self.config.dtype, self.config.remat)
 
-    def init(self, key):
+    def init(self, key, frozen=None):
         """Fresh trainable parameters."""
+        del frozen
         labels = jnp.zeros((1,), jnp.int32) if self.config.unet.num_class_embeds else None
         x = jnp.zeros((1, *self._image_shape()))
         return {"unet": self._unet.init(key, x, jnp.zeros(()), class_labels=labels)["params"]}

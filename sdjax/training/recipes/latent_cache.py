@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from sdjax import __version__
 
@@ -16,6 +17,16 @@ def made_of(image_size, weights) -> str:
         "version": __version__,
         "image_size": image_size,
         "autoencoder": [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in weights],
+    })
+
+
+def made_of_params(image_size, params) -> str:
+    """The same of an autoencoder's parameters in memory."""
+    digest = hashlib.sha256()
+    for path, leaf in sorted(flatten_dict(params).items()):
+        digest.update(".".join(path).encode() + np.ascontiguousarray(leaf).tobytes())
+    return json.dumps({
+        "version": __version__, "image_size": image_size, "parameters": digest.hexdigest(),
     })
 
 

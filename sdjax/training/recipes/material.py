@@ -14,7 +14,7 @@ from sdjax.training.loop.settings import changes_since, keep, say, tell
 from . import export
 from .datasets import captions, encode_all, read_all, read_items
 from .known_data import content_of
-from .latent_cache import cached_latents, made_of
+from .latent_cache import cached_latents, made_of, made_of_params
 from .recipe import Recipe
 
 TOKENIZER_CAPTIONS = 20_000  # captions that a vocabulary is learned from, at most
@@ -73,10 +73,10 @@ class Material:
             keep(part, made_by)
         return Tokenizer.from_pretrained(folder)
 
-    def latents(self, given: Path, vae, params):
-        """{"mean", "std", "caption"} of all usable pictures; the latents are kept.
+    def latents(self, given: Path | None, vae, params):
+        """{"mean", "std", "caption", "index"} of all usable pictures; the latents are kept.
 
-        given: the folder of the autoencoder `vae` with its `params`.
+        given: the folder of the autoencoder `vae` with its `params`; None where only these tell.
         """
         def compute(indices):
             pictures = self.pictures(indices)
@@ -88,7 +88,11 @@ class Material:
         if self.content is None:
             arrays = compute(range(self.count))
         else:
-            wanted = made_of(self.recipe.data.image_size, sorted(given.rglob("*.safetensors")))
+            size = self.recipe.data.image_size
+            if given is None:
+                wanted = made_of_params(size, params)
+            else:
+                wanted = made_of(size, sorted(given.rglob("*.safetensors")))
             path, keys = self.workdir / "latents.npz", self.content.keys(self.count)
             arrays = cached_latents(path, wanted, keys, compute)
         if arrays is None:
@@ -97,7 +101,7 @@ class Material:
 
     def _captioned(self, arrays):
         """Arrays of items, with the captions that these have now, without those that lack one."""
-        index, texts = arrays.pop("index"), arrays["caption"].tolist()
+        index, texts = arrays["index"], arrays["caption"].tolist()
         if self.content is not None and self.content.items is not None:
             texts = [self.content.items[i][1] for i in index]
         usable = np.array([self.source.has_caption(*item) for item in zip(index, texts)])

@@ -16,6 +16,7 @@ from sdjax.training.loop.config import RunConfig
 from sdjax.training.objectives.autoencoder import AutoencoderRun
 from sdjax.training.objectives.latent import LatentRun
 from sdjax.training.objectives.pixel import PixelRun
+from sdjax.training.objectives.tuning import TuningRun
 
 from .names import find_recipe
 
@@ -25,7 +26,10 @@ class Recipe:
     """One command's worth of training: an autoencoder where one is wanted, then the diffusion."""
 
     data: DataConfig = field(default_factory=DataConfig)
-    diffusion: LatentRun | PixelRun = field(default_factory=PixelRun)
+    diffusion: LatentRun | PixelRun | TuningRun = field(default_factory=PixelRun)
+    model: str | None = None
+    """What a TuningRun trains on top of: a diffusers folder, a single file, a hub id; or sd15, sd21
+    or sdxl for the published architecture with random weights."""
     autoencoder: AutoencoderRun | None = None
     """Trained first; None where `pretrained` brings one, or for pixels."""
     pretrained: str | None = None
@@ -38,8 +42,15 @@ class Recipe:
     def __post_init__(self):
         check_choices(self)
         check_at_least(0, self, "examples")
+        if self.model is not None and not isinstance(self.diffusion, TuningRun):
+            raise SdjaxError(
+                "model is what a TuningRun trains on top of; this recipe trains from noise: use "
+                "one such as configs/lora.py"
+            )
         if isinstance(self.diffusion, PixelRun):
             self._check_pixels()
+        elif isinstance(self.diffusion, TuningRun):
+            self._check_tuning()
         else:
             self._check_latents()
 
@@ -49,6 +60,17 @@ class Recipe:
         if self.diffusion.cache_images:
             self._check_memory("diffusion.cache_images")
         _same_size(self.diffusion.unet.sample_size, self.data.image_size, "data.image_size")
+
+    def _check_tuning(self):
+        if self.autoencoder is not None or self.pretrained is not None:
+            raise SdjaxError("training on a model takes it as `model`, no autoencoder, pretrained")
+        cached = self.diffusion.cache_latents and "image" not in self.diffusion.adaptation.needs
+        if self.data.flip and (cached or self.diffusion.adaptation.needs not in ((), ("image",))):
+            raise SdjaxError(
+                "data.flip cannot mirror cached latents, nor pictures beside others: set "
+                "diffusion.cache_latents or data.flip to False"
+            )
+        self._check_memory("training on a model")
 
     def _check_latents(self):
         if (self.autoencoder is None) == (self.pretrained is None):
@@ -89,6 +111,8 @@ class Recipe:
     @property
     def in_memory(self) -> bool:
         """Whether the pictures, or what is made of them, are read into memory before a run."""
+        if isinstance(self.diffusion, TuningRun):
+            return True
         if isinstance(self.diffusion, PixelRun):
             return self.diffusion.cache_images
         return self.autoencoder is not None or self.diffusion.cache_latents
@@ -140,6 +164,8 @@ def with_overrides(recipe: Recipe, arguments: Sequence[str], prog: str | None = 
         Recipe, prog=prog, args=list(arguments), default=recipe,
         config=(tyro.conf.AvoidSubcommands,),
     )
+    if isinstance(changed.diffusion, TuningRun) and not changed.diffusion.captions.takes_own:
+        changed = replace(changed, data=replace(changed.data, require_captions=False))
     asked = any(argument.startswith("--diffusion.sheet.prompts") for argument in arguments)
     if asked or not changed.diffusion.sheet.prompts or not _other_pictures(recipe, changed):
         return changed

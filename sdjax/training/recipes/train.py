@@ -22,6 +22,7 @@ from sdjax.training.loop.settings import changes_since, keep, say, tell
 from sdjax.training.objectives.autoencoder import AutoencoderObjective, normalized
 from sdjax.training.objectives.latent import LatentObjective, LatentRun
 from sdjax.training.objectives.pixel import PixelObjective, PixelRun
+from sdjax.training.objectives.tuning import TuningRun
 from sdjax.weights import VAE, TextEncoder
 
 from . import export
@@ -30,6 +31,7 @@ from .known_data import tell_changes
 from .loaded import First, NumberBatches, checked_labels
 from .material import Material
 from .recipe import Recipe
+from .tuning import Tuning, based
 
 
 def train(recipe: Recipe, workdir) -> bool:
@@ -44,10 +46,15 @@ def train(recipe: Recipe, workdir) -> bool:
     workdir = writable_folder(workdir)
     with one_line_errors(workdir), locked(workdir):
         _check(recipe, workdir)
+        model = None
+        if isinstance(recipe.diffusion, TuningRun):
+            recipe, model = based(recipe)
         stage = _Stages(recipe, workdir)
         tell_changes(workdir, stage.material.content)
         if isinstance(recipe.diffusion, PixelRun):
             finished = stage.pixel()
+        elif model is not None:
+            return Tuning(recipe, workdir, model, stage.material).go(stage.fit)
         else:
             finished = stage.autoencoder() and stage.latent()
         if finished:
@@ -73,7 +80,8 @@ def _check(recipe, workdir):
             make_optimizer(run.optimizer, run.steps)
         except SdjaxError as error:
             raise SdjaxError(f"{name}.{error}") from error
-    recipe.diffusion.sheet.table(recipe.diffusion.denoising)
+    if not isinstance(recipe.diffusion, TuningRun):
+        recipe.diffusion.sheet.table(recipe.diffusion.denoising)
 
 
 def kept_models(recipe: Recipe, workdir):
@@ -124,7 +132,7 @@ class _Stages:
         another where a picture or caption is.
         """
         values = dataclasses.asdict(self.recipe)
-        values = {name: values[name] for name in ("data", "examples", "pretrained", *names)}
+        values = {name: values[name] for name in ("data", "examples", "pretrained", "model", *names)}
         content = self.material.content
         if content is not None and self.recipe.in_memory:
             values["pictures"] = f"{self.material.count} ({content.digest()})"
@@ -220,6 +228,7 @@ class _Stages:
         if config.cache_latents:
             arrays = self.material.latents(parts.given, parts.vae, parts.vae_params)
             texts = arrays.pop("caption")
+            arrays.pop("index")
             arrays["ids"] = _encoded(parts.tokenizer, texts.tolist())
             lessons = [(lesson.items(texts), lesson.examples) for lesson in config.curriculum]
         else:

@@ -17,7 +17,7 @@ def main(folder, steps, devices, checkpoint_every):
     assert jax.local_device_count() == int(devices)
 
     class Objective:
-        def init(self, key):
+        def init(self, key, frozen=None):
             return {"kernel": jax.random.normal(key, (8, 8)), "bias": jnp.zeros(8)}
 
         def loss(self, params, frozen, batch, keys):

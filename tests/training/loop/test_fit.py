@@ -264,7 +264,7 @@ def test_another_architecture_is_refused(toy, toy_config, tmp_path):
     before = sorted(str(path) for path in tmp_path.rglob("*"))
 
     class Wider(type(objective)):
-        def init(self, key):
+        def init(self, key, frozen=None):
             layer = super().init(key)["layer.0"]
             return {"layer.0": {**layer, "kernel": jax.numpy.zeros((3, 5))}}
 

@@ -64,7 +64,8 @@ def networks_untouched(monkeypatch):
     """Steps that draw their batches and learn nothing: what costs is the compiling of networks."""
     init, metrics = LatentObjective.init, {"loss": np.ones(1), "grad_norm": np.ones(1)}
     monkeypatch.setattr(
-        LatentObjective, "init", lambda self, key: random_params(lambda key: init(self, key))
+        LatentObjective, "init",
+        lambda self, key, frozen: random_params(lambda key: init(self, key)),
     )
     monkeypatch.setattr(loop, "make_step", lambda *given: (
         lambda state, frozen, batch: (state.replace(step=state.step + 1), metrics)

@@ -22,6 +22,7 @@ from sdjax.training import (
     PixelObjective,
     PixelRun,
     SheetConfig,
+    TuningRun,
     kept_models,
     known_recipes,
     load_config,
@@ -319,9 +320,12 @@ def test_classes_guidance_and_learned_variance(tmp_path, monkeypatch):
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_the_recipes_of_the_repository_load(path):
     recipe = load_config(path)
-    command = f"python main.py train --config configs/{path.name} --workdir runs/{path.stem}\n"
-    assert command in path.read_text(encoding="utf-8")
     run = recipe.diffusion
+    model = " --model MODEL" if isinstance(run, TuningRun) else ""
+    command = f"python main.py train --config configs/{path.name}{model} --workdir runs/{path.stem}"
+    assert command in path.read_text(encoding="utf-8")
+    if model:
+        return
     pixels = isinstance(run, PixelRun)
     objective = PixelObjective(run) if pixels else LatentObjective(run, recipe.autoencoder.vae)
     shapes = jax.eval_shape(objective.init, jax.random.key(0))

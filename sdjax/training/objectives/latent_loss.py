@@ -1,0 +1,70 @@
+"""The one denoising loss of latents: whatever is trained, and whatever the network is given."""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from sdjax.models.clip import TextEncoder
+from sdjax.models.controlnet import ControlNet
+from sdjax.models.unet import UNet
+from sdjax.models.vae import VAE
+from sdjax.pipeline.programs import pixels_to_moments, scaled
+from sdjax.text.encode import embed
+from sdjax.training.adaptations.adaptation import Conditions
+
+from .autoencoder import as_float
+from .denoising import DenoisingConfig, dropped, losses, network_key, noised, sampled_posterior
+
+IDS = {"text_encoder": "ids", "text_encoder_2": "ids_2"}
+"""What a batch calls the ids of each text encoder."""
+
+
+def latent_loss(
+    unet: UNet, vae: VAE, encoders: Mapping[str, TextEncoder], parts: Mapping, batch: Mapping, keys,
+    *, denoising: DenoisingConfig, schedule, caption_dropout=0.0, timestep_mean=None,
+    clip_skip=0, control: ControlNet | None = None, conditions=None,
+):
+    """(loss float32 [], metrics) of a batch.
+
+    parts: parameters by the networks' names, with "empty_ids" int32 [L] (and "empty_ids_2"), the
+      empty prompt's.
+    batch: "ids" int32 [b, L] (and "ids_2"), and either "image" [b, H, W, 3] (uint8 or in [-1, 1])
+      or the cached posterior, "mean" and "std" [b, h, w, C]; for SDXL "time_ids" float32 [b, 6].
+      Where there are any: "weight" float32 [b], what each image counts, and "mask" float32
+      [b, h, w, 1], what each place of its loss does.
+    keys: [b], one an image.
+    conditions: function of (batch, encode, keys) as `Adaptation.conditions`, or None.
+    """
+    def encode(images):
+        return jax.lax.stop_gradient(pixels_to_moments(vae, parts["vae"], images))
+
+    batch = {**batch, **{n: as_float(batch[n]) for n in ("image", "original") if n in batch}}
+    mean, std = encode(batch["image"]) if "mean" not in batch else (batch["mean"], batch["std"])
+    x_0 = scaled(vae.config, sampled_posterior(keys, mean, std))
+    given = noised(denoising, schedule, x_0, keys, timestep_mean)
+    extra = Conditions() if conditions is None else conditions(batch, encode, keys)
+    lost = extra.without_text
+    lost = dropped(keys, caption_dropout) if lost is None else lost
+    ids = [
+        jnp.where(lost[:, None], parts[f"empty_{IDS[name]}"], batch[IDS[name]])
+        for name in encoders
+    ]
+    prompt = embed(list(encoders.values()), [parts[name] for name in encoders], ids, clip_skip)
+    t = given.t.astype(jnp.float32)
+    added = residuals = None
+    if "time_ids" in batch:
+        added = {"text_embeds": prompt.pooled, "time_ids": batch["time_ids"]}
+    if control is not None:
+        residuals = control.apply(
+            {"params": parts["controlnet"]}, given.x_t, t, prompt.context, extra.picture, added
+        )
+    x = given.x_t
+    if extra.channels is not None:
+        x = jnp.concatenate([x, extra.channels], axis=-1)
+    rngs = {"dropout": network_key(keys)} if unet.config.dropout else None
+    prediction = unet.apply(
+        {"params": parts["unet"]}, x, t, prompt.context, added, controls=residuals, rngs=rngs
+    )
+    each = losses(denoising, schedule, given, prediction, mask=batch.get("mask"))
+    return (each * batch.get("weight", 1.0)).mean(), {}

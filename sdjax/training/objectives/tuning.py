@@ -1,0 +1,184 @@
+"""Training on top of a checkpoint: the run, and its objective for whichever adaptation."""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+
+from sdjax import diffusion
+from sdjax.data.tags import CaptionConfig
+from sdjax.diffusion.predictions import prediction_name
+from sdjax.errors import SdjaxError, check_at_least
+from sdjax.training.adaptations import (
+    Adaptation,
+    ControlNet,
+    Full,
+    Inpaint,
+    InstructPix2Pix,
+    LearnedWord,
+    LoRA,
+    Networks,
+)
+from sdjax.training.loop.config import RunConfig
+
+from .denoising import DenoisingConfig
+from .latent_loss import IDS, latent_loss
+
+
+@dataclass(frozen=True)
+class TuningSheet:
+    """Sample pictures while it trains, drawn by the pipeline."""
+
+    prompts: tuple[str, ...] = ()
+    """Where empty, the first captions of the data."""
+    images: int = 4
+    """Images of the sheet, where prompts do not give the number."""
+    steps: int = 30
+    guidance_scale: float | None = None
+    """None for the model's own."""
+    seed: int = 0
+
+    def __post_init__(self):
+        check_at_least(1, self, "images", "steps")
+
+
+@dataclass(frozen=True)
+class PriorConfig:
+    """Pictures of the class that a subject is one of, so that it is not forgotten (DreamBooth,
+    arXiv 2208.12242): half of each batch.
+    """
+
+    prompt: str
+    """The class, such as "a dog"."""
+    folder: str = ""
+    """Where its pictures lie, and missing ones are made; empty for `class` in the work folder."""
+    count: int = 100
+    weight: float = 1.0
+    """What their loss counts."""
+    seed: int = 0
+    batch_size: int = 4
+    """Of the pictures that are made."""
+
+    def __post_init__(self):
+        check_at_least(1, self, "count", "batch_size")
+        check_at_least(0, self, "weight")
+        if not self.prompt.strip():
+            raise SdjaxError("prior.prompt is empty: expected the class, such as 'a dog'")
+
+
+@dataclass(frozen=True)
+class TuningRun(RunConfig):
+    """Training of an adaptation on top of a model."""
+
+    adaptation: LoRA | Full | LearnedWord | ControlNet | Inpaint | InstructPix2Pix = field(
+        default_factory=LoRA
+    )
+    denoising: DenoisingConfig = field(
+        default_factory=lambda: DenoisingConfig(schedule=None, prediction=None)
+    )
+    caption_dropout: float = 0.0
+    """Share of images trained with the empty prompt."""
+    captions: CaptionConfig = field(default_factory=CaptionConfig)
+    prior: PriorConfig | None = None
+    beside: str = ""
+    """A folder of the pictures that a ControlNet is steered by, or that are edited, of the same
+    names as those of the data; "edges" for outlines of the data's own."""
+    base_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Of the model's parameters, where they are not trained."""
+    clip_skip: int = 0
+    """Layers left out at the end of the text encoder, as the pipeline counts them."""
+    cache_latents: bool = True
+    """Encode the whole set once and keep it in memory, where the adaptation needs no pictures."""
+    sheet: TuningSheet = field(default_factory=TuningSheet)
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_at_least(0, self, "clip_skip")
+        if not 0 <= self.caption_dropout < 1:
+            raise SdjaxError(f"caption_dropout must be in [0, 1), got {self.caption_dropout}")
+
+
+@dataclass(frozen=True)
+class TuningObjective:
+    """Denoising of latents under a caption, by a model with an adaptation.
+
+    config: its denoising has a prediction. networks: fitted to the adaptation, as `tuned` does. The
+    frozen tree is the base's parameters with the empty prompt's ids, "empty_ids" and "empty_ids_2".
+    """
+
+    config: TuningRun
+    adaptation: Adaptation
+    networks: Networks
+    schedule: diffusion.Schedule
+
+    def init(self, key, frozen):
+        """The adaptation's tree."""
+        return self.adaptation.init(key, _base(frozen))
+
+    def kept(self, frozen):
+        """What of the frozen tree the loss needs."""
+        rest = {name: value for name, value in frozen.items() if name not in _base(frozen)}
+        return {**rest, **self.adaptation.kept(_base(frozen))}
+
+    def rates(self, params):
+        """What the learning rate of each leaf is multiplied with."""
+        return self.adaptation.rates(params, self.config.optimizer.learning_rate)
+
+    def loss(self, params, frozen, batch, keys):
+        """Of a batch as `latent_loss` takes it, with what the adaptation `needs`."""
+        networks, config = self.networks, self.config
+        parts = self.adaptation.apply(frozen, params, keys[0])
+        return latent_loss(
+            networks.unet, networks.vae, networks.encoders, parts, batch, keys,
+            denoising=config.denoising, schedule=self.schedule,
+            caption_dropout=config.caption_dropout, clip_skip=config.clip_skip,
+            control=networks.control, conditions=self.adaptation.conditions,
+        )
+
+
+def _base(frozen):
+    return {name: tree for name, tree in frozen.items() if not name.startswith("empty_")}
+
+
+def tuned(config: TuningRun, networks: Networks, scheduler_config) -> TuningObjective:
+    """The objective of a run on top of a model of these networks.
+
+    The schedule and the prediction are those of `scheduler_config`, a diffusers
+    scheduler_config.json as a dict, where the run has none of its own. Raises SdjaxError where the
+    model is not one that the adaptation can be trained on.
+    """
+    denoising = config.denoising
+    if str(scheduler_config.get("_class_name", "")).startswith("EDM"):
+        raise SdjaxError(
+            "models with EDM's preconditioning (Playground 2.5, CosXL) cannot be trained on yet"
+        )
+    if denoising.schedule is None:
+        schedule = diffusion.schedule_from_config(scheduler_config)
+    else:
+        schedule = denoising.schedule.build()
+    if denoising.prediction is None:
+        prediction = prediction_name(scheduler_config.get("prediction_type", "epsilon"))
+        denoising = replace(denoising, prediction=prediction)
+    if denoising.prediction == "epsilon" and not np.asarray(schedule.alphas_cumprod)[-1] > 0:
+        raise SdjaxError(
+            "epsilon cannot be learned where the last timestep is pure noise: this model's "
+            "schedule has no signal there; train v_prediction"
+        )
+    adaptation, networks = config.adaptation.fitted(networks)
+    networks = networks.in_dtype(config.dtype, config.remat)
+    if config.clip_skip and len(networks.encoders) > 1:
+        last = min(encoder.config.num_hidden_layers for encoder in networks.encoders.values()) - 2
+    else:
+        encoders = networks.encoders.values()
+        last = min(encoder.config.num_hidden_layers for encoder in encoders) - 1
+    if config.clip_skip > last:
+        raise SdjaxError(f"clip_skip must be at most {last} for this model, got {config.clip_skip}")
+    return TuningObjective(replace(config, denoising=denoising), adaptation, networks, schedule)
+
+
+def empty_ids(networks: Networks) -> dict:
+    """The ids of the empty prompt, int32 [L] for each text encoder, as the frozen tree has them."""
+    return {
+        f"empty_{IDS[name]}": tokenizer.encode([""])[0]
+        for name, tokenizer in networks.tokenizers.items()
+    }

@@ -1,0 +1,56 @@
+"""The model that a recipe trains on top of: a checkpoint, or a published one's random twin."""
+
+import jax
+import numpy as np
+
+from sdjax.pipeline import StableDiffusion
+from sdjax.text.vocabulary import clip_tokenizer
+from sdjax.weights.parts import VAE, TextEncoder, UNet
+from sdjax.weights.published import PUBLISHED, published
+
+
+def base_model(source, dtype: str = "float32", seed: int = 0) -> StableDiffusion:
+    """The pipeline of a diffusers folder, a single file or a hub id, its parameters in `dtype`.
+
+    "sd15", "sd21" and "sdxl" give the published architectures with random weights, for planning
+    and tests.
+    """
+    if str(source) in PUBLISHED:
+        return _random(str(source), dtype, seed)
+    return StableDiffusion.from_pretrained(source, dtype=dtype)
+
+
+def _random(name, dtype, seed):
+    configs = published(name)
+    kinds = {"unet": UNet, "vae": VAE, "text_encoder": TextEncoder, "text_encoder_2": TextEncoder}
+    networks, params = {}, {}
+    random = np.random.default_rng(seed)
+    for part, config in configs.items():
+        if part == "scheduler":
+            continue
+        kind = kinds[part]
+        configuration = kind.config_class.from_dict(config)
+        networks[part] = kind(configuration, np.dtype(jax.numpy.dtype(dtype)))
+        params[part] = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: _drawn(path, leaf, random, dtype), kind.shapes(configuration)
+        )
+    second = {}
+    if "text_encoder_2" in networks:
+        second = {"text_encoder_2": networks["text_encoder_2"], "tokenizer_2": clip_tokenizer("!")}
+    return StableDiffusion(
+        networks["unet"], networks["vae"], networks["text_encoder"],
+        clip_tokenizer(*(["!"] if name == "sd21" else [])), configs["scheduler"], params,
+        zero_negative=name == "sdxl", **second,
+    )
+
+
+def _drawn(path, leaf, random, dtype):
+    """Kernels of about unit gain, scales of one, biases of zero."""
+    kind = path[-1].key
+    if kind == "scale":
+        return jax.numpy.ones(leaf.shape, dtype)
+    if kind == "bias":
+        return jax.numpy.zeros(leaf.shape, dtype)
+    inputs = int(np.prod(leaf.shape[:-1])) if kind == "kernel" else 2500
+    drawn = random.standard_normal(leaf.shape, np.float32) / np.float32(np.sqrt(inputs))
+    return jax.numpy.asarray(drawn, dtype)

@@ -1,0 +1,287 @@
+"""A recipe on top of a model carried out: pictures, batches, sample pictures, export."""
+
+import dataclasses
+import json
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from sdjax.data.beside import pictures_beside
+from sdjax.data.folder import ImageFolder
+from sdjax.data.images import crop_and_resize
+from sdjax.errors import SdjaxError
+from sdjax.pipeline.control import Control
+from sdjax.pipeline.stable_diffusion import StableDiffusion
+from sdjax.training.adaptations import LearnedWord, Networks
+from sdjax.training.adaptations.adaptation import adapted
+from sdjax.training.loop.feed import ArrayBatches
+from sdjax.training.loop.fit import check
+from sdjax.training.loop.settings import say
+from sdjax.training.objectives.autoencoder import as_float
+from sdjax.training.objectives.tuning import empty_ids, tuned
+
+from .base import base_model
+from .export import scheduler_config
+from .material import Material
+from .texts import Halves, VariedTexts, encoded
+
+
+def based(recipe):
+    """(the recipe with the size of its pictures, the model that it is trained on).
+
+    Raises SdjaxError where there is none, or its sizes do not fit.
+    """
+    if recipe.model is None:
+        raise SdjaxError(
+            "this recipe trains on top of a model: name it by --model, a diffusers folder, a "
+            "single file, a hub id, or sd15, sd21 or sdxl for random weights"
+        )
+    model = base_model(recipe.model, recipe.diffusion.base_dtype)
+    factor, size = model.vae.config.downsampling, recipe.data.image_size
+    if not size:
+        own = model.unet.config.sample_size
+        if own is None:
+            raise SdjaxError(f"{recipe.model} says no size: set data.image_size")
+        size = factor * (own if isinstance(own, int) else min(own))
+    steps = factor * 2 ** (len(model.unet.config.block_out_channels) - 1)
+    if size % factor:
+        raise SdjaxError(
+            f"data.image_size must be a multiple of {factor} for {recipe.model}, best of {steps}, "
+            f"got {size}"
+        )
+    return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, image_size=size)), model
+
+
+class Tuning:
+    """The training of an adaptation in a work folder. fit: as `sdjax.training.fit`, in its place.
+
+    material: the recipe's pictures.
+    """
+
+    def __init__(self, recipe, workdir: Path, model: StableDiffusion, material: Material):
+        self.recipe, self.workdir, self.model, self.material = recipe, workdir, model, material
+        self.run = recipe.diffusion
+        networks = Networks.of(model)
+        self.objective = tuned(self.run, networks, model.scheduler_config)
+        self.networks = self.objective.networks
+        self.base = dict(model.params)
+        self.size = recipe.data.image_size
+        model.scheduler_config = self._scheduler()
+
+    def go(self, fit) -> bool:
+        """Trains, or goes on; True when it is finished and exported."""
+        objective, run, folder = self.objective, self.run, self.workdir / "diffusion"
+        frozen = {**self.base, **empty_ids(self.networks)}
+        check(objective, run, folder, frozen)
+        arrays = self.arrays(self.material)
+        prompts = list(run.sheet.prompts) or [str(t) for t in arrays["caption"][:run.sheet.images]]
+        sheet = self.sheet(prompts, arrays)
+        count = len(arrays["caption"])
+        tags = Counter(tag.strip() for text in arrays["caption"] for tag in str(text).split(","))
+        outcome = fit(objective, frozen, self.batches(arrays), run, "diffusion", sheet)
+        if outcome.finished:
+            place = objective.adaptation.export(
+                outcome.ema, self.workdir, self.model, self.networks,
+                self.recipe.export_dtype, self._about(count, tags),
+            )
+            say(f"finished: {place}")
+        return outcome.finished
+
+    def arrays(self, material) -> dict:
+        """What is drawn from: "caption", latents or pictures, and what the adaptation needs."""
+        needs = self.objective.adaptation.needs
+        if self.run.cache_latents and "image" not in needs:
+            arrays = material.latents(None, self.networks.vae, self.base["vae"])
+            index = arrays.pop("index")
+        else:
+            pictures = material.all_pictures()
+            arrays = {"image": pictures["image"], "caption": pictures["caption"]}
+            index = pictures["index"]
+        for name in needs:
+            if name != "image":
+                arrays[name] = self._beside(name, material, index)
+        texts = [self.run.captions.of(str(text)) for text in arrays["caption"]]
+        arrays["caption"] = np.array(texts)
+        self._check_word(texts)
+        if self.model.unet.config.addition_embed_type == "text_time":
+            arrays["time_ids"] = np.tile(np.float32(
+                [self.size, self.size, 0, 0, self.size, self.size]), (len(texts), 1))
+        return arrays
+
+    def _check_word(self, texts):
+        adaptation = self.run.adaptation
+        if isinstance(adaptation, LearnedWord):
+            word = adaptation.word.lower()
+            if not any(word in text.lower() for text in texts):
+                raise SdjaxError(
+                    f"no caption has the word {adaptation.word!r} that is to be learned: set "
+                    f"diffusion.captions.prompt, such as 'a picture of {adaptation.word}'"
+                )
+
+    def _beside(self, name, material, index):
+        """The pictures that steer, or are edited: uint8 or float32 [N, H, W, channels]."""
+        if self.run.beside == "edges":
+            if name != "control":
+                raise SdjaxError("diffusion.beside 'edges' is for a ControlNet")
+            return edges(material.all_pictures()["image"])
+        raw = material.source.raw
+        if not self.run.beside or not isinstance(raw, ImageFolder):
+            raise SdjaxError(
+                f"{type(self.run.adaptation).__name__} needs a picture beside each of the data's: "
+                "set diffusion.beside to a folder with pictures of the same names, for a "
+                "data.source of folder:…, or, for a ControlNet, to 'edges'"
+            )
+        found = pictures_beside(raw, self.run.beside, index)
+        pictures = np.stack([crop_and_resize(picture, self.size) for picture in found])
+        return pictures if name == "original" else (pictures / np.float32(255))
+
+    def batches(self, arrays):
+        """Batches of the data; of DreamBooth's half of them, and half of the class."""
+        run, prior = self.run, self.run.prior
+        if prior is None:
+            return self._stream(arrays, run.batch_size, run.seed)
+        if run.batch_size % 2:
+            raise SdjaxError(f"batch_size must be even with a prior, got {run.batch_size}")
+        own = dict(arrays, weight=np.ones(len(arrays["caption"]), np.float32))
+        others = self.class_arrays()
+        others["weight"] = np.full(len(others["caption"]), prior.weight, np.float32)
+        half = run.batch_size // 2
+        return Halves(self._stream(own, half, run.seed), self._stream(others, half, run.seed + 1))
+
+    def _stream(self, arrays, size, seed):
+        captions, flip = self.run.captions, self.recipe.data.flip
+        tokenizers = self.networks.tokenizers
+        if captions.varies:
+            return VariedTexts(ArrayBatches(arrays, size, seed, flip), tokenizers, captions, seed)
+        texts = arrays["caption"].tolist()
+        arrays = {name: array for name, array in arrays.items() if name != "caption"}
+        return ArrayBatches(arrays | encoded(tokenizers, texts), size, seed, flip)
+
+    def class_arrays(self):
+        """Pictures of the class, made by the model where there are too few."""
+        prior = self.run.prior
+        folder = Path(prior.folder or self.workdir / "class")
+        folder.mkdir(parents=True, exist_ok=True)
+        make_class_pictures(self.model, prior, folder, self.size, self.run.sheet)
+        data = dataclasses.replace(
+            self.recipe.data, source=f"folder:{folder}", require_captions=False
+        )
+        recipe = dataclasses.replace(self.recipe, data=data, examples=prior.count)
+        place = self.workdir / "class-latents"
+        place.mkdir(exist_ok=True)
+        material = Material(recipe, place)
+        arrays = self.arrays_of_class(material)
+        arrays["caption"] = np.array([prior.prompt] * len(arrays["caption"]))
+        return arrays
+
+    def arrays_of_class(self, material):
+        """As `arrays`, where captions do not matter."""
+        plain = dataclasses.replace(self.run.captions, prompt=self.run.adaptation.word) if (
+            isinstance(self.run.adaptation, LearnedWord)
+        ) else self.run.captions
+        run, self.run = self.run, dataclasses.replace(self.run, captions=plain)
+        try:
+            return self.arrays(material)
+        finally:
+            self.run = run
+
+    def _scheduler(self):
+        """The model's scheduler_config.json, with the schedule and prediction that are trained."""
+        asked, before = self.run.denoising, self.model.scheduler_config
+        if asked.schedule is not None:
+            return scheduler_config(self.objective.config.denoising, clip_sample=False)
+        if asked.prediction is not None:
+            kind = "sample" if asked.prediction == "x_0" else asked.prediction
+            return {**before, "prediction_type": kind}
+        return before
+
+    def sheet(self, prompts, arrays):
+        """A function ema -> (images float32 [n, H, W, 3], prompts) by the pipeline itself."""
+        config, adaptation = self.run.sheet, self.objective.adaptation
+        pipeline = None
+        given = adaptation.shown(
+            {name: array[np.arange(len(prompts)) % len(array)] for name, array in arrays.items()
+             if name in adaptation.needs}
+        )
+
+        def make(ema):
+            nonlocal pipeline
+            parts = adaptation.apply(self.base, ema)
+            if pipeline is None:
+                pipeline = adapted(self.model, self.networks, parts)
+            pipeline.params = {name: parts[name] for name in pipeline.params}
+            options = dict(given)
+            if self.networks.control is not None:
+                control = Control(self.networks.control, parts["controlnet"])
+                options = {"controls": [control(list(given["controls"]))]}
+            images = pipeline.generate(
+                prompts, steps=config.steps, guidance_scale=config.guidance_scale,
+                seed=config.seed, height=self.size, width=self.size, output="numpy",
+                clip_skip=self.run.clip_skip, progress=False, **options,
+            )
+            return images, prompts
+
+        return make
+
+    def _about(self, count, tags):
+        run = self.run
+        return {
+            "ss_output_name": self.workdir.resolve().name,
+            "ss_sd_model_name": str(self.recipe.model),
+            "ss_learning_rate": str(run.optimizer.learning_rate),
+            "ss_optimizer": run.optimizer.name,
+            "ss_lr_scheduler": run.optimizer.schedule,
+            "ss_max_train_steps": str(run.steps),
+            "ss_steps": str(run.steps),
+            "ss_total_batch_size": str(run.images_per_step),
+            "ss_seed": str(run.seed),
+            "ss_resolution": str((self.size, self.size)),
+            "ss_clip_skip": str(run.clip_skip + 1) if run.clip_skip else "None",
+            "ss_mixed_precision": {"bfloat16": "bf16", "float16": "fp16"}.get(run.precision, "no"),
+            "ss_num_train_images": str(count),
+            "ss_dataset_dirs": json.dumps({
+                self.recipe.data.source.rpartition("/")[2]: {"n_repeats": 1, "img_count": count}
+            }),
+            "ss_tag_frequency": json.dumps({self.recipe.data.source.rpartition("/")[2]: tags}),
+            "ss_training_finished_at": str(time.time()),
+        }
+
+
+def make_class_pictures(model, prior, folder, size, sheet):
+    """Makes what is missing of the class's pictures, by their numbers, with the model as it is."""
+    there = len([path for path in folder.iterdir() if path.suffix.lower() == ".png"])
+    missing = range(there, prior.count)
+    if not len(missing):
+        return
+    say(f"making {len(missing)} pictures of {prior.prompt!r} in {folder}")
+    for start in range(missing.start, missing.stop, prior.batch_size):
+        seeds = range(start, min(start + prior.batch_size, missing.stop))
+        pictures = model.generate(
+            [prior.prompt] * len(seeds), seed=[prior.seed + n for n in seeds], steps=sheet.steps,
+            height=size, width=size, progress=False, batch_size=prior.batch_size,
+        )
+        for number, picture in zip(seeds, pictures, strict=True):
+            picture.save(folder / f"{number:05}-class.png")
+
+
+def edges(images, low=0.1):
+    """Outlines of pictures uint8 [N, H, W, 3], float32 [N, H, W, 3] in 0 … 1: Sobel's, of light."""
+    light = (as_float(images).mean(-1) + 1) / 2
+    padded = np.pad(light, ((0, 0), (1, 1), (1, 1)), mode="edge")
+
+    def difference(axis):
+        other = 3 - axis
+        smooth = sum(
+            weight * np.take(padded, np.arange(light.shape[other]) + i, axis=other)
+            for i, weight in enumerate((1, 2, 1))
+        )
+        ahead, behind = (
+            np.take(smooth, np.arange(light.shape[axis]) + i, axis=axis) for i in (2, 0)
+        )
+        return ahead - behind
+
+    size = np.hypot(difference(1), difference(2)) / 4
+    strong = np.clip((size - low) / low, 0, 1).astype(np.float32)
+    return np.repeat(strong[..., None], 3, axis=-1)

@@ -1,0 +1,117 @@
+"""Recipes on top of a model from start to finish, on random networks of a few thousand weights."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sdjax
+from sdjax.data import DataConfig
+from sdjax.data.tags import CaptionConfig
+from sdjax.errors import SdjaxError
+from sdjax.training import (
+    OptimizerConfig,
+    PriorConfig,
+    Recipe,
+    TuningRun,
+    adaptations,
+    load_config,
+    train,
+    with_overrides,
+)
+from sdjax.training.objectives.tuning import TuningSheet
+from sdjax.weights.tensors import read_safetensors
+from tests.pipeline import peers
+
+PROMPT = "a large red circle"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return peers.make("sd1", tmp_path_factory.mktemp("sd1") / "model")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    random = np.random.default_rng(0)
+    for i in range(4):
+        pixels = random.integers(0, 256, (20, 24, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"{PROMPT}, blue square, <new>")
+    return folder
+
+
+def recipe(model, pictures, adaptation, **options):
+    run = {
+        "steps": 4, "batch_size": 2, "log_every": 2, "checkpoint_every": 2, "sheet_every": 0,
+        "optimizer": OptimizerConfig(warmup_steps=1, learning_rate=1e-2),
+        "sheet": TuningSheet(images=2, steps=2, guidance_scale=1.0), "ema_decay": 0.0, **options,
+    }
+    return Recipe(
+        data=DataConfig(source=f"folder:{pictures}", image_size=16), model=str(model),
+        diffusion=TuningRun(adaptation=adaptation, **run),
+    )
+
+
+def test_a_lora_from_start_to_finish_and_after_a_stop(model, pictures, tmp_path):
+    asked = recipe(model, pictures, adaptations.LoRA(rank=2, text_encoder=True, rank_dropout=0.3),
+                   captions=CaptionConfig(shuffle=True, keep=1))
+    assert train(asked, tmp_path / "whole")
+    state, metadata = read_safetensors(tmp_path / "whole/lora.safetensors")
+    assert any(key.startswith("lora_te_text_model_encoder_layers_0_") for key in state)
+    assert metadata["ss_network_dim"] == "2" and metadata["ss_base_model_version"] == "sd_v1"
+    assert json.loads(metadata["ss_tag_frequency"])[pictures.name]["blue square"] == 4
+    half = dataclasses.replace(asked, diffusion=dataclasses.replace(
+        asked.diffusion, max_minutes=1e-6))
+    assert not train(half, tmp_path / "halves")
+    assert train(asked, tmp_path / "halves")
+    again, _ = read_safetensors(tmp_path / "halves/lora.safetensors")
+    assert set(state) == set(again)
+    for key, tensor in state.items():
+        np.testing.assert_array_equal(tensor.load(), again[key].load())
+    sd = sdjax.StableDiffusion.from_pretrained(model)
+    sd.load_lora(tmp_path / "whole/lora.safetensors")
+
+
+@pytest.mark.parametrize(("name", "options", "result"), [
+    ("Full", {}, "model/unet/config.json"),
+    ("LearnedWord", {}, "word.safetensors"),
+    ("ControlNet", {"beside": "edges"}, "controlnet/config.json"),
+    ("Inpaint", {}, "model/unet/config.json"),
+])
+def test_other_adaptations_leave_their_results(model, pictures, tmp_path, name, options, result):
+    adaptation = getattr(adaptations, name)()
+    assert train(recipe(model, pictures, adaptation, **options, steps=2), tmp_path)
+    assert (tmp_path / result).is_file()
+
+
+def test_dreambooth_makes_the_pictures_of_its_class(model, pictures, tmp_path):
+    asked = recipe(model, pictures, adaptations.LoRA(rank=1), steps=2,
+                   prior=PriorConfig("a blue square", count=3, batch_size=2, weight=0.5))
+    assert train(asked, tmp_path)
+    assert sorted(path.name for path in (tmp_path / "class").glob("*.png")) == [
+        "00000-class.png", "00001-class.png", "00002-class.png"]
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"model": None}, "name it by --model"),
+    ({"adaptation": adaptations.LoRA(rank=500)}, "a rank of 500 is above"),
+    ({"adaptation": adaptations.LearnedWord(word="a")}, "'a' is known already"),
+    ({"adaptation": adaptations.LearnedWord(word="<other>")}, "no caption has the word"),
+    ({"adaptation": adaptations.Full(layers="nothing")}, "names no parameter"),
+    ({"adaptation": adaptations.LoRA(rank=1, targets=("to_z",))}, "names no weight"),
+    ({"adaptation": adaptations.ControlNet()}, "needs a picture beside"),
+])
+def test_what_cannot_be_trained_is_told_first(model, pictures, tmp_path, change, message):
+    asked = recipe(model, pictures, change.get("adaptation", adaptations.LoRA(rank=1)))
+    with pytest.raises(SdjaxError, match=message):
+        train(dataclasses.replace(asked, model=change.get("model", str(model))), tmp_path)
+
+
+def test_the_command_line_names_the_model():
+    changed = with_overrides(load_config("lora"), [
+        "--model", "sd15", "--data.source", "folder:mine", "--diffusion.adaptation.rank", "8"])
+    assert changed.model == "sd15" and changed.diffusion.adaptation.rank == 8
