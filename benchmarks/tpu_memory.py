@@ -50,7 +50,9 @@ def case(name: str) -> tuple[Program, dict, int]:
         pictures = {"image": np.zeros((side, side, 3), np.uint8),
                     "mask": np.full((side, side), 255, np.uint8)}  # fmt: skip
     asked = Request("a prompt", steps=30, guidance_scale=5.0, output="numpy", **pictures)
-    planned = plan(asked, configs["scheduler"], unet.config, vae.config, texts, 7.5)
+    planned = plan(
+        asked, configs["scheduler"], unet.config, vae.config, texts, 7.5, unet.dtype
+    )
     width = unet.config.cross_attention_dim
     pooled = np.zeros((1, 2, 1, texts[-1].projection_dim), DTYPE) if model == "sdxl" else None
     latents = run.Latents(*np.zeros((2, 1, *planned.shape), np.float32), np.zeros(1, int))

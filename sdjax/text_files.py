@@ -15,6 +15,18 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 
+LFS_POINTER = b"version https://git-lfs"
+"""What a file begins with that git-lfs left in place of another one."""
+
+
+def is_pointer(path: str | os.PathLike) -> bool:
+    """Whether a file is a pointer of git-lfs; False where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(LFS_POINTER)) == LFS_POINTER
+    except (OSError, ValueError):
+        return False
+
 
 def read_text(path: str | os.PathLike) -> str:
     """The text of a file in UTF-8, or in the UTF that a byte-order mark at its start names.

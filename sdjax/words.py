@@ -1,8 +1,15 @@
-"""What other programs call the arguments of `generate`, and what they are called here."""
+"""What other programs call the arguments of `generate`, of what loads and saves files, and the
+options of commands; and what they are called here.
+"""
 
 import difflib
+import functools
+import inspect
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
+
+from sdjax.errors import SdjaxError
 
 WORDS = {
     # diffusers
@@ -18,7 +25,7 @@ WORDS = {
     "use_karras_sigmas": 'sigmas="karras"',
     "use_exponential_sigmas": 'sigmas="exponential"',
     "use_beta_sigmas": 'sigmas="beta"',
-    "ip_adapter_image": "image",
+    "ip_adapter_image": "controls",
     "mask_image": "mask",
     "control_image": "controls",
     "controlnet_conditioning_scale": "controls",
@@ -84,6 +91,56 @@ WORDS = {
 """A word of another program, plain as of `plain` -> ours."""
 
 
+FILES = {
+    # diffusers and transformers
+    "torch_dtype": "dtype",
+    "weight_dtype": "dtype",
+    "data_type": "dtype",
+    "subfolder": "part",
+    "original_config": "config",
+    "original_config_file": "config",
+    "config_file": "config",
+    "pretrained_model_name_or_path": "source",
+    "pretrained_model_link_or_path": "path",
+    "pretrained_model_name_or_path_or_dict": "path",
+    "save_directory": "folder",
+    "adapter_name": "name",
+    "lora_scale": "weight",
+    "adapter_weights": "weight",
+    # A1111, ComfyUI and others
+    "precision": "dtype",
+    "half": 'dtype="float16"',
+    "fp16": 'dtype="float16"',
+    "checkpoint_path": "path",
+    "ckpt_path": "path",
+    "model_id": "source",
+    "strength": "weight",
+    "scale": "weight",
+    "multiplier": "weight",
+}
+"""As WORDS, of what loads and saves files."""
+
+_ELSEWHERE = {
+    "cache_dir": "the environment variable HF_HUB_CACHE says where",
+    "local_files_only": "the environment variable HF_HUB_OFFLINE=1 does that",
+    "use_auth_token": "`hf auth login` keeps it",
+    "token": "`hf auth login` keeps it",
+    "use_safetensors": "the kind of a file is told by its content",
+    "safe_serialization": "weights are always written as safetensors",
+    "safety_checker": "there is none here",
+    "requires_safety_checker": "there is none here",
+    "load_safety_checker": "there is none here",
+    "device_map": "weights go to all local devices",
+    "low_cpu_mem_usage": "weights are read one at a time",
+    "scheduler": "give generate sampler=",
+    "from_flax": "leave it out, both are read",
+    "from_pt": "leave it out, both are read",
+}
+"""A word of another program that needs no argument here -> why."""
+
+Function = TypeVar("Function", bound=Callable)
+
+
 def plain(word: str) -> str:
     """A word as WORDS has it: "CFG scale" and "--cfg-scale" are cfg_scale."""
     return word.lstrip("-").strip().lower().replace("-", "_").replace(" ", "_")
@@ -99,7 +156,7 @@ def meant(
     known = words.get(plain(word))
     if known is None:
         return None
-    name = re.match(r"\w+", known)[0]
+    name = re.match(r"[\w.]+", known)[0]
     if name in ours:
         return f"it is {spelled(name)}{known.removeprefix(name)} here"
     return f"there is no {name} yet"
@@ -109,3 +166,27 @@ def hint(word: str, ours: Iterable[str]) -> str:
     """What is meant by a word that is none of `ours`; nothing where it is like no other."""
     near = difflib.get_close_matches(plain(word), list(ours), 1)
     return meant(word, ours) or (f"did you mean {near[0]}?" if near else "")
+
+
+def told_words(function: Function) -> Function:
+    """A function that loads or saves files, which tells who calls it with the names of another
+    program what they are here: as SdjaxError, in place of Python's TypeError.
+    """
+    parameters = inspect.signature(function).parameters
+    ours = [name for name in parameters if name not in ("self", "cls", "options")]
+
+    @functools.wraps(function)
+    def call(*values, **named):
+        for word in named:
+            if word in ours:
+                continue
+            told = _ELSEWHERE.get(word) or meant(word, ours, FILES)
+            if "options" in parameters and told is None:
+                continue
+            if told is None or told.startswith("there is no "):
+                near = difflib.get_close_matches(plain(word), ours, 1)
+                told = f"did you mean {near[0]}?" if near else f"there are {', '.join(ours)}"
+            raise SdjaxError(f"{function.__name__} has no argument {word!r}: {told}")
+        return function(*values, **named)
+
+    return call

@@ -6,7 +6,7 @@ import tyro
 
 from sdjax.errors import SdjaxError
 
-from .common import description
+from .common import MODEL_WORDS, known_words, parsed
 
 
 def captions(words: tyro.conf.Positional[tuple[str, ...]] = (), model: Path | None = None) -> None:
@@ -36,10 +36,5 @@ def captions(words: tyro.conf.Positional[tuple[str, ...]] = (), model: Path | No
 
 def run(arguments: list[str], program: str) -> int:
     """Reads the options, and lists."""
-    tyro.cli(
-        captions,
-        prog=f"{program} captions",
-        description=description(captions, program),
-        args=arguments,
-    )
+    parsed(captions, arguments, program, words=known_words(["model"], MODEL_WORDS))
     return 0

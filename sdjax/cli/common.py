@@ -3,11 +3,13 @@
 import difflib
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+
+import tyro
 
 from sdjax import memory
 from sdjax.errors import SdjaxError
-from sdjax.words import WORDS, meant, plain
+from sdjax.words import meant, plain
 
 
 def description(command: Callable, program: str) -> str:
@@ -35,18 +37,69 @@ def check_near(arguments: list[str], *required: str) -> None:
             raise SdjaxError(f"no option {near[0]}; did you mean {option}?")
 
 
-def check_words(arguments: list[str], command: Callable, words: Mapping[str, str]) -> None:
+def check_words(arguments: list[str], ours: Iterable[str], words: Mapping[str, str]) -> None:
     """SdjaxError for an option of another program, which tells what it is called here.
 
-    words: what other programs call options of this command, beside `sdjax.words`.
+    ours: names of this command's options. words: what others call them.
     """
-    ours = set(inspect.signature(command).parameters)
     for argument in arguments:
         word = argument.partition("=")[0]
         if not re.match("--?[A-Za-z]", word) or plain(word) in ours or word in ("-h", "--help"):
             continue
-        if told := meant(plain(word), ours, {**WORDS, **words}, _option):
+        if told := meant(plain(word), ours, words, _option):
             raise SdjaxError(f"no option {word}: {told}")
+
+
+def check_once(arguments: list[str]) -> None:
+    """SdjaxError for an option that is given twice, of which the last alone would count."""
+    given = set()
+    for argument in arguments:
+        name = argument.partition("=")[0].replace("_", "-")
+        if not name.startswith("--"):
+            continue
+        name = re.sub(r"(^--|\.)no-", r"\1", name)
+        if name in given:
+            raise SdjaxError(f"{name} is given twice: give it once")
+        given.add(name)
+
+
+def known_words(ours: Iterable[str], words: Mapping[str, str]) -> dict[str, str]:
+    """Those words of other programs that are an option of a command here."""
+    return {word: name for word, name in words.items() if re.match(r"[\w.]+", name)[0] in ours}
+
+
+def parsed(
+    command: Callable, arguments: list[str], program: str, *, words: Mapping[str, str],
+    ours: Iterable[str] = (), several: Iterable[str] = (), required: Iterable[str] = (), **settings,
+):  # fmt: skip
+    """What `command` gives for these arguments of the command line.
+
+    words: what other programs call its options, and what these are called here. ours: options
+    beside its arguments. several: options that may be given several times. required: options that
+    must be given. settings: of tyro.
+    """
+    for option in several:
+        arguments = joined(arguments, option)
+    check_once(arguments)
+    check_words(arguments, {*inspect.signature(command).parameters, *ours}, words)
+    check_near(arguments, *required)
+    return tyro.cli(
+        command,
+        prog=f"{program} {command.__name__}",
+        description=description(command, program),
+        args=arguments,
+        **settings,
+    )
+
+
+MODEL_WORDS = {
+    "ckpt": "model", "ckpt_path": "model", "checkpoint": "model", "model_id": "model",
+    "pretrained_model_name_or_path": "model", "outdir": "out", "out_dir": "out", "output": "out",
+    "output_dir": "out", "output_path": "out", "precision": "dtype", "torch_dtype": "dtype",
+    "half": "dtype float16", "fp16": "dtype float16", "original_config": "config",
+    "original_config_file": "config", "config_file": "config", "bs": "batch_size",
+}  # fmt: skip
+"""What other programs call options about files that several commands have."""
 
 
 def _option(name: str) -> str:

@@ -6,8 +6,11 @@ from typing import Literal
 import tyro
 
 from sdjax.errors import SdjaxError
+from sdjax.folders import check_local
 
-from .common import description
+from .common import MODEL_WORDS, known_words, parsed
+
+_OPTIONS = ("dtype", "config")  # what other programs have words for
 
 
 def convert(
@@ -37,6 +40,7 @@ def convert(
     """
     from sdjax.pipeline.files import read_model, write_model
 
+    check_local(out)
     if out.exists():
         raise SdjaxError(f"{out} exists already: remove it or choose another name")
     model = read_model(source, variant, revision, config, prediction_type)
@@ -46,10 +50,5 @@ def convert(
 
 def run(arguments: list[str], program: str) -> int:
     """Reads the options, and converts."""
-    tyro.cli(
-        convert,
-        prog=f"{program} convert",
-        description=description(convert, program),
-        args=arguments,
-    )
+    parsed(convert, arguments, program, words=known_words(_OPTIONS, MODEL_WORDS))
     return 0

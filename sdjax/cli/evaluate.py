@@ -7,7 +7,9 @@ from typing import Annotated, Union
 
 import tyro
 
-from .common import check_known, description, prepare_devices
+from sdjax.words import WORDS
+
+from .common import MODEL_WORDS, check_known, known_words, parsed, prepare_devices
 
 
 def run(arguments: list[str], program: str) -> int:
@@ -46,16 +48,18 @@ def run(arguments: list[str], program: str) -> int:
         def load():
             found = read_model(source, config=config)
             # Before minutes go by with the weights.
-            plan_for(found, asked, source)
+            plan_for(found, asked, source, "float32")
             return sdjax.StableDiffusion.from_model(found, "float32", source)
 
         evaluation.run(measure, load, str(source))
 
-    tyro.cli(
-        evaluate,
-        prog=f"{program} evaluate",
-        description=description(evaluate, program),
-        args=arguments,
-        config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitSubcommandPrefixes),
-    )
+    generation = [field.name for field in dataclasses.fields(evaluation.Generation)]
+    ours = {field.name for kind in evaluation.EVALUATIONS for field in dataclasses.fields(kind)}
+    words = known_words(["model", "config", "out"], MODEL_WORDS)
+    for word, name in {**WORDS, **dict(zip(generation, generation))}.items():
+        if name in generation and word not in ours:
+            words[word] = f"generation.{name}"
+    ours |= {f"generation.{name}" for name in generation}
+    cascading = (tyro.conf.CascadeSubcommandArgs, tyro.conf.OmitSubcommandPrefixes)
+    parsed(evaluate, arguments, program, words=words, ours=ours, config=cascading)
     return 0

@@ -1,23 +1,21 @@
 """`sdjax sample`: prompts to pictures."""
 
+import contextlib
 from pathlib import Path
 from typing import Literal
 
-import tyro
-
 from sdjax.errors import SdjaxError
 from sdjax.folders import check_writable
+from sdjax.words import WORDS
 
-from .common import check_near, check_words, description, joined, prepare_devices
+from .common import MODEL_WORDS, parsed, prepare_devices
 
-# Of other programs' command lines, beside those of `sdjax.words`.
+# Beside the words for arguments of `generate`.
 _WORDS = {
-    "ckpt": "model", "ckpt_path": "model", "checkpoint": "model", "model_id": "model",
-    "pretrained_model_name_or_path": "model", "outdir": "out", "out_dir": "out", "output": "out",
-    "output_dir": "out", "output_path": "out", "precision": "dtype", "torch_dtype": "dtype",
-    "bs": "batch_size", "controls": "control", "control_image": "control",
-    "controlnet": "control", "controlnet_conditioning_scale": "control",
+    **MODEL_WORDS, "controls": "control", "control_image": "control", "controlnet": "control",
+    "controlnet_conditioning_scale": "control", "ip_adapter_image": "control",
 }  # fmt: skip
+_SEVERAL = ("--prompt", "--prompt-2", "--image", "--mask", "--depth", "--control")
 
 
 def sample(
@@ -177,7 +175,7 @@ def sample(
     model = str(sdjax.EMOJI) if model is None else model
     found = read_model(model, config=config)
     # Before minutes go by with the weights.
-    scale = plan_for(found, asked, model).guidance_scale
+    scale = plan_for(found, asked, model, dtype).guidance_scale
     pipeline = sdjax.StableDiffusion.from_model(found, dtype, model)
     settings = {
         "negative_prompt": negative_prompt, "steps": asked.steps or STEPS, "guidance_scale": scale,
@@ -198,9 +196,12 @@ def sample(
                 own = {"prompt": captions[len(images)], **notes, "seed": image.info["seed"]}
                 paths.append(folder.save(image, own))
                 images.append(image)
-    finally:
-        if 0 < len(images) < asked.total:
+    except BaseException:  # interrupted, or the disk is full
+        if images:
             print(f"{len(images)} of {asked.total} pictures are in {out}")
+            with contextlib.suppress(SdjaxError):
+                print(folder.save_sheet(images, captions[: len(images)], paths[0]))
+        raise
     overview = folder.save_sheet(images, captions, paths[0])
     print(f"{len(images)} pictures from seed {asked.seeds[0]} on, and {overview}")
 
@@ -226,14 +227,6 @@ def _joined(values) -> str | None:
 
 def run(arguments: list[str], program: str) -> int:
     """Reads the options, and draws."""
-    for several in ("--prompt", "--prompt-2", "--image", "--mask", "--depth", "--control"):
-        arguments = joined(arguments, several)
-    check_words(arguments, sample, _WORDS)
-    check_near(arguments, "--prompt")
-    tyro.cli(
-        sample,
-        prog=f"{program} sample",
-        description=description(sample, program),
-        args=arguments,
-    )
+    words = {**WORDS, **_WORDS}
+    parsed(sample, arguments, program, words=words, several=_SEVERAL, required=["--prompt"])
     return 0

@@ -4,6 +4,7 @@ such as cached latents, is then known to be out of date.
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from typing import NamedTuple
 
 
@@ -28,10 +29,14 @@ class Stamps:
 
     known: name -> Stamp of earlier; a file whose size and times are those is not read again.
     read: whether the bytes of others are. Without that their digest is "".
+    tell: called with the number of files read so far, after each.
     """
 
-    def __init__(self, known: dict[str, Stamp], read: bool = True):
-        self._known, self._read = known, read
+    def __init__(
+        self, known: dict[str, Stamp], read: bool = True,
+        tell: Callable[[int], None] = lambda count: None,
+    ):  # fmt: skip
+        self._known, self._read, self._tell, self._count = known, read, tell, 0
 
     def of(self, path: str | os.PathLike, name: str) -> Stamp:
         """The stamp of a file that `known` calls `name`; all 0 where it cannot be read."""
@@ -45,6 +50,8 @@ class Stamps:
             if self._read:
                 with open(path, "rb") as file:
                     digest = hashlib.file_digest(file, "blake2b").hexdigest()[:32]
+                self._count += 1
+                self._tell(self._count)
             return Stamp(*times, digest)
         except OSError:  # opening the picture will say so
             return Stamp(0, 0, 0, "")

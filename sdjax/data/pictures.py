@@ -1,5 +1,6 @@
 """Opening a picture as a viewer shows it, whatever its file holds."""
 import io
+import os
 import struct
 import warnings
 import zlib
@@ -9,6 +10,7 @@ from PIL import Image
 
 from sdjax.data.colour import to_srgb
 from sdjax.errors import SdjaxError
+from sdjax.text_files import is_pointer
 
 # What Pillow raises for files that are broken, truncated, or no pictures at all.
 _PICTURE_ERRORS = (
@@ -56,10 +58,18 @@ def open_picture(source, name: str, mode: str = "RGB") -> Image.Image:
     except BrokenItem:
         raise
     except _PICTURE_ERRORS as error:
-        raise BrokenItem(name, f"not a readable picture ({error})") from error
+        raise BrokenItem(name, why_unreadable(source, error)) from error
     if picture.mode == "RGBA" and mode != "RGBA":
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     return picture.convert("RGB").convert(mode) if mode == "L" else picture.convert(mode)
+
+
+def why_unreadable(source, error: Exception) -> str:
+    """What to say of a source that Pillow refused with this error."""
+    if isinstance(source, str | os.PathLike) and is_pointer(source):
+        return ("a git-lfs pointer, not the picture itself: run `git lfs pull` in its repository, "
+                "or download the file itself")
+    return f"not a readable picture ({error})"
 
 
 def _readable(source):

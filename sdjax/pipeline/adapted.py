@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from sdjax.models.unet import UNet
 from sdjax.text.tokenizer import END, Tokenizer
 from sdjax.weights.adapters import Adapter, read_lora, with_adapters
 from sdjax.weights.textual_inversion import read_textual_inversion, with_vectors
+from sdjax.words import told_words
 
 
 class Adapted:
@@ -45,6 +47,7 @@ class Adapted:
         self._params = jax.device_put(dict(params), parallel.replicated())
         self._base, self._loras = self._params, {}
 
+    @told_words
     def load_lora(
         self, path: str | os.PathLike, weight: float = 1.0, name: str | None = None
     ) -> str:
@@ -91,15 +94,24 @@ class Adapted:
                 loaded = ", ".join(self._loras) or "none"
                 raise SdjaxError(f"no adapter {name!r} is loaded; loaded are: {loaded}")
 
+    @told_words
     def load_textual_inversion(self, path: str | os.PathLike, token: str | None = None) -> str:
         """Adds a learned word; returns it, as it is to be written in prompts.
 
         Read are {token: vectors}, A1111's `string_to_param` and SDXL's `clip_l`/`clip_g`, of one
         vector or several. token: the word, by default the file's. The text encoders get larger
-        and are compiled anew, the U-Net is not. Raises SdjaxError for vectors of another model.
+        and are compiled anew, the U-Net is not. Where there are vectors for one of two encoders
+        alone, the other reads the word's letters, as in diffusers, and a warning says so. Raises
+        SdjaxError for vectors of another model.
         """
         names = self.encoder_parts
         token, vectors = read_textual_inversion(path, self._base, names, token)
+        if without := [name for name in names if name not in vectors]:
+            warnings.warn(
+                f"{path} has no vectors for {without[0]}, which reads {token!r} letter by letter: "
+                "the word works in part",
+                stacklevel=3,
+            )
         encoders, tokenizers, base = list(self.text_encoders), list(self.tokenizers), self._base
         for i, name in enumerate(names):
             if name not in vectors:

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -10,6 +10,8 @@ from sdjax.errors import SdjaxError
 
 CAPTIONS = "captions.txt"
 """A file of a model's folder: all captions that it was trained on, one a line."""
+MOST = 20_000
+"""Captions kept of a large set, and those with further words."""
 # They say nothing of what is in a picture.
 _SMALL_WORDS = frozenset("a an the of on in at to and or with without for no from by is".split())
 
@@ -24,6 +26,20 @@ def read_captions(folder: Path) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError) as error:
         raise SdjaxError(f"cannot read the captions in {path}: {error}") from error
     return tuple(line.strip() for line in lines if line.strip())
+
+
+def distinct(captions: Iterable[str], most: int = MOST) -> tuple[str, ...]:
+    """Each caption once, without spaces around it; of those after the first `most` only the ones
+    with a word that none before has.
+    """
+    kept, words = {}, set()
+    for caption in map(" ".join, map(str.split, captions)):
+        if caption and caption not in kept:
+            own = _words(caption)
+            if len(kept) < most or not own <= words:
+                kept[caption] = True
+                words |= own
+    return tuple(kept)
 
 
 def warn_of_unseen(prompts: Sequence[str], captions: Sequence[str]):

@@ -11,6 +11,7 @@ from sdjax import parallel
 from sdjax.errors import SdjaxError
 from sdjax.pipeline import arguments, inputs, programs
 from sdjax.weights.parts import ControlNet
+from sdjax.words import told_words
 
 # Fields in which a ControlNet agrees with the U-Net that it steers.
 _SHARED = (
@@ -33,6 +34,7 @@ class Control:
     params: Any
 
     @classmethod
+    @told_words
     def from_pretrained(
         cls,
         source: str | os.PathLike,

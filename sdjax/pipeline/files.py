@@ -117,6 +117,8 @@ def read_model(
         checkpoint, home = read_folder(path, variant), path
     else:
         configs = None if config is None else read_configs(config)
+        if config is None:
+            _tell_of_yaml(path)
         checkpoint = read_single_file(path, configs, prediction_type)
         home = None if config is None or part_alone(config) else Path(config)
     tokenizers, family = _tokenizers(checkpoint, home), checkpoint.family
@@ -132,6 +134,19 @@ def read_model(
         aesthetics = bool(index.get(_SCORE))
     guidance_scale = _guidance_scale(index, where)
     return Model(checkpoint, tokenizers, bool(zero), guidance_scale, aesthetics, home, captions)
+
+
+def _tell_of_yaml(path: Path) -> None:
+    """A warning where CompVis' configuration lies beside a single file: other programs follow it.
+    """
+    for ending in (".yaml", ".yml"):
+        if (beside := path.with_suffix(ending)).is_file():
+            warnings.warn(
+                f"{beside} is not read: networks and sampling are told from {path.name} itself; "
+                'where the two differ give prediction_type="v_prediction", or config=, a diffusers '
+                "folder of this kind of model",
+                stacklevel=3,
+            )
 
 
 def _guidance_scale(index: Mapping, source: Path) -> float:

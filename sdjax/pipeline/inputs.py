@@ -85,7 +85,9 @@ def _loaded(name: str, path) -> Image.Image:
             image.load()
             return image
     except (OSError, ValueError) as error:
-        raise SdjaxError(f"{name} {os.fspath(path)}: not a readable picture ({error})") from error
+        from sdjax.data.pictures import why_unreadable
+
+        raise SdjaxError(f"{name} {os.fspath(path)}: {why_unreadable(path, error)}") from error
 
 
 def check_same_shape(mask, image) -> None:

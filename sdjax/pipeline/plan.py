@@ -13,6 +13,7 @@ from sdjax.pipeline import conditions, inputs, told
 from sdjax.pipeline.conditions import Conditions, Pictures
 from sdjax.pipeline.draws import noise_source
 from sdjax.pipeline.request import Request
+from sdjax.pipeline.room import check_room
 
 STEPS = 30  # of sampling, where neither their number nor a list of them is given
 STRENGTH = 0.8  # share of the steps from a picture, where nothing of it is masked
@@ -51,11 +52,13 @@ class Plan(NamedTuple):
     """For each of the request's `controls`, int[images]: which of its pictures each image takes."""
 
 
-def plan(asked: Request, scheduler: Mapping, unet, vae, encoders, guidance_scale: float) -> Plan:
+def plan(
+    asked: Request, scheduler: Mapping, unet, vae, encoders, guidance_scale: float, dtype
+) -> Plan:
     """How a model carries a request out; SdjaxError where it cannot.
 
     scheduler: its scheduler_config.json. unet, vae, encoders: the configurations of its networks.
-    guidance_scale: its own.
+    guidance_scale: its own. dtype: what the networks compute in.
     """
     kind = conditions.kind_of_channels(unet, vae)
     _check_given(asked, kind)
@@ -64,6 +67,8 @@ def plan(asked: Request, scheduler: Mapping, unet, vae, encoders, guidance_scale
             raise SdjaxError(f"this model has one text encoder: leave {name} out")
     factor = vae.downsampling
     size = _size(asked, kind, unet, factor)
+    shape = (*(side // factor for side in size), vae.latent_channels)
+    check_room(asked, size, shape, unet, vae, dtype)
     given = _conditions(asked, kind, vae, size)
     layers = min(encoder.num_hidden_layers for encoder in encoders)
     if asked.clip_skip >= layers:
@@ -81,7 +86,6 @@ def plan(asked: Request, scheduler: Mapping, unet, vae, encoders, guidance_scale
     table = diffusion.sampler_from_config(scheduler, steps, asked.sampler, start=start, **options)
     in_turn = diffusion.drawn_in_turn(scheduler, asked.sampler)
     source = noise_source(asked.noise, table, in_turn)
-    shape = (*(side // factor for side in size), vae.latent_channels)
     if asked.latents is not None and asked.latents.shape != (asked.total, *shape):
         raise SdjaxError(
             f"latents must have shape {(asked.total, *shape)}, got {asked.latents.shape}"

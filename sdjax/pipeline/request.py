@@ -1,6 +1,7 @@
 """What a caller asks for, each argument checked before anything is loaded or compiled."""
 
 import dataclasses
+import functools
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -124,23 +125,39 @@ class Request:
         self.negatives = one_each("negative_prompt", self.negative_prompt, count)
         self.prompts_2 = one_each("prompt_2", self.prompt_2, count)
         self.negatives_2 = one_each("negative_prompt_2", self.negative_prompt_2, count)
-        self.variations = self._variations()
-        # The variations of one picture, not of one each.
-        same = self.variations is not None and not isinstance(self.seed, list)
-        self.seeds = seeds_of(self.seed, 1 if same else self.total)
-        self.seeds = np.repeat(self.seeds, self.total) if same else self.seeds
+        self._check_variations()
+        check_seeds("seed", self.seed, 1 if self._varies_one else self.total)
 
-    def _variations(self) -> np.ndarray | None:
-        """The seed that each image is varied towards."""
+    def _check_variations(self) -> None:
         for name in ("variation_seed", "variation_strength"):
             given = [n for n in ("variation_seed", "variation_strength") if n != name][0]
             if getattr(self, name) is None and getattr(self, given) is not None:
                 raise SdjaxError(f"{given} goes with {name}: give both")
+        if self.variation_seed is not None:
+            if self.latents is not None:
+                raise SdjaxError("variation_seed is for drawn noise: leave latents out")
+            check_seeds("variation_seed", self.variation_seed, self.total)
+
+    @property
+    def _varies_one(self) -> bool:
+        """Whether the images are variations of one picture, not of one each."""
+        return self.variation_seed is not None and not isinstance(self.seed, list)
+
+    # Seeds are made when asked for: a plan refuses more images than the memory holds.
+
+    @functools.cached_property
+    def seeds(self) -> np.ndarray:
+        """uint64[total]."""
+        if self._varies_one:
+            return np.repeat(seeds_of(self.seed, 1), self.total)
+        return seeds_of(self.seed, self.total)
+
+    @functools.cached_property
+    def variations(self) -> np.ndarray | None:
+        """The seed that each image is varied towards, uint64[total]."""
         if self.variation_seed is None:
             return None
-        if self.latents is not None:
-            raise SdjaxError("variation_seed is for drawn noise: leave latents out")
-        return seeds_of(self.variation_seed, self.total, "variation_seed")
+        return seeds_of(self.variation_seed, self.total)
 
     @property
     def total(self) -> int:
@@ -163,17 +180,22 @@ def one_each(name: str, texts: Sequence[str] | None, prompts: int) -> list[str |
     return texts * prompts if len(texts) == 1 else texts
 
 
-def seeds_of(
-    seed: int | Sequence[int] | None, total: int, name: str = "seed"
-) -> np.ndarray:
+def check_seeds(name: str, seed: int | Sequence[int] | None, total: int) -> None:
+    """SdjaxError where a seed is missing for an image, or the last would be too large."""
+    if isinstance(seed, list) and len(seed) != total:
+        raise SdjaxError(f"{name} must be one number or {total}, one an image, got {len(seed)}")
+    if isinstance(seed, int) and seed + total > 2**64:
+        raise SdjaxError(
+            f"a seed must lie in 0 … 2^64 - 1, got {seed + total - 1} for the last image"
+        )
+
+
+def seeds_of(seed: int | Sequence[int] | None, total: int) -> np.ndarray:
     """One seed an image, uint64[total]: seed, seed + 1, … or those given; None draws the first.
 
     What is drawn has 32 bits, so that other programs take it too.
     """
-    seed = secrets.randbits(32) if seed is None else seed
-    seeds = seed if isinstance(seed, list) else [seed + i for i in range(total)]
-    if len(seeds) != total:
-        raise SdjaxError(f"{name} must be one number or {total}, one an image, got {len(seeds)}")
-    if seeds[-1] >= 2**64:
-        raise SdjaxError(f"a seed must lie in 0 … 2^64 - 1, got {seeds[-1]} for the last image")
-    return np.array(seeds, np.uint64)
+    if isinstance(seed, list):
+        return np.array(seed, np.uint64)
+    first = secrets.randbits(32) if seed is None else seed
+    return np.uint64(first) + np.arange(total, dtype=np.uint64)

@@ -20,12 +20,16 @@ from sdjax.pipeline.plan import Plan, plan
 from sdjax.pipeline.program import Program
 from sdjax.pipeline.progress import reported
 from sdjax.pipeline.request import ARGUMENTS, Prompt, Request
+from sdjax.room import told_when_full
 from sdjax.text.tokenizer import Tokenizer
 from sdjax.weights.checkpoint import Checkpoint, Part
 from sdjax.weights.names import state_from_params
 from sdjax.weights.parts import VAE, TextEncoder, TinyVAE, UNet, configuration, load
 from sdjax.weights.single_file import family_of
 from sdjax.weights.tensors import dtype_of
+from sdjax.words import told_words
+
+_WHEN_FULL = "ask for a smaller batch_size or smaller pictures, or load the model in bfloat16"
 
 
 class StableDiffusion(Adapted):
@@ -76,6 +80,7 @@ class StableDiffusion(Adapted):
         self.params = params
 
     @classmethod
+    @told_words
     def from_pretrained(
         cls,
         source: str | os.PathLike,
@@ -92,6 +97,7 @@ class StableDiffusion(Adapted):
         return cls.from_model(read_model(source, variant, revision), dtype, source)
 
     @classmethod
+    @told_words
     def from_single_file(
         cls,
         path: str | os.PathLike,
@@ -141,12 +147,14 @@ class StableDiffusion(Adapted):
             captions=model.captions,
         )
 
+    @told_words
     def save_pretrained(
         self, folder: str | os.PathLike, dtype: str = "float32", variant: str | None = None
     ) -> None:
         """Writes a diffusers folder that PyTorch diffusers loads, parameters in `dtype`."""
         write_model(self._model(), folder, dtype, variant)
 
+    @told_words
     def save_single_file(self, path: str | os.PathLike, dtype: str = "float32") -> None:
         """Writes an original single .safetensors file, as other interfaces read it."""
         write_model(self._model(), path, dtype)
@@ -325,14 +333,16 @@ class StableDiffusion(Adapted):
         planned = self.planned(asked)
         self.seeds = [int(seed) for seed in asked.seeds]
         warn_of_unseen(asked.prompt, self.captions)
-        encoded = run.encode(self, asked, planned)
+        with told_when_full(_WHEN_FULL):
+            encoded = run.encode(self, asked, planned)
         size = min(asked.batch_size or asked.total, asked.total)
         starts = range(0, asked.total, size)
         with reported(asked.progress, len(starts) * planned.table.evaluations) as advance:
             for first in starts:
                 # The last batch is filled up, so that all run the program of one shape.
                 batch = np.minimum(first + np.arange(size), asked.total - 1)
-                made = run.batch(self, asked, planned, encoded, batch, advance)
+                with told_when_full(_WHEN_FULL):
+                    made = run.batch(self, asked, planned, encoded, batch, advance)
                 made = made[: asked.total - first]
                 seeds = self.seeds[first : first + size]
                 check_finite_images(made, seeds)
@@ -347,6 +357,7 @@ class StableDiffusion(Adapted):
             self.vae.config,
             [encoder.config for encoder in self.text_encoders],
             self.guidance_scale,
+            self.unet.dtype,
         )
 
 
@@ -364,7 +375,7 @@ def check_whole(model: Model, source):
         raise SdjaxError(f"{source}: {error}") from error
 
 
-def plan_for(model: Model, asked: Request, source) -> Plan:
+def plan_for(model: Model, asked: Request, source, dtype: str) -> Plan:
     """`plan` for a model on disk, before its weights are read."""
     check_whole(model, source)
     parts = model.checkpoint.parts
@@ -375,6 +386,7 @@ def plan_for(model: Model, asked: Request, source) -> Plan:
         configuration(parts["vae"], _kind_of_vae(parts["vae"]).config_class, source),
         [configuration(parts[name], TextEncoder.config_class, source) for name in model.tokenizers],
         model.guidance_scale,
+        dtype,
     )
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from sdjax.errors import SdjaxError
 from sdjax.folders import check_local
+from sdjax.words import told_words
 
 BEGIN = "<|startoftext|>"
 END = "<|endoftext|>"
@@ -161,6 +162,7 @@ class Tokenizer:
         return result
 
     @classmethod
+    @told_words
     def from_pretrained(cls, folder: str | os.PathLike) -> "Tokenizer":
         """Reads a folder that transformers' `save_pretrained` wrote, of whichever version.
 
@@ -200,6 +202,7 @@ class Tokenizer:
         except Exception as error:  # the library in Rust has no narrower one
             raise SdjaxError(f"the tokenizer in {folder}: {error}") from error
 
+    @told_words
     def save_pretrained(self, folder: str | os.PathLike) -> None:
         """Writes the files that transformers' `CLIPTokenizer.from_pretrained` reads."""
         check_local(folder)

@@ -5,12 +5,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sdjax.errors import SdjaxError
+from sdjax.text_files import LFS_POINTER
 
 SAFETENSORS = b"\0\0\0\0{"  # the end of a header's length, and the header's first letter
 _LENGTH = 64
 _BEGINNINGS = (
     (
-        re.compile(rb"version https://git-lfs"),
+        re.compile(re.escape(LFS_POINTER)),
         "is a git-lfs pointer, not the weights themselves: run `git lfs pull` in its repository, or "
         "download the file itself",
     ),

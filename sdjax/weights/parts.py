@@ -28,6 +28,7 @@ from sdjax.weights.hub import locate
 from sdjax.weights.names import params_from_state, state_from_params
 from sdjax.weights.single_file import read_file, read_single_file
 from sdjax.weights.tensors import dtype_of
+from sdjax.words import told_words
 
 # Fields of all configurations that count layers.
 DEPTHS = (
@@ -211,6 +212,7 @@ class Pretrained:
     """Files for a network: what `UNet`, `VAE`, `TextEncoder`, `ControlNet`, … share."""
 
     @classmethod
+    @told_words
     def from_pretrained(
         cls,
         source: str | os.PathLike,
@@ -239,6 +241,7 @@ class Pretrained:
         """The configuration and the state, under the names of the network's parameters."""
         return read(source, part or cls.part, variant, revision, config, alone=part is None)
 
+    @told_words
     def save_pretrained(
         self, params, folder: str | os.PathLike, dtype="float32", variant: str | None = None
     ) -> None:

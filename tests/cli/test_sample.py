@@ -11,6 +11,7 @@ from PIL import Image
 
 import main
 import sdjax
+from sdjax import training
 from sdjax.cli import captions, common, convert, evaluate, sample, train
 from sdjax.pipeline import pictures, run, stable_diffusion
 from sdjax.pipeline.captions import read_captions, warn_of_unseen
@@ -50,6 +51,62 @@ def refusal(capsys, *arguments):
 def test_options_of_other_programs_are_told_by_ours(capsys, word, ours):
     line = refusal(capsys, "--prompt", "red apple", word, "3")
     assert line == f"error: no option {word.split('=')[0]}: it is {ours} here\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "ours"),
+    [
+        ("convert in out --torch-dtype float16", "--dtype"),
+        ("convert in out --half", "--dtype float16"),
+        ("captions --ckpt folder", "--model"),
+        ("evaluate shapes-accuracy --num-inference-steps 3", "--generation.steps"),
+        ("evaluate shapes-accuracy --steps 3", "--generation.steps"),
+        ("evaluate nearest-neighbour --outdir there", "--out"),
+        ("train --config shapes --output_dir runs", "--workdir"),
+        ("train --config shapes --workdir runs --lr 1", "--diffusion.optimizer.learning-rate"),
+        ("train --config shapes --workdir runs --train_data_dir=a",
+         "--data.source folder:PICTURES"),
+    ],
+)  # fmt: skip
+def test_other_commands_tell_foreign_options_too(capsys, command, ours):
+    assert main.main(command.split()) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: no option --") and printed.out == ""
+    assert printed.err.endswith(f": it is {ours} here\n")
+
+
+def test_foreign_options_of_training_are_options_of_recipes():
+    """Each leads to a field of a recipe for pictures of prompts."""
+    recipe = training.load_config("shapes")
+    for name in train._WORDS.values():
+        if name not in ("workdir", "config"):
+            value = recipe
+            for field in name.split()[0].split("."):
+                value = getattr(value, field)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "sample --prompt a --steps 3 --seed 1 --steps=4",
+        "sample --prompt a --guidance-scale 3 --guidance_scale 3",
+        "convert in out --dtype float16 --dtype float16",
+        "captions --model a --model b",
+        "evaluate shapes-accuracy --model a --model b",
+        "train --config shapes --workdir a --workdir b",
+        "train --config shapes --workdir a --diffusion.steps 3 --diffusion.steps 4",
+        "train --config shapes --workdir a --diffusion.remat --diffusion.no-remat",
+    ],
+)
+def test_an_option_given_twice_is_refused(capsys, command):
+    assert main.main(command.split()) == 2
+    printed = capsys.readouterr()
+    assert re.fullmatch(r"error: --[a-z.-]+ is given twice: give it once\n", printed.err)
+
+
+def test_convert_looks_at_where_it_writes_before_it_reads(capsys):
+    assert main.main(["convert", "absent/model/of/nobody", "gs://bucket/model"]) == 2
+    assert "gs:// is not supported" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -141,9 +198,11 @@ def test_an_interrupted_command_keeps_what_is_finished(model, tmp_path, capsys, 
     command += ["--batch-size", "2", "--steps", "2", "--out", str(tmp_path)]
     assert main.main(command) == 130
     printed = capsys.readouterr()
-    assert printed.out == f"4 of 8 pictures are in {tmp_path}\n"
+    sheet = tmp_path / "00000-sheet.png"
+    assert printed.out == f"4 of 8 pictures are in {tmp_path}\n{sheet}\n"
     assert printed.err == "interrupted\n"
-    found = sorted(tmp_path.iterdir())
+    assert Image.open(sheet).width > 2 * 192 - 2
+    found = sorted(set(tmp_path.iterdir()) - {sheet})
     assert [path.name for path in found] == [f"0000{i}.png" for i in range(4)]
     for i, path in enumerate(found):
         picture = Image.open(path)

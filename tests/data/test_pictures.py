@@ -315,3 +315,10 @@ def test_paths_files_bytes_and_pictures_are_the_same(tmp_path):
         np.testing.assert_array_equal(shown(source, "RGBA"), shown(data, "RGBA"))
     assert decode_image(data, "a").shape == (1, 256, 3)
     assert open_picture(data, "a", "L").mode == "L"
+
+
+def test_a_pointer_of_git_lfs_is_named_as_such(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 7\n")
+    with pytest.raises(BrokenItem, match="a git-lfs pointer, not the picture itself: run .git lfs pull"):
+        open_picture(path, "a.png")

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -97,3 +98,14 @@ def test_options_of_single_files_are_no_use_with_a_folder(whole, tmp_path):
     for options in ({"config": whole}, {"prediction_type": "epsilon"}):
         with pytest.raises(sdjax.SdjaxError, match="are for single files"):
             files.read_model(whole, **options)
+
+
+def test_a_configuration_of_compvis_beside_a_file_is_told(whole, tmp_path):
+    random_pipeline().save_single_file(tmp_path / "a.safetensors")
+    (tmp_path / "a.yaml").write_text('model:\n  params:\n    parameterization: "v"\n')
+    with pytest.warns(UserWarning, match=r"a.yaml is not read: .* prediction_type=") as caught:
+        files.read_model(tmp_path / "a.safetensors")
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        files.read_model(tmp_path / "a.safetensors", config=whole)

@@ -96,6 +96,19 @@ def test_both_encoders_of_sdxl(sdxl, first, tmp_path):
     peers.assert_close(ours, theirs)
 
 
+def test_a_word_of_one_encoder_alone_is_told(sdxl, tmp_path):
+    """diffusers loads it into the encoder that it fits too, and the other reads letters."""
+    model, pipeline = sdjax.StableDiffusion.from_pretrained(sdxl), peers.load("sdxl", sdxl)
+    save_file({WORD: vectors(1)}, tmp_path / "word.safetensors")
+    with pytest.warns(UserWarning, match="no vectors for text_encoder_2, which reads") as caught:
+        model.load_textual_inversion(tmp_path / "word.safetensors")
+    assert caught[0].filename == __file__
+    pipeline.load_textual_inversion(tmp_path / "word.safetensors")
+    for ours, theirs in zip(model.tokenizers, (pipeline.tokenizer, pipeline.tokenizer_2)):
+        ids = theirs(PROMPT, padding="max_length", max_length=peers.LENGTH)["input_ids"]
+        np.testing.assert_array_equal(ours.encode(PROMPT)[0], ids)
+
+
 def test_vectors_of_another_model_are_refused(model, tmp_path):
     save_file({WORD: vectors(1, 99)}, tmp_path / "a.safetensors")
     with pytest.raises(sdjax.SdjaxError, match="of another model"):

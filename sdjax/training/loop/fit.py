@@ -15,6 +15,7 @@ from sdjax.checkpoints import Checkpoints
 from sdjax.errors import SdjaxError
 from sdjax.folders import one_line_errors
 from sdjax.parallel import check_one_process, replicate, to_host
+from sdjax.room import told_when_full
 
 from .config import RunConfig
 from .feed import Feed
@@ -25,6 +26,10 @@ from .state import TrainState
 from .step import make_step
 
 LAG = 2  # calls between sending a step and reading its metrics, so that an accelerator never waits
+
+WHEN_FULL = (
+    "lower batch_size (accumulation makes up for it) or turn remat on; what was saved before stays"
+)
 
 
 class Outcome(NamedTuple):
@@ -52,11 +57,11 @@ def fit(
 
     Returns an Outcome; `finished` is False after SIGTERM, SIGINT or config.max_minutes, when
     everything is saved to go on later. Raises SdjaxError when the loss stops being finite (the
-    last good checkpoint stays), when the checkpoint is of another architecture, or when the disk is
-    full or fails (what was saved stays).
+    last good checkpoint stays), when the checkpoint is of another architecture, when memory is too
+    small, or when the disk is full or fails (what was saved stays).
     """
     check_one_process()
-    with one_line_errors(folder):
+    with one_line_errors(folder), told_when_full(WHEN_FULL):
         return _fit(objective, frozen, batches, config, folder, name, sheet, about)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sdjax.diffusion.samplers import training_signal, with_signal
 from sdjax.models.unet_config import OWN_MODEL
 from sdjax.pipeline import StableDiffusion
 from sdjax.training.objectives.denoising import DenoisingConfig
@@ -42,11 +43,23 @@ def scheduler_config(denoising: DenoisingConfig, clip_sample, learned_variance=F
         "beta_start": schedule.beta_start,
         "beta_end": schedule.beta_end,
         "prediction_type": "sample" if denoising.prediction == "x_0" else denoising.prediction,
-        "timestep_spacing": "trailing",
+        "timestep_spacing": _spacing(denoising, bounded=clip_sample),
         "rescale_betas_zero_snr": schedule.zero_terminal_snr,
         "clip_sample": clip_sample,
         "steps_offset": 0,
     }
+
+
+def _spacing(denoising, bounded):
+    """How the exported scheduler spreads its steps: from the schedule's last timestep on, where the
+    network has been trained, but below a last timestep that leaves ε next to no signal.
+
+    diffusers has no limit such as `noisiest`; its "leading" begins a step below the end.
+    """
+    signal = training_signal(denoising.schedule.build())
+    ends_in_noise = with_signal(signal) < len(signal)
+    errs = denoising.prediction == "epsilon" and ends_in_noise and not bounded
+    return "leading" if errs else "trailing"
 
 
 @contextmanager
@@ -82,16 +95,18 @@ def export_pixel(folder, config, params, dtype):
         })
 
 
-def latent_model(config, vae, text_encoder, tokenizer, params) -> StableDiffusion:
+def latent_model(
+    config, vae, text_encoder, tokenizer, params, captions=()
+) -> StableDiffusion:
     """The text-to-image model of a LatentRun.
 
     vae: sdjax.weights.VAE. text_encoder: the TextEncoderConfig with the tokenizer's vocabulary.
-    params: {"unet", "vae", "text_encoder"}.
+    params: {"unet", "vae", "text_encoder"}. captions: all that it was trained on, if known.
     """
     return StableDiffusion(
         UNet(config.unet), vae, TextEncoder(text_encoder), tokenizer,
         scheduler_config(config.denoising, clip_sample=False), params,
-        guidance_scale=config.sheet.guidance_scale,
+        guidance_scale=config.sheet.guidance_scale, captions=captions,
     )
 
 

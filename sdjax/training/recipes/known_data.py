@@ -1,6 +1,7 @@
 """What a work folder knows of the data that was trained on there last."""
 
 import os
+import time
 from pathlib import Path
 
 from sdjax.data.content import Content, Stamps
@@ -9,6 +10,7 @@ from sdjax.training.loop.settings import say
 
 
 NAME = "data.json"
+QUIET = 2.0  # seconds of reading that nothing is said of
 
 
 def content_of(source: Source, workdir, count: int, read: bool) -> Content | None:
@@ -18,8 +20,21 @@ def content_of(source: Source, workdir, count: int, read: bool) -> Content | Non
     folder knows are not read again.
     """
     known = _known(workdir)
-    stamps = Stamps(known.files if known else {}, read)
+    stamps = Stamps(known.files if known else {}, read, _told_in_time(count))
     return source.content(stamps, count)
+
+
+def _told_in_time(total):
+    """Says how many of the files are read, where that takes long."""
+    due = time.monotonic() + QUIET
+
+    def tell(count):
+        nonlocal due
+        if time.monotonic() >= due:
+            say(f"reading the files once, to know later what has changed: {count} of about {total}")
+            due = time.monotonic() + 5 * QUIET
+
+    return tell
 
 
 def tell_changes(workdir, content: Content | None):

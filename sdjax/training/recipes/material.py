@@ -32,6 +32,11 @@ class Material:
         self.content = content_of(self.source, workdir, self.count, recipe.in_memory)
         self._pictures = None
 
+    def known_captions(self) -> list[str]:
+        """The captions, as far as they are known without reading pictures."""
+        items = None if self.content is None else self.content.items
+        return [] if items is None else [caption for _, caption in items[: self.count]]
+
     def all_pictures(self):
         """All usable pictures, as `read_all` gives them, read once."""
         if self._pictures is None:

@@ -12,10 +12,12 @@ from sdjax.evaluation.features import feature_function
 from sdjax.folders import one_line_errors, writable_folder
 from sdjax.models.clip import TextEncoderConfig
 from sdjax.parallel import check_one_process
+from sdjax.pipeline.captions import distinct
+from sdjax.room import told_when_full
 from sdjax.text import Tokenizer
 from sdjax.text.tokenizer import BEGIN, END
 from sdjax.training.loop.feed import ArrayBatches
-from sdjax.training.loop.fit import check, fit, has_begun, kept_weights
+from sdjax.training.loop.fit import WHEN_FULL, check, fit, has_begun, kept_weights
 from sdjax.training.loop.lock import locked
 from sdjax.training.loop.optimizers import make_optimizer
 from sdjax.training.loop.settings import changes_since, keep, say, tell
@@ -44,7 +46,7 @@ def train(recipe: Recipe, workdir) -> bool:
     """
     check_one_process()
     workdir = writable_folder(workdir)
-    with one_line_errors(workdir), locked(workdir):
+    with one_line_errors(workdir), told_when_full(WHEN_FULL), locked(workdir):
         _check(recipe, workdir)
         model = None
         if isinstance(recipe.diffusion, TuningRun):
@@ -108,6 +110,8 @@ class _LatentParts:
     tokenizer: Tokenizer
     config: LatentRun
     frozen: dict
+    captions: tuple[str, ...] = ()
+    """What the model is trained on, where that is all that it knows."""
 
     @property
     def objective(self):
@@ -118,7 +122,7 @@ class _LatentParts:
         text = {"text_encoder": self.frozen.get("text_encoder")}
         return export.latent_model(
             self.config, self.vae, self.config.text_encoder, self.tokenizer,
-            {**text, **ema, "vae": self.vae_params},
+            {**text, **ema, "vae": self.vae_params}, self.captions,
         )
 
 
@@ -224,12 +228,12 @@ class _Stages:
         prompts = list(config.sheet.prompts) or captions(self.material.source, config.sheet.images)
         given = {**frozen, "vae": parts.vae_params}
         sheet = objective.sheet(given, parts.tokenizer.encode(prompts))
-        arrays, lessons = None, ()
+        arrays, lessons, texts = None, (), self.material.known_captions()
         if config.cache_latents:
             arrays = self.material.latents(parts.given, parts.vae, parts.vae_params)
-            texts = arrays.pop("caption")
+            texts = arrays.pop("caption").tolist()
             arrays.pop("index")
-            arrays["ids"] = _encoded(parts.tokenizer, texts.tolist())
+            arrays["ids"] = _encoded(parts.tokenizer, texts)
             lessons = [(lesson.items(texts), lesson.examples) for lesson in config.curriculum]
         else:
             frozen = given
@@ -238,6 +242,8 @@ class _Stages:
             objective, frozen, batches, config, "diffusion", _captioned(sheet, prompts)
         )
         if outcome.finished:
+            if self.recipe.pretrained is None:
+                parts = dataclasses.replace(parts, captions=distinct(texts))
             export.export_latent(
                 self.workdir / "model", parts.model(outcome.ema), self.recipe.export_dtype
             )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sdjax import diffusion
-from sdjax.diffusion import schedule_from_config
+from sdjax.diffusion import sampler_from_config, schedule_from_config
 from sdjax.errors import SdjaxError
 from sdjax.training import DenoisingConfig, ScheduleConfig
 from sdjax.training.loop.step import image_keys
@@ -126,6 +126,36 @@ def test_every_schedule_is_exported(name, zero_terminal_snr):
     exported = scheduler_config(DenoisingConfig(schedule), clip_sample=False)
     read, built = schedule_from_config(exported), schedule.build()
     np.testing.assert_allclose(read.alphas_cumprod, built.alphas_cumprod, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("sampler", [None, "heun", "unipc", "dpmpp_2m", "euler_a"])
+@pytest.mark.parametrize("name", ["cosine", "sigmoid"])
+def test_an_exported_scheduler_carries_a_network_that_errs(name, sampler):
+    """The picture is 0, and each prediction of ε off by 0.01: 10 times that is left of it."""
+    denoising = DenoisingConfig(ScheduleConfig(name), prediction="epsilon")
+    exported = scheduler_config(denoising, clip_sample=False)
+    table = sampler_from_config(exported, 30, sampler)
+    signal = np.append(schedule_from_config(exported).alphas_cumprod, 0)
+
+    def denoise(x, t):
+        alpha_bar = jnp.interp(t, np.arange(len(signal)), signal)
+        return x / jnp.sqrt(1 - alpha_bar) + 0.01
+
+    made = diffusion.sample(denoise, table, jnp.ones((1, 4)), jax.random.key(0))
+    assert np.abs(made).max() < 0.2
+    with pytest.warns(UserWarning, match="noisiest"):
+        sampler_from_config({**exported, "timestep_spacing": "trailing"}, 30, sampler)
+
+
+def test_a_spacing_to_the_end_stays_where_the_network_knows_the_picture_there():
+    cosine, linear = ScheduleConfig("cosine"), ScheduleConfig("linear", 1e-4, 0.02)
+    for denoising, clip in (
+        (DenoisingConfig(cosine), False),
+        (DenoisingConfig(cosine, prediction="epsilon"), True),
+        (DenoisingConfig(linear, prediction="epsilon"), False),
+    ):
+        assert scheduler_config(denoising, clip)["timestep_spacing"] == "trailing"
 
 
 def test_epsilon_without_signal_is_refused():

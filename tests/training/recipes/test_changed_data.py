@@ -11,16 +11,16 @@ from PIL import Image
 
 import main
 from sdjax import VAE, parallel
-from sdjax.data import DataConfig
+from sdjax.data import DataConfig, open_source
 from sdjax.text import Tokenizer
 from sdjax.training import ArrayBatches, LatentObjective
 from sdjax.training.loop import fit as loop
 from sdjax.training.loop import settings
-from sdjax.training.recipes import material
+from sdjax.training.recipes import known_data, material
 from sdjax.training.recipes.datasets import encode_all
 from sdjax.training.recipes.latent_cache import cached_latents
 from sdjax.training.recipes.material import Material
-from tests.training.small import LATENT
+from tests.training.small import DATA, LATENT
 
 COLOURS = "red", "green", "blue", "black", "white", "grey", "yellow", "cyan"
 
@@ -77,7 +77,7 @@ def networks_untouched(monkeypatch):
 
 @pytest.mark.usefixtures("networks_untouched")
 def test_the_next_run_s_batches_hold_what_is_there_now(pictures, tmp_path, monkeypatch, capsys):
-    (tmp_path / "small.py").write_text("from tests.training.small import LATENT as config")
+    (tmp_path / "small.py").write_text("from tests.training.small import DATA, LATENT as config")
     folder = tmp_path / "run"
     command = ["train", "--config", str(tmp_path / "small.py"), "--workdir", str(folder),
                "--data.source", f"folder:{pictures}", "--diffusion.steps", "8"]
@@ -189,3 +189,17 @@ def test_a_damaged_record_of_the_data_is_written_anew(damaged, pictures, tmp_pat
     draw(pictures, 9, "pink")
     tell_changes(tmp_path, Material(recipe, tmp_path).content)
     assert capsys.readouterr().out.endswith(": 1 picture added\n")
+
+
+def test_reading_a_large_folder_is_told(pictures, tmp_path, monkeypatch, capsys):
+    source = open_source(dataclasses.replace(DATA, source=f"folder:{pictures}"))
+    for quiet, lines in ((0.0, len(source)), (60.0, 0)):
+        monkeypatch.setattr(known_data, "QUIET", quiet)
+        known_data.content_of(source, tmp_path, len(source), read=True)
+        printed = capsys.readouterr().out.splitlines()
+        assert len(printed) == lines
+    monkeypatch.setattr(known_data, "QUIET", 0.0)
+    known_data.tell_changes(tmp_path, known_data.content_of(source, tmp_path, len(source), True))
+    assert f"{len(source)} of about {len(source)}" in capsys.readouterr().out
+    known_data.content_of(source, tmp_path, len(source), read=True)
+    assert not capsys.readouterr().out  # all are known

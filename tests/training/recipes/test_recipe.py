@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from sdjax.checkpoints import Checkpoints
-from sdjax.data.source import Source
+from sdjax.data.source import Source, open_source
 from sdjax.errors import SdjaxError
 from sdjax.models import TextEncoderConfig, UNetConfig, VAEConfig
 from sdjax.text import Tokenizer
@@ -69,6 +69,8 @@ def test_a_latent_recipe_ends_in_a_folder_that_makes_pictures(trained):
     images = model.generate("a red circle", steps=2, output="numpy")
     assert images.shape == (1, 32, 32, 3) and np.isfinite(images).all()
     assert model.guidance_scale == LATENT.diffusion.sheet.guidance_scale != 7.5
+    source = open_source(LATENT.data)
+    assert set(model.captions) == {source[i]["caption"] for i in range(LATENT.examples)}
     scheduler = json.loads((trained / "model/scheduler/scheduler_config.json").read_text())
     assert scheduler["prediction_type"] == "sample"
     config = json.loads((trained / "model/text_encoder/config.json").read_text())
