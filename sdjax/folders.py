@@ -55,7 +55,7 @@ def writable_folder(path: str | os.PathLike) -> Path:
 
     Make it before the work, so that hours of it are not lost for want of a place.
     """
-    check_local(path)
+    check_writable(path)
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)

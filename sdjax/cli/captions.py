@@ -5,6 +5,7 @@ from pathlib import Path
 import tyro
 
 from sdjax.errors import SdjaxError
+from sdjax.folders import check_local
 
 from .common import MODEL_WORDS, known_words, parsed
 
@@ -25,6 +26,9 @@ def captions(words: tyro.conf.Positional[tuple[str, ...]] = (), model: Path | No
     from sdjax.pipeline.captions import CAPTIONS, read_captions
 
     folder = sdjax.EMOJI if model is None else model
+    check_local(folder)
+    if not folder.is_dir():
+        raise SdjaxError(f"no such model folder: {folder}")
     known = read_captions(folder)
     if not known:
         raise SdjaxError(f"{folder} does not say what it was trained on: it has no {CAPTIONS}")
