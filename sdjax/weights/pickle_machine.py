@@ -5,8 +5,12 @@ the machine itself and knows containers, numbers, text and tensors. Nothing is i
 any other global may be mentioned but not used, or the file is refused by the name of that global.
 """
 
+import contextlib
 import math
 import pickletools
+import struct
+import zipfile
+import zlib
 from pathlib import Path
 
 import ml_dtypes
@@ -72,6 +76,33 @@ _INERT = (
 )
 _AXES = 32  # that a tensor has at most, as in NumPy before version 2
 _SCALARS = (str, bytes, int, float, bool, type(None))
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    EOFError,
+    MemoryError,
+    RuntimeError,
+    struct.error,
+)
+
+
+@contextlib.contextmanager
+def translated(path: Path):
+    """Whatever a damaged file makes the standard library raise, as SdjaxError."""
+    try:
+        yield
+    except SdjaxError:
+        raise
+    except OSError as error:
+        raise SdjaxError(f"cannot read {path}: {error.strerror or error}") from error
+    except _DAMAGE as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise SdjaxError(f"{path} is not a whole PyTorch checkpoint: {reason}") from error
 
 
 class Global:
@@ -259,7 +290,7 @@ class Machine:
             raise SdjaxError(f"{self.path} holds a tensor that reaches beyond its storage")
 
         def load() -> np.ndarray:
-            with _translated(self.path):
+            with translated(self.path):
                 flat = self.read(storage)[offset:]
             steps = [stride * storage.dtype.itemsize for stride in strides]
             # As bits: NumPy cannot lay out numbers of 8-bit floats.

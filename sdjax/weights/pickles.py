@@ -2,7 +2,6 @@
 archive of a pickle and storages, or the older format in which these follow one another.
 """
 
-import contextlib
 import io
 import os
 import struct
@@ -13,22 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from sdjax.errors import SdjaxError
-from sdjax.weights.pickle_machine import Machine, Storage
+from sdjax.weights.pickle_machine import Machine, Storage, translated
 from sdjax.weights.tensors import mapped
 
-_DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    OverflowError,
-    EOFError,
-    MemoryError,
-    RuntimeError,
-    struct.error,
-)
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 
 
@@ -39,25 +25,11 @@ def read_pickle(path: str | os.PathLike) -> dict:
     code when it is unpickled the usual way.
     """
     path = Path(path)
-    with _translated(path):
+    with translated(path):
         if zipfile.is_zipfile(path):
             return _checked(path, _read_zip(path))
         with path.open("rb") as file:
             return _checked(path, _read_legacy(path, file))
-
-
-@contextlib.contextmanager
-def _translated(path: Path):
-    """Whatever a damaged file makes the standard library raise, as SdjaxError."""
-    try:
-        yield
-    except SdjaxError:
-        raise
-    except OSError as error:
-        raise SdjaxError(f"cannot read {path}: {error.strerror or error}") from error
-    except _DAMAGE as error:
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise SdjaxError(f"{path} is not a whole PyTorch checkpoint: {reason}") from error
 
 
 def _checked(path: Path, value) -> dict:
