@@ -44,7 +44,8 @@ def test_every_loader_tells_them(function):
     assert function.__wrapped__ and function.__doc__
     names = set(inspect.signature(function).parameters)
     for word in set(FILES) - names:
-        assert re.search(f"{word!r}: (it is|did you mean|there are) ", refusal(function, **{word: 0}))
+        line = refusal(function, **{word: 0})
+        assert re.search(f"{word!r}: (it is|did you mean|there are) ", line)
 
 
 def test_options_of_a_network_pass():

@@ -40,7 +40,8 @@ class StableDiffusion(Adapted):
         SDXL's second; its refiner has no other, and None for the first.
     scheduler_config: a diffusers scheduler_config.json as a dict; low_res_scheduler_config: the
         x4 upscaler's second one.
-    params: {"unet", "vae"} and "text_encoder", "text_encoder_2" as they are there. Assigning `params` again changes the model without compiling anything anew.
+    params: {"unet", "vae"} and "text_encoder", "text_encoder_2" as they are there. Assigning
+        `params` again changes the model without compiling anything anew.
     zero_negative: whether no negative prompt means an embedding of zeros (SDXL) rather than that
         of the empty prompt.
     guidance_scale: what `generate` takes where it is given none; saved with the model.

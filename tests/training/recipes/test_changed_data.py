@@ -77,7 +77,7 @@ def networks_untouched(monkeypatch):
 
 @pytest.mark.usefixtures("networks_untouched")
 def test_the_next_run_s_batches_hold_what_is_there_now(pictures, tmp_path, monkeypatch, capsys):
-    (tmp_path / "small.py").write_text("from tests.training.small import DATA, LATENT as config")
+    (tmp_path / "small.py").write_text("from tests.training.small import LATENT as config")
     folder = tmp_path / "run"
     command = ["train", "--config", str(tmp_path / "small.py"), "--workdir", str(folder),
                "--data.source", f"folder:{pictures}", "--diffusion.steps", "8"]
