@@ -54,6 +54,7 @@ _MODULES = (
     "text",
     "training",
     "weights",
+    "windows",
 )
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
         text as text,
         training as training,
         weights as weights,
+        windows as windows,
     )
     from .diffusion import (
         Schedule as Schedule,

@@ -28,6 +28,9 @@ WORDS = {
     "ip_adapter_image": "controls",
     "mask_image": "mask",
     "control_image": "controls",
+    "circular_padding": 'tile="x"',
+    "enable_vae_tiling": "vae_tile",
+    "view_batch_size": "windows",
     "controlnet_conditioning_scale": "controls",
     "crops_coords_top_left": "crop",
     "negative_crops_coords_top_left": "negative_crop",
@@ -44,6 +47,7 @@ WORDS = {
     "clip_stop_at_last_layers": "clip_skip, which counts from 0",
     "subseed": "variation_seed",
     "subseed_strength": "variation_strength",
+    "tiling": 'tile="xy"',
     # ComfyUI
     "cfg": "guidance_scale",
     "noise_seed": "seed",

@@ -57,6 +57,9 @@ def sample(
     negative_crop: tuple[int, int] | None = None,
     negative_target_size: tuple[int, int] | None = None,
     negative_aesthetic_score: float | None = None,
+    tile: Literal["x", "y", "xy"] | None = None,
+    windows: tuple[int, ...] = (),
+    vae_tile: int | None = None,
     noise: Literal["torch", "jax"] | None = None,
     out: Path = Path("images"),
 ) -> None:
@@ -119,6 +122,12 @@ def sample(
         negative_crop: The same of the negative prompt.
         negative_target_size: The same of the negative prompt; the prompt's where not given.
         negative_aesthetic_score: The same of the negative prompt; 2.5 where not given.
+        tile: Makes a picture that goes on without a seam at its other side: x from right to left, y
+            from bottom to top, xy both.
+        windows: For pictures larger than the model was trained at: the side in pixels of the windows
+            that the U-Net sees, and by how many they overlap, half where not given.
+        vae_tile: Side in pixels of the tiles in which the autoencoder takes a picture; 1024 for more
+            than 2048x2048 pixels where not given, 0 for all at once.
         noise: Who draws the noise: with torch a seed gives the picture that it gives in PyTorch, or
             the sampler is refused. Torch, for every sampler, where not given.
         out: Folder of the pictures; numbers go on after those that are there.
@@ -134,7 +143,8 @@ def sample(
     conditions = {
         "image": list(image) or None, "strength": strength, "mask": list(mask) or None,
         "image_guidance_scale": image_guidance_scale, "depth": list(depth) or None,
-        "noise_level": noise_level,
+        "noise_level": noise_level, "tile": tile, "windows": list(windows) or None,
+        "vae_tile": vae_tile,
     }  # fmt: skip
     told = {
         "negative_prompt_2": negative_prompt_2, "original_size": original_size, "crop": crop,
@@ -184,7 +194,8 @@ def sample(
         "variation_seed": variation_seed, "variation_strength": variation_strength,
         "image": _joined(image), "strength": strength, "mask": _joined(mask),
         "image_guidance_scale": image_guidance_scale, "depth": _joined(depth),
-        "noise_level": noise_level, "control": _joined(control),
+        "noise_level": noise_level, "control": _joined(control), "tile": tile,
+        "windows": _joined(windows), "vae_tile": vae_tile,
         "prompt_2": _joined(prompt_2), **told,
     }  # fmt: skip
     notes = {name: value for name, value in settings.items() if value is not None}

@@ -14,6 +14,7 @@ from sdjax.pipeline.conditions import Conditions, Pictures
 from sdjax.pipeline.draws import noise_source
 from sdjax.pipeline.request import Request
 from sdjax.pipeline.room import check_room
+from sdjax.pipeline.tiling import Tiling, tiling
 
 STEPS = 30  # of sampling, where neither their number nor a list of them is given
 STRENGTH = 0.8  # share of the steps from a picture, where nothing of it is masked
@@ -50,6 +51,7 @@ class Plan(NamedTuple):
     conditions: Conditions
     controlled: list[np.ndarray]
     """For each of the request's `controls`, int[images]: which of its pictures each image takes."""
+    tiling: Tiling = Tiling()
 
 
 def plan(
@@ -70,6 +72,7 @@ def plan(
     shape = (*(side // factor for side in size), vae.latent_channels)
     check_room(asked, size, shape, unet, vae, dtype)
     given = _conditions(asked, kind, vae, size)
+    seen = tiling(asked.tile, asked.windows, asked.vae_tile, size, factor)
     layers = min(encoder.num_hidden_layers for encoder in encoders)
     if asked.clip_skip >= layers:
         raise SdjaxError(
@@ -102,7 +105,7 @@ def plan(
         count = len(control.picture)
         controlled.append(inputs.chosen("picture", count, len(asked.prompt), asked.total))
     ids = told.time_ids(asked, unet, encoders, size, branches)
-    return Plan(table, size, shape, source, scale, branches, ids, given, controlled)
+    return Plan(table, size, shape, source, scale, branches, ids, given, controlled, seen)
 
 
 def _check_given(asked: Request, kind: str | None) -> None:

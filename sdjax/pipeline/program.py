@@ -18,7 +18,7 @@ class Program:
     """
 
     networks: programs.Networks
-    vae: object | None
+    coder: programs.Coder | None
     """None where the result is latents."""
     remat: bool
     inputs: programs.Inputs = dataclasses.field(compare=False, repr=False)
@@ -34,7 +34,7 @@ class Program:
         done = programs.noise_to_latents(
             self.networks, False, params, settings, images, begun, self.remat
         )
-        if self.vae is None:
+        if self.coder is None:
             return done.x
-        return programs.latents_to_pixels(self.vae, params["vae"], done.x)
+        return programs.latents_to_pixels(self.coder, params["vae"], done.x)
 

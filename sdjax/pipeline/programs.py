@@ -7,6 +7,7 @@ everything a request brings (prompt, picture, mask, seed, steps, sampler, guidan
 
 import dataclasses
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ from sdjax.models.tiny_vae import TinyVAE
 from sdjax.models.unet import UNet
 from sdjax.models.vae import VAE
 from sdjax.text.encode import Embedded, embed
+from sdjax.windows import Windows, over_windows
 
 # Pixels that the decoder takes at once; more of them are decoded in turn, to bound its memory.
 DECODED_PIXELS = 2**19
@@ -128,6 +130,15 @@ class Images(NamedTuple):
     kept: Kept | None
 
 
+class Seen(NamedTuple):
+    """What the networks see of a window of the latents; every array begins with [N · B]."""
+
+    x: jax.Array
+    channels: jax.Array | None
+    pictures: tuple[jax.Array, ...]
+    """Of the ControlNets."""
+
+
 class Settings(NamedTuple):
     """What all images of a batch share."""
 
@@ -162,6 +173,15 @@ class Networks(NamedTuple):
 
     unet: UNet
     controls: tuple[ControlNet, ...] = ()
+    windows: tuple[Windows, ...] = ()
+    """Over the axes of the latents, where the networks see a part of them at a time."""
+
+
+class Coder(NamedTuple):
+    """The autoencoder, and the tiles of the latents that it takes one at a time."""
+
+    vae: VAE
+    tiles: tuple[Windows, ...] = ()
 
 
 def on_devices(images: Images, place: Place) -> Images:
@@ -252,7 +272,6 @@ def _predictions(networks: Networks, params, images: Images, x, t, evaluation) -
     def repeated(array):
         return jnp.repeat(array, branches, axis=0)
 
-    x = repeated(x)
     text = which[:, :, evaluation].reshape(-1)
 
     def current(leaf):
@@ -272,24 +291,36 @@ def _predictions(networks: Networks, params, images: Images, x, t, evaluation) -
             frequency_shift=1,
         )
     labels = None if images.labels is None else repeated(images.labels)
-    for network, weights, control in zip(
-        networks.controls, params["controls"], controls, strict=True
-    ):
-        scale = control.scale[:, :, evaluation].reshape(-1, 1) * repeated(control.layers)
-        own = network.apply(
-            {"params": weights}, x, t, context, repeated(control.picture), added
+    scales = [
+        control.scale[:, :, evaluation].reshape(-1, 1) * repeated(control.layers)
+        for control in controls
+    ]
+
+    def seen(places: Seen):
+        """The predictions for a window of the latents."""
+        x, residuals = places.x, None
+        for network, weights, scale, picture in zip(
+            networks.controls, params["controls"], scales, places.pictures, strict=True
+        ):
+            own = network.apply({"params": weights}, x, t, context, picture, added)
+            *down, middle = (
+                residual * scale[:, i].reshape(-1, 1, 1, 1)
+                for i, residual in enumerate((*own[0], own[1]))
+            )
+            own = tuple(down), middle
+            residuals = own if residuals is None else jax.tree.map(jnp.add, residuals, own)
+        if places.channels is not None:
+            x = jnp.concatenate([x, places.channels], axis=-1)
+        return networks.unet.apply(
+            {"params": params["unet"]}, x, t, context, added, distilled, labels, residuals
         )
-        *down, middle = (
-            residual * scale[:, i].reshape(-1, 1, 1, 1)
-            for i, residual in enumerate((*own[0], own[1]))
-        )
-        own = tuple(down), middle
-        residuals = own if residuals is None else jax.tree.map(jnp.add, residuals, own)
-    if channels is not None:
-        x = jnp.concatenate([x, flat(channels)], axis=-1)
-    return networks.unet.apply(
-        {"params": params["unet"]}, x, t, context, added, distilled, labels, residuals
+
+    places = Seen(
+        repeated(x),
+        None if channels is None else flat(channels),
+        tuple(repeated(control.picture) for control in controls),
     )
+    return over_windows(seen, places, networks.windows, "even")
 
 
 def _combined(predictions, weights, rescale) -> jax.Array:
@@ -305,12 +336,17 @@ def _combined(predictions, weights, rescale) -> jax.Array:
     return rescaled(guided, conditional, rescale)
 
 
-def pixels_to_moments(vae: VAE, params, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+def pixels_to_moments(
+    coder: Coder, params, images: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     """Mean and standard deviation of the latents of float32[N, H, W, 3], without a scale."""
+    vae = coder.vae
     if isinstance(vae, TinyVAE):
-        mean = vae.encode(params, images)
+        mean = over_windows(lambda part: vae.encode(params, part), images, coder.tiles, "ramp")
         return mean, jnp.zeros_like(mean)
-    mean, log_variance = vae.posterior(params, images)
+    mean, log_variance = over_windows(
+        lambda part: vae.posterior(params, part), images, coder.tiles, "ramp"
+    )
     return mean, jnp.exp(0.5 * log_variance)
 
 
@@ -324,17 +360,21 @@ def upcast(vae: VAE) -> VAE:
     return vae
 
 
-def latents_to_pixels(vae: VAE, params, latents: jax.Array) -> jax.Array:
+def latents_to_pixels(coder: Coder, params, latents: jax.Array) -> jax.Array:
     """float32[N, h, w, C] in the U-Net's scale to float32[N, H, W, 3], clipped to [-1, 1]."""
+    vae = coder.vae
     z = unscaled(vae.config, latents)
-    pixels = z.shape[1] * z.shape[2] * vae.config.downsampling**2
+
+    def decoded(z):
+        return over_windows(lambda part: vae.decode(params, part), z, coder.tiles, "ramp")
+
+    sides = [axis.window for axis in coder.tiles] or z.shape[1:3]
+    pixels = math.prod(sides) * vae.config.downsampling**2
     at_once = max(1, DECODED_PIXELS // pixels)
     if len(z) <= at_once:
-        images = vae.decode(params, z)
+        images = decoded(z)
     else:
-        images = jax.lax.map(
-            lambda one: vae.decode(params, one[None])[0], z, batch_size=at_once
-        )
+        images = jax.lax.map(lambda one: decoded(one[None])[0], z, batch_size=at_once)
     return jnp.clip(images, -1, 1)
 
 

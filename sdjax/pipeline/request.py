@@ -28,6 +28,7 @@ from sdjax.pipeline.arguments import (
 from sdjax.pipeline.control import Steering, steerings
 from sdjax.pipeline.inputs import Pictures, picture_list
 from sdjax.pipeline.presets import filled, known_preset
+from sdjax.pipeline.tiling import window_sides
 from sdjax.words import hint
 
 Prompt = str | Sequence[str]
@@ -103,6 +104,9 @@ class Request:
     negative_crop: tuple[int, int] | None = _argument(optional(pair()), None)
     negative_target_size: tuple[int, int] | None = _argument(optional(pair(1)), None)
     negative_aesthetic_score: float | None = _argument(optional(number()), None)
+    tile: Literal["x", "y", "xy"] | None = _argument(optional(choice("x", "y", "xy")), None)
+    windows: int | tuple[int, int] | None = _argument(optional(window_sides), None)
+    vae_tile: int | None = _argument(optional(whole()), None)
     latents: np.ndarray | None = _argument(optional(array), None)
     noise: Literal["torch", "jax"] | None = _argument(optional(choice("torch", "jax")), None)
     clip_skip: int = _argument(whole(), 0)

@@ -14,6 +14,7 @@ from sdjax.pipeline.draws import draw, key_data, varied
 from sdjax.pipeline.plan import Plan
 from sdjax.pipeline.progress import Advance, carry_out
 from sdjax.pipeline.request import Request
+from sdjax.pipeline.tiling import Tiling
 from sdjax.text.encode import Embedded
 
 
@@ -46,8 +47,10 @@ def encode(model, asked: Request, planned: Plan) -> Encoded:
     latents = given.image is not None and given.kind != conditions.UPSCALE
     return Encoded(
         embedded(model, branch_texts(asked, planned, len(model.tokenizers)), asked.clip_skip),
-        latents_of(model, given.image) if latents else None,
-        latents_of(model, given.masked()) if given.kind == conditions.INPAINT else None,
+        latents_of(model, planned.tiling, given.image) if latents else None,
+        latents_of(model, planned.tiling, given.masked())
+        if given.kind == conditions.INPAINT
+        else None,
     )
 
 
@@ -102,9 +105,14 @@ def embedded(model, texts: np.ndarray, skip: int) -> Embedded:
     return jax.tree.map(lambda leaf: leaf[place][:, :, None], flat)
 
 
-def latents_of(model, pictures: Pictures) -> Latents:
+def coder(model, tiling: Tiling) -> programs.Coder:
+    """A model's autoencoder as it sees pictures."""
+    return programs.Coder(tiling.vae(model.vae), tiling.tiles)
+
+
+def latents_of(model, tiling: Tiling, pictures: Pictures) -> Latents:
     """The latents of pictures, each encoded once."""
-    run = programs.compiled(programs.pixels_to_moments, model.vae, in_axes=(None, 0))
+    run = programs.compiled(programs.pixels_to_moments, coder(model, tiling), in_axes=(None, 0))
     mean, std = one_a_device(lambda some: run(model.params["vae"], some), pictures.arrays)
     return Latents(mean, std, pictures.which)
 
@@ -128,10 +136,10 @@ def batch(
     made = inputs_of(model, asked, planned, encoded, numbers)
     place = programs.place(count, planned.branches)
     used = [one.control for one in asked.controls]
-    result = sampled(model, used, made, place, advance)
+    result = sampled(model, used, made, place, advance, planned.tiling)
     if asked.output == "latents":
         return programs.joined(result, place, count)
-    pixels = programs.joined(decoded(model, result), place, count)
+    pixels = programs.joined(decoded(model, planned.tiling, result), place, count)
     given = planned.conditions
     if given.mask is None or not asked.paste:
         return pixels
@@ -222,11 +230,12 @@ def channels(
 
 
 def sampled(
-    model, controls: list[Control], inputs: programs.Inputs, place: programs.Place, advance: Advance | None
-) -> jax.Array:
+    model, controls: list[Control], inputs: programs.Inputs, place: programs.Place,
+    advance: Advance | None, tiling: Tiling,
+) -> jax.Array:  # fmt: skip
     """Latents [devices, n, h, w, C] of a batch."""
     begin = programs.compiled(programs.begin, in_axes=(None, 0))
-    networks, params = networks_of(model, controls)
+    networks, params = networks_of(model, controls, tiling)
     sample = programs.compiled(
         programs.noise_to_latents, networks, place.across, in_axes=(None, None, 0, 0)
     )
@@ -240,16 +249,24 @@ def sampled(
     return carry_out(run, settings.table, begin(settings.table, start[place.rows]), advance).x
 
 
-def networks_of(model, controls: list[Control]) -> tuple[programs.Networks, dict[str, Any]]:
+def networks_of(
+    model, controls: list[Control], tiling: Tiling
+) -> tuple[programs.Networks, dict[str, Any]]:
     """The networks that sample, and their parameters."""
-    networks = programs.Networks(model.unet, tuple(control.network for control in controls))
+    networks = programs.Networks(
+        tiling.network(model.unet),
+        tuple(tiling.network(control.network) for control in controls),
+        tiling.windows,
+    )
     return networks, {
         "unet": model.params["unet"],
         "controls": tuple(control.params for control in controls),
     }
 
 
-def decoded(model, latents: jax.Array) -> jax.Array:
+def decoded(model, tiling: Tiling, latents: jax.Array) -> jax.Array:
     """Pixels [devices, n, H, W, 3] of latents [devices, n, h, w, C]."""
-    decode = programs.compiled(programs.latents_to_pixels, model.vae, in_axes=(None, 0))
+    decode = programs.compiled(
+        programs.latents_to_pixels, coder(model, tiling), in_axes=(None, 0)
+    )
     return decode(model.params["vae"], latents)

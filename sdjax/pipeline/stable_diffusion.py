@@ -209,6 +209,9 @@ class StableDiffusion(Adapted):
         negative_crop: tuple[int, int] | None = None,
         negative_target_size: tuple[int, int] | None = None,
         negative_aesthetic_score: float | None = None,
+        tile: Literal["x", "y", "xy"] | None = None,
+        windows: int | tuple[int, int] | None = None,
+        vae_tile: int | None = None,
         latents: np.ndarray | None = None,
         noise: Literal["torch", "jax"] | None = None,
         clip_skip: int = 0,
@@ -263,6 +266,14 @@ class StableDiffusion(Adapted):
             `aesthetic_score` (None for 6) in place of the last.
         negative_original_size, …: the same for the negative prompt. None for all is what the
             prompt has, and a score of 2.5; where one is given, None for the crop is no crop.
+        tile: makes pictures that go on without a seam at their other side: "x" from right to left,
+            "y" from bottom to top, "xy" both.
+        windows: for pictures larger than the model was trained at (MultiDiffusion): the side in
+            pixels of the windows that the U-Net sees, one after the other, or (side, overlap);
+            half the side where no overlap is given. What it predicts is averaged.
+        vae_tile: side in pixels of the tiles in which the autoencoder takes a picture; they overlap
+            by a quarter and fade into each other. None for 1024 where a picture has more than
+            2048x2048 pixels, 0 for all at once.
         latents: unit-variance noise [N, height / f, width / f, C] to start from.
         noise: where other noise comes from, to start from and what samplers add. "torch" draws it
             as diffusers does with a generator on the CPU for each image, so that a seed gives the
@@ -322,9 +333,10 @@ class StableDiffusion(Adapted):
         planned = self.planned(asked)
         encoded = run.encode(self, asked, planned)
         inputs = run.inputs_of(self, asked, planned, encoded, np.arange(asked.total))
-        networks, params = run.networks_of(self, [one.control for one in asked.controls])
-        vae = self.vae if output == "numpy" else None
-        return Program(networks, vae, remat, inputs), {**params, "vae": self.params["vae"]}
+        controls = [one.control for one in asked.controls]
+        networks, params = run.networks_of(self, controls, planned.tiling)
+        coder = run.coder(self, planned.tiling) if output == "numpy" else None
+        return Program(networks, coder, remat, inputs), {**params, "vae": self.params["vae"]}
 
     def generated(self, asked: Request) -> Iterator[tuple[int, list[Image.Image] | np.ndarray]]:
         """The images of a request as they are made: (number of its first, images) of each batch.
