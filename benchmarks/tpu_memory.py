@@ -67,7 +67,7 @@ def case(name: str) -> tuple[Program, dict, int]:
     }  # fmt: skip
     networks = run.programs.Networks(unet)
     idle = sum(size(halved(text_shapes(text))) for text in texts)
-    return Program(networks, vae, False, inputs), params, idle
+    return Program(networks, run.programs.Coder(vae), False, inputs), params, idle
 
 
 def halved(shapes):

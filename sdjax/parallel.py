@@ -102,6 +102,17 @@ def replicated():
     return NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec())
 
 
+def placed(tree):
+    """`tree` as it is where it lies on devices; NumPy arrays with a copy on each local device.
+
+    Whoever keeps parameters on the host has them on the devices for as long as they hold what this
+    gives.
+    """
+    if not any(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(tree)):
+        return tree
+    return jax.device_put(tree, replicated())
+
+
 def split():
     """Sharding of arrays [devices, …], as mapped pmap arguments are: to each device its own."""
     return NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS))

@@ -1,14 +1,13 @@
 """`sdjax sample`: prompts to pictures."""
 
-import contextlib
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from sdjax.errors import SdjaxError
-from sdjax.folders import check_writable
 from sdjax.words import WORDS
 
-from .common import MODEL_WORDS, parsed, prepare_devices
+from . import sample_run
+from .common import MODEL_WORDS, parsed
+from .sample_options import axis, cells, like_a_picture
 
 # Beside the words for arguments of `generate`.
 _WORDS = {
@@ -62,8 +61,19 @@ def sample(
     vae_tile: int | None = None,
     noise: Literal["torch", "jax"] | None = None,
     out: Path = Path("images"),
-) -> None:
-    """Turn prompts into pictures, each a numbered PNG, and one captioned sheet of them all.
+    like: Path | None = None,
+    format: Literal["png", "webp", "jpeg"] = "png",
+    json: bool = False,
+    grid: int | None = None,
+    x: str | None = None,
+    y: str | None = None,
+    preview: int | None = None,
+    preview_vae: str | None = None,
+    safety_checker: str | None = None,
+    blank: bool = False,
+    offload: bool = False,
+) -> dict[str, Any]:
+    """Turn prompts into pictures, each a numbered file, and one captioned sheet of them all.
 
     sdjax sample --prompt "grinning cat"
 
@@ -131,113 +141,35 @@ def sample(
         noise: Who draws the noise: with torch a seed gives the picture that it gives in PyTorch, or
             the sampler is refused. Torch, for every sampler, where not given.
         out: Folder of the pictures; numbers go on after those that are there.
+        like: A picture made here, or with A1111's parameters: its prompt and settings are taken
+            where no option says otherwise.
+        format: Of the files; the settings are inside each.
+        json: Also writes each picture's settings beside it.
+        grid: Pictures in a row of the sheet.
+        x: A setting and its values for a grid of pictures, such as sampler=ddim,euler; a value with
+            a comma stands in double quotes.
+        y: Another one, for the rows.
+        preview: Also writes small pictures on the way, after every so many steps, into a folder
+            previews beside the pictures.
+        preview_vae: A folder or file of TAESD, which makes them large.
+        safety_checker: A folder of Stable Diffusion's safety checker, which tells what it flags.
+        blank: Whether pictures that are flagged become black.
+        offload: Keeps each network on the device only while it is used, where its memory is small.
     """
-    import sdjax
-    from sdjax.pipeline.files import read_model
-    from sdjax.pipeline.plan import STEPS
-    from sdjax.pipeline.pictures import PictureFolder
-    from sdjax.pipeline.request import Request
-    from sdjax.pipeline.stable_diffusion import plan_for
-
-    options = {"spacing": spacing, "sigmas": sigmas, "eta": eta}
-    conditions = {
-        "image": list(image) or None, "strength": strength, "mask": list(mask) or None,
-        "image_guidance_scale": image_guidance_scale, "depth": list(depth) or None,
-        "noise_level": noise_level, "tile": tile, "windows": list(windows) or None,
-        "vae_tile": vae_tile,
-    }  # fmt: skip
-    told = {
-        "negative_prompt_2": negative_prompt_2, "original_size": original_size, "crop": crop,
-        "target_size": target_size, "aesthetic_score": aesthetic_score,
-        "negative_original_size": negative_original_size, "negative_crop": negative_crop,
-        "negative_target_size": negative_target_size,
-        "negative_aesthetic_score": negative_aesthetic_score,
-    }  # fmt: skip
-    steered = [_parts(one) for one in control]
-    asked = Request(
-        prompt,
-        negative_prompt,
-        preset=preset,
-        steps=steps,
-        guidance_scale=guidance_scale,
-        guidance_rescale=guidance_rescale,
-        sampler=sampler,
-        seed=None if seed == -1 else seed,
-        variation_seed=variation_seed,
-        variation_strength=variation_strength,
-        count=count,
-        height=height,
-        width=width,
-        noise=noise,
-        clip_skip=clip_skip,
-        batch_size=batch_size,
-        **conditions,
-        **told,
-        prompt_2=prompt_2 or None,
-        options={name: value for name, value in options.items() if value is not None},
-    )
-    check_writable(out)
-    prepare_devices()
-    asked.controls = tuple(
-        sdjax.Control.from_pretrained(folder, dtype=dtype)(picture, scale)
-        for folder, picture, scale in steered
-    )
-    model = str(sdjax.EMOJI) if model is None else model
-    found = read_model(model, config=config)
-    # Before minutes go by with the weights.
-    scale = plan_for(found, asked, model, dtype).guidance_scale
-    pipeline = sdjax.StableDiffusion.from_model(found, dtype, model)
-    settings = {
-        "negative_prompt": negative_prompt, "steps": asked.steps or STEPS, "guidance_scale": scale,
-        "guidance_rescale": guidance_rescale, "sampler": asked.sampler, "height": height,
-        "width": width, "clip_skip": clip_skip, "noise": noise, **asked.options, "model": model,
-        "variation_seed": variation_seed, "variation_strength": variation_strength,
-        "image": _joined(image), "strength": strength, "mask": _joined(mask),
-        "image_guidance_scale": image_guidance_scale, "depth": _joined(depth),
-        "noise_level": noise_level, "control": _joined(control), "tile": tile,
-        "windows": _joined(windows), "vae_tile": vae_tile,
-        "prompt_2": _joined(prompt_2), **told,
-    }  # fmt: skip
-    notes = {name: value for name, value in settings.items() if value is not None}
-    captions = [text for text in asked.prompt for _ in range(count)]
-    folder, images, paths = PictureFolder(out), [], []
-    try:
-        for _, made in pipeline.generated(asked):
-            for image in made:
-                own = {"prompt": captions[len(images)], **notes, "seed": image.info["seed"]}
-                paths.append(folder.save(image, own))
-                images.append(image)
-    except BaseException:  # interrupted, or the disk is full
-        if images:
-            print(f"{len(images)} of {asked.total} pictures are in {out}")
-            with contextlib.suppress(SdjaxError):
-                print(folder.save_sheet(images, captions[: len(images)], paths[0]))
-        raise
-    overview = folder.save_sheet(images, captions, paths[0])
-    print(f"{len(images)} pictures from seed {asked.seeds[0]} on, and {overview}")
-
-
-def _parts(control: str) -> tuple[str, Path, float]:
-    """Network, picture and scale of FOLDER:PICTURE[:SCALE]; SdjaxError for anything else."""
-    network, _, rest = control.partition(":")
-    picture, _, scale = rest.partition(":")
-    try:
-        given = float(scale or 1)
-    except ValueError:
-        given = None
-    if not network or not picture or given is None:
-        raise SdjaxError(f"--control must be FOLDER:PICTURE or FOLDER:PICTURE:SCALE, got {control}")
-    if not Path(picture).is_file():
-        raise SdjaxError(f"no such picture: {picture}")
-    return network, Path(picture), given
-
-
-def _joined(values) -> str | None:
-    return ", ".join(map(str, values)) or None
+    return dict(locals())
 
 
 def run(arguments: list[str], program: str) -> int:
     """Reads the options, and draws."""
     words = {**WORDS, **_WORDS}
-    parsed(sample, arguments, program, words=words, several=_SEVERAL, required=["--prompt"])
+    arguments = like_a_picture(arguments, sample)
+
+    def options(arguments: list[str]) -> dict[str, Any]:
+        return parsed(
+            sample, arguments, program, words=words, several=_SEVERAL, required=["--prompt"]
+        )
+
+    given = options(arguments)
+    axes = {side: axis(side, given[side], sample) for side in ("x", "y") if given[side]}
+    sample_run.carry_out(given, cells(arguments, axes, options), axes)
     return 0

@@ -22,6 +22,8 @@ class Underway(NamedTuple):
     """bool []: whether a callback has ended it."""
     registers: tuple
     """The second register, the history, and the state of `denoise`."""
+    x_0: jax.Array
+    """[batch, ...]: what the last evaluation took for the sample, 0 before the first."""
 
 
 def begin(table, x, state=None):
@@ -39,7 +41,7 @@ def begin(table, x, state=None):
         raise SdjaxError("sample needs x with a leading batch axis, got a scalar")
     x = x.astype(jnp.promote_types(x.dtype, jnp.float32)) * table.initial_scale
     registers = (jnp.zeros_like(x), (jnp.zeros_like(x),) * HISTORY, state)
-    return Underway(x, jnp.zeros((), bool), registers)
+    return Underway(x, jnp.zeros((), bool), registers, jnp.zeros_like(x))
 
 
 def sample(
@@ -82,7 +84,7 @@ def sample(
     """
     whole = not isinstance(x, Underway)
     start = begin(table, x, state) if whole else x
-    x, _, (_, _, state) = start
+    x, _, (_, _, state), _ = start
     rows = table.rows.kind.shape[0]
     noise = independent_noise if noise is None else noise
     keys = None if key is None else image_keys(key, x.shape[0])
@@ -93,7 +95,7 @@ def sample(
 
     def run_row(carry, inputs):
         index, row, ready = inputs
-        x, stopped, _ = carry
+        x, stopped, *_ = carry
         drawn = partial(_drawn, noise, keys, index, row, x)
         noise_of_row = drawn if given is None else (lambda: ready)
         branches = (_skip, _perturb, partial(_evaluate, stateful, table, keep, callback, index))
@@ -140,7 +142,7 @@ def _drawn(noise, keys, index, row, like):
 
 def _evaluate(denoise, table, keep, callback, index, row, noise, carry):
     """Carries a row out; the formulas are those of `tables`."""
-    x, stopped, (y, history, state) = carry
+    x, stopped, (y, history, state), _ = carry
     output, state = denoise(row.input_scale * x, row.timestep, state)
     prediction, fraction = output if isinstance(output, tuple) else (output, None)
     prediction = prediction.astype(x.dtype)
@@ -159,7 +161,7 @@ def _evaluate(denoise, table, keep, callback, index, row, noise, carry):
     if callback is not None:
         stopped = _told(callback, index, row.timestep, x_0)
         x = jnp.where(stopped, x_0, x)
-    return x, stopped, (y, history, state)
+    return x, stopped, (y, history, state), x_0
 
 
 def combined(coefficients, arrays):

@@ -78,7 +78,8 @@ class CLIPVisionConfig:
         """
         if isinstance(config.get("vision_config"), Mapping):
             outer, config = config, config["vision_config"]
-            width = config.get("projection_dim") or outer.get("projection_dim")
+            # The one outside counts, as in transformers; the inner one may be a default.
+            width = outer.get("projection_dim") or config.get("projection_dim")
             config = {**config, "projection_dim": width, "architectures": [PROJECTED]}
         return cls(**fields_of(cls, config, "picture encoder"))
 

@@ -1,6 +1,8 @@
 """Prompts and conditions to images."""
 
 from .control import Control
+from .previews import Preview
+from .safety import SafetyChecker
 from .stable_diffusion import StableDiffusion
 
-__all__ = ["Control", "StableDiffusion"]
+__all__ = ["Control", "Preview", "SafetyChecker", "StableDiffusion"]

@@ -22,7 +22,7 @@ from sdjax.words import told_words
 class Adapted:
     """The parameters of a U-Net, an autoencoder and text encoders, and what changes them.
 
-    A subclass sets the networks and tokenizers, then `params`.
+    A subclass sets the networks, tokenizers and `offload`, then `params`.
     """
 
     unet: UNet
@@ -30,10 +30,13 @@ class Adapted:
     tokenizers: tuple[Tokenizer, ...]
     encoder_parts: tuple[str, ...]
     """Names of the text encoders among the parts."""
+    offload: bool = False
+    """Whether parameters stay in the host's memory, and are on the devices only while used."""
 
     @property
     def params(self) -> dict[str, Any]:
-        """Parameters of all networks, adapters applied, a copy on each local device.
+        """Parameters of all networks, adapters applied, a copy on each local device; with `offload`
+        NumPy arrays.
 
         Assigned parameters become the ones that adapters are applied to; loaded ones are dropped.
         """
@@ -44,8 +47,14 @@ class Adapted:
         expected = {"unet", "vae", *self.encoder_parts}
         if set(params) != expected:
             raise SdjaxError(f"params must have {sorted(expected)}, got {sorted(params)}")
-        self._params = jax.device_put(dict(params), parallel.replicated())
+        self._params = self._at_home(dict(params))
         self._base, self._loras = self._params, {}
+
+    def _at_home(self, params):
+        """Parameters where they are between calls."""
+        if self.offload:
+            return parallel.to_host(params)
+        return jax.device_put(params, parallel.replicated())
 
     @told_words
     def load_lora(
@@ -125,7 +134,7 @@ class Adapted:
                 eos_token_id=tokenizers[i].vocabulary[END],
             )
             encoders[i] = encoders[i].clone(config=config)
-        base = jax.device_put(base, parallel.replicated())
+        base = self._at_home(base)
         self._params = with_adapters(base, list(self._loras.values()))
         self.text_encoders, self.tokenizers = tuple(encoders), tuple(tokenizers)
         self._base = base

@@ -43,15 +43,19 @@ class Control:
         variant: str | None = None,
         revision: str | None = None,
         config: str | os.PathLike | None = None,
+        offload: bool = False,
     ) -> "Control":
         """Reads a diffusers folder, an original or a diffusers file, or a hub id.
 
         dtype: what it computes in and its parameters are held in. config: a folder whose
-        config.json a single file has in place of what its shapes suggest.
+        config.json a single file has in place of what its shapes suggest. offload: see
+        `StableDiffusion.from_pretrained`.
         """
         network, params = ControlNet.from_pretrained(
             source, dtype=dtype, variant=variant, revision=revision, config=config
         )
+        if offload:
+            return cls(network, parallel.to_host(params))
         return cls(network, jax.device_put(params, parallel.replicated()))
 
     def __call__(

@@ -1,5 +1,6 @@
-"""Pictures out of arrays, and on disk: numbered PNG files that never replace one another."""
+"""Pictures out of arrays, and on disk: numbered files that never replace one another."""
 
+import json
 import os
 import re
 import uuid
@@ -8,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
 
 from sdjax.errors import SdjaxError
 from sdjax.evaluation.sheets import sheet
 from sdjax.folders import writable_folder
+from sdjax.pipeline.notes import FORMATS, file_options
 from sdjax.weights.arrays import all_finite
 
 SHOWN = 192  # pixels that a small picture is enlarged to, at least, on a sheet
@@ -38,37 +39,68 @@ def to_pictures(images: np.ndarray, seeds: Sequence[int]) -> list[Image.Image]:
 
 
 class PictureFolder:
-    """A folder whose pictures are numbered NNNNN.png, on from the highest that is there.
+    """A folder whose pictures are numbered, NNNNN.png, on from the highest that is there.
+
+    kind: of the pictures' files, one of `notes.FORMATS`; sheets of them are always PNG.
 
     Several processes may write into it. A picture appears whole or not at all. Raises SdjaxError
     where nothing can be written.
     """
 
-    def __init__(self, folder: str | os.PathLike):
-        self.folder = writable_folder(folder)
-        names = (re.match(r"(\d+)(-sheet)?\.png$", path.name) for path in self.folder.iterdir())
+    def __init__(self, folder: str | os.PathLike, kind: str = "png"):
+        self.folder, self.kind = writable_folder(folder), kind
+        endings = "|".join(FORMATS)
+        names = (
+            re.match(rf"(\d+)(-\w+)?\.({endings})$", path.name) for path in self.folder.iterdir()
+        )
         self._next = max((int(name[1]) for name in names if name), default=-1) + 1
 
-    def save(self, image: Image.Image, notes: Mapping[str, object]) -> Path:
-        """Writes a picture under the next number, the notes as its PNG text."""
-        text = PngInfo()
-        for name, value in notes.items():
-            text.add_itxt(name, str(value))
-        return self._write(image, text)
+    def save(
+        self,
+        image: Image.Image,
+        notes: Mapping[str, object],
+        parameters: str = "",
+        beside: bool = False,
+    ) -> Path:
+        """Writes a picture under the next number, with its settings inside.
+
+        notes, parameters: see `notes.file_options`. beside: also writes the notes as a JSON file of
+        the picture's name.
+        """
+        path = self._write(image, file_options(self.kind, notes, parameters))
+        if beside:
+            text = json.dumps(dict(notes), ensure_ascii=False, indent=2, default=str)
+            try:
+                path.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+            except OSError as error:
+                raise SdjaxError(
+                    f"cannot write the settings beside {path}: {error.strerror or error}"
+                ) from error
+        return path
 
     def save_sheet(
-        self, images: Sequence[Image.Image], captions: Sequence[str], first: Path
+        self,
+        images: Sequence[Image.Image],
+        captions: Sequence[str],
+        first: Path,
+        columns: int | None = None,
     ) -> Path:
         """Writes one captioned sheet of all, named after the first picture."""
         scale = max(1, SHOWN // max(images[0].size))
-        drawn = sheet(images, captions, scale=scale, smooth=True)
-        return self._write(drawn, None, first.with_name(f"{first.stem}-sheet.png"))
+        drawn = sheet(images, captions, columns, scale=scale, smooth=True)
+        return self.save_beside(drawn, first, "sheet")
 
-    def _write(self, image: Image.Image, text: PngInfo | None, path: Path | None = None) -> Path:
+    def save_beside(self, image: Image.Image, first: Path, word: str) -> Path:
+        """Writes a picture that belongs to another one, as NNNNN-word.png."""
+        return self._write(image, {"format": "png"}, first.with_name(f"{first.stem}-{word}.png"))
+
+    def _write(
+        self, image: Image.Image, options: Mapping[str, object], path: Path | None = None
+    ) -> Path:
         unfinished = self.folder / f".{uuid.uuid4().hex}.part"
         try:
             with unfinished.open("xb") as file:
-                image.save(file, "png", pnginfo=text)
+                image.save(file, **options)
             path = path or self._claimed()
             try:
                 unfinished.replace(path)
@@ -86,7 +118,7 @@ class PictureFolder:
     def _claimed(self) -> Path:
         """The next number that no other process has, as an empty file."""
         while True:
-            path = self.folder / f"{self._next:05d}.png"
+            path = self.folder / f"{self._next:05d}.{self.kind}"
             self._next += 1
             try:
                 path.touch(exist_ok=False)

@@ -9,7 +9,7 @@ from sdjax import diffusion
 from sdjax.diffusion.samplers import option_names, step_count
 from sdjax.errors import SdjaxError
 from sdjax.models.tiny_vae import TinyVAEConfig
-from sdjax.pipeline import conditions, inputs, told
+from sdjax.pipeline import conditions, inputs, previews, told
 from sdjax.pipeline.conditions import Conditions, Pictures
 from sdjax.pipeline.draws import noise_source
 from sdjax.pipeline.request import Request
@@ -70,9 +70,9 @@ def plan(
     factor = vae.downsampling
     size = _size(asked, kind, unet, factor)
     shape = (*(side // factor for side in size), vae.latent_channels)
-    check_room(asked, size, shape, unet, vae, dtype)
-    given = _conditions(asked, kind, vae, size)
     seen = tiling(asked.tile, asked.windows, asked.vae_tile, size, factor)
+    check_room(asked, size, shape, unet, vae, dtype, seen)
+    given = _conditions(asked, kind, vae, size)
     layers = min(encoder.num_hidden_layers for encoder in encoders)
     if asked.clip_skip >= layers:
         raise SdjaxError(
@@ -99,6 +99,7 @@ def plan(
     branches = 1 + guided * (2 if kind == conditions.EDIT else 1)
     if branches == 3 and asked.guidance_rescale:
         raise SdjaxError("guidance_rescale is not known for models that edit a picture: leave it 0")
+    previews.check_fits(asked.preview, vae.latent_channels)
     controlled = []
     for control in asked.controls:
         control.check(unet)
@@ -114,6 +115,8 @@ def _check_given(asked: Request, kind: str | None) -> None:
         if getattr(asked, name) is None:
             needed = " and ".join(f"{needed}=" for needed in _NEEDED[kind])
             raise SdjaxError(f"this model {_DOES[kind]} and needs {needed}: {name} is missing")
+    if asked.safety_checker is not None and asked.output != "pil":
+        raise SdjaxError('safety_checker tells by image.info["nsfw"]: it needs output="pil"')
     if asked.image is None:
         if asked.mask is not None:
             raise SdjaxError("a mask is for a picture: give image= too")

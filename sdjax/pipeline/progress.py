@@ -12,6 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sdjax.diffusion.tables import EVALUATE, Table
 
 Advance = Callable[[int], None]
+Look = tuple[int, Callable[[int, int, object], None]]
+"""A number of evaluations, and what is to be called after each so many: a function of (evaluations
+done, evaluations in all, the `Underway`)."""
 STILL = 0.5  # seconds for which a bar may stand still
 
 
@@ -58,26 +61,34 @@ def reported(progress: bool | Callable[[int, int], None], total: int) -> Iterato
         yield lambda count: bar.update(task, advance=count)
 
 
-def carry_out(run: Callable, table: Table, underway, advance: Advance | None):
-    """`run(table, underway)` in one call, or where `advance` is to be told, in several.
+def carry_out(
+    run: Callable, table: Table, underway, advance: Advance | None, look: Look | None = None
+):
+    """`run(table, underway)` in one call, or where somebody is to be told, in several.
 
     The parts get as long as a bar may stand still, so that a fast model is not slowed down by more
     calls than it needs. Between them a keyboard interrupt is heard.
     """
-    if advance is None:
+    if advance is None and look is None:
         return run(table, underway)
+    every, show = look or (None, None)
     # Each process would measure other times, and all must run the same parts.
     alone = jax.process_count() == 1
     rows = np.flatnonzero(np.asarray(table.rows.kind) == EVALUATE)
-    done, count = 0, 1 if alone else len(rows)
+    done, count = 0, 1 if alone and advance else len(rows)
     while done < len(rows):
         stop = min(done + count, len(rows))
+        stop = min(stop, done + every - done % every) if every else stop
         first = rows[done] if done else 0
         last = rows[stop] if stop < len(rows) else len(table.rows.kind)
         started = time.perf_counter()
         underway = jax.block_until_ready(run(table.part(first, last), underway))
         seconds = time.perf_counter() - started
-        advance(stop - done)
-        count = max(1, int((stop - done) * STILL / max(seconds, 1e-6)))
+        if advance is not None:
+            advance(stop - done)
+            if alone:
+                count = max(1, int((stop - done) * STILL / max(seconds, 1e-6)))
+        if every and (stop % every == 0 or stop == len(rows)):
+            show(stop, len(rows), underway)
         done = stop
     return underway

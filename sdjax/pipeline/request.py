@@ -28,6 +28,8 @@ from sdjax.pipeline.arguments import (
 from sdjax.pipeline.control import Steering, steerings
 from sdjax.pipeline.inputs import Pictures, picture_list
 from sdjax.pipeline.presets import filled, known_preset
+from sdjax.pipeline.previews import Preview, Show, preview
+from sdjax.pipeline.safety import SafetyChecker, checker
 from sdjax.pipeline.tiling import window_sides
 from sdjax.words import hint
 
@@ -113,6 +115,8 @@ class Request:
     batch_size: int | None = _argument(optional(whole(1)), None)
     output: Literal["pil", "numpy", "latents"] = _argument(choice("pil", "numpy", "latents"), "pil")
     progress: bool | Callable[[int, int], None] = _argument(switch_or_function, True)
+    preview: Preview | Show | None = _argument(optional(preview), None)
+    safety_checker: SafetyChecker | None = _argument(optional(checker), None)
     options: Mapping[str, Any] = dataclasses.field(
         default_factory=dict, metadata={"check": _options}
     )

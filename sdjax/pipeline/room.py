@@ -9,25 +9,30 @@ from sdjax import room
 from sdjax.errors import SdjaxError
 from sdjax.models.tiny_vae import TinyVAEConfig
 from sdjax.pipeline.request import Request
+from sdjax.pipeline.tiling import Tiling
 
 _RESULT_BYTES = {"pil": 1, "numpy": 4, "latents": 4}  # of a number in what is given back
 
 
-def check_room(asked: Request, size, shape, unet, vae, dtype) -> None:
+def check_room(
+    asked: Request, size, shape, unet, vae, dtype, seen: Tiling = Tiling()
+) -> None:
     """SdjaxError where the memory is too small for arrays that are there at the same time in any
     case; what passes may still be too much.
 
     size: height and width in pixels. shape: of an image's latents. unet, vae: configurations.
-    dtype: what they compute in.
+    dtype: what they compute in. seen: how much of a picture each of them sees at a time.
 
     These arrays are what a convolution takes and gives: of the decoder at the picture's size, for
     one picture, and of the U-Net at the latents', for all that a device makes at once. The pictures
     themselves are all there in the end.
     """
-    pixels, places, item = math.prod(size), math.prod(shape[:2]), np.dtype(dtype).itemsize
+    pixels, item = math.prod(size), np.dtype(dtype).itemsize
+    places = math.prod([axis.window for axis in seen.windows] or shape[:2])
+    tile = [axis.window * vae.downsampling for axis in seen.tiles] or size
     tiny = isinstance(vae, TinyVAEConfig)
     widths = vae.decoder_block_out_channels if tiny else vae.block_out_channels
-    decoder = 2 * pixels * widths[0] * item * (asked.output != "latents")
+    decoder = 2 * math.prod(tile) * widths[0] * item * (asked.output != "latents")
     batch = min(asked.batch_size or asked.total, asked.total)
     image = 2 * places * unet.block_out_channels[0] * item
     result = math.prod(shape) if asked.output == "latents" else 3 * pixels

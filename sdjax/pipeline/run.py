@@ -7,12 +7,12 @@ import jax
 import numpy as np
 
 from sdjax import diffusion, parallel
-from sdjax.pipeline import conditions, programs
+from sdjax.pipeline import conditions, previews, programs
 from sdjax.pipeline.conditions import Pictures
 from sdjax.pipeline.control import Control
 from sdjax.pipeline.draws import draw, key_data, varied
 from sdjax.pipeline.plan import Plan
-from sdjax.pipeline.progress import Advance, carry_out
+from sdjax.pipeline.progress import Advance, Look, carry_out
 from sdjax.pipeline.request import Request
 from sdjax.pipeline.tiling import Tiling
 from sdjax.text.encode import Embedded
@@ -87,7 +87,7 @@ def embedded(model, texts: np.ndarray, skip: int) -> Embedded:
     run = programs.compiled(
         programs.prompts_to_embeddings, model.text_encoders, skip, in_axes=(None, 0)
     )
-    params = tuple(model.params[part] for part in model.encoder_parts)
+    params = parallel.placed(tuple(model.params[part] for part in model.encoder_parts))
 
     def some(numbers):
         now = [different[i] for i in numbers.ravel()]
@@ -113,7 +113,8 @@ def coder(model, tiling: Tiling) -> programs.Coder:
 def latents_of(model, tiling: Tiling, pictures: Pictures) -> Latents:
     """The latents of pictures, each encoded once."""
     run = programs.compiled(programs.pixels_to_moments, coder(model, tiling), in_axes=(None, 0))
-    mean, std = one_a_device(lambda some: run(model.params["vae"], some), pictures.arrays)
+    params = parallel.placed(model.params["vae"])
+    mean, std = one_a_device(lambda some: run(params, some), pictures.arrays)
     return Latents(mean, std, pictures.which)
 
 
@@ -136,7 +137,12 @@ def batch(
     made = inputs_of(model, asked, planned, encoded, numbers)
     place = programs.place(count, planned.branches)
     used = [one.control for one in asked.controls]
-    result = sampled(model, used, made, place, advance, planned.tiling)
+    look = None
+    if asked.preview is not None:
+        vae, params = planned.tiling.vae(model.vae), parallel.placed(model.params["vae"])
+        seeds = asked.seeds[np.unique(numbers)]  # without what fills a last batch up
+        look = asked.preview.every, previews.shown(asked.preview, vae, params, place, seeds)
+    result = sampled(model, used, made, place, advance, planned.tiling, look)
     if asked.output == "latents":
         return programs.joined(result, place, count)
     pixels = programs.joined(decoded(model, planned.tiling, result), place, count)
@@ -231,7 +237,7 @@ def channels(
 
 def sampled(
     model, controls: list[Control], inputs: programs.Inputs, place: programs.Place,
-    advance: Advance | None, tiling: Tiling,
+    advance: Advance | None, tiling: Tiling, look: Look | None = None,
 ) -> jax.Array:  # fmt: skip
     """Latents [devices, n, h, w, C] of a batch."""
     begin = programs.compiled(programs.begin, in_axes=(None, 0))
@@ -246,7 +252,8 @@ def sampled(
     def run(table, latents):
         return sample(params, settings._replace(table=table), images, latents)
 
-    return carry_out(run, settings.table, begin(settings.table, start[place.rows]), advance).x
+    begun = begin(settings.table, start[place.rows])
+    return carry_out(run, settings.table, begun, advance, look).x
 
 
 def networks_of(
@@ -258,10 +265,11 @@ def networks_of(
         tuple(tiling.network(control.network) for control in controls),
         tiling.windows,
     )
-    return networks, {
+    params = {
         "unet": model.params["unet"],
         "controls": tuple(control.params for control in controls),
     }
+    return networks, parallel.placed(params)
 
 
 def decoded(model, tiling: Tiling, latents: jax.Array) -> jax.Array:
@@ -269,4 +277,4 @@ def decoded(model, tiling: Tiling, latents: jax.Array) -> jax.Array:
     decode = programs.compiled(
         programs.latents_to_pixels, coder(model, tiling), in_axes=(None, 0)
     )
-    return decode(model.params["vae"], latents)
+    return decode(parallel.placed(model.params["vae"]), latents)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from sdjax import diffusion
+from sdjax import diffusion, parallel
 from sdjax.errors import SdjaxError
 from sdjax.pipeline import programs, run
 from sdjax.pipeline.adapted import Adapted
@@ -17,9 +17,11 @@ from sdjax.pipeline.files import GUIDANCE_SCALE, Model, read_model, write_model
 from sdjax.pipeline.inputs import Pictures
 from sdjax.pipeline.pictures import check_finite_images, to_pictures
 from sdjax.pipeline.plan import Plan, plan
+from sdjax.pipeline.previews import Preview, Show
 from sdjax.pipeline.program import Program
 from sdjax.pipeline.progress import reported
 from sdjax.pipeline.request import ARGUMENTS, Prompt, Request
+from sdjax.pipeline.safety import SafetyChecker, marked
 from sdjax.room import told_when_full
 from sdjax.text.tokenizer import Tokenizer
 from sdjax.weights.checkpoint import Checkpoint, Part
@@ -45,6 +47,8 @@ class StableDiffusion(Adapted):
     zero_negative: whether no negative prompt means an embedding of zeros (SDXL) rather than that
         of the empty prompt.
     guidance_scale: what `generate` takes where it is given none; saved with the model.
+    offload: whether parameters stay in the host's memory and are on the devices only while they are
+        used, for devices with little memory. Pictures are the same.
     captions: all that the model was trained on, where that is known; saved with the model. A
         warning tells of prompts without a word of them.
     """
@@ -64,6 +68,7 @@ class StableDiffusion(Adapted):
         low_res_scheduler_config: Mapping[str, Any] | None = None,
         guidance_scale: float = GUIDANCE_SCALE,
         captions: Sequence[str] = (),
+        offload: bool = False,
     ):
         self.unet, self.vae = unet, programs.upcast(vae)
         encoders = {
@@ -78,6 +83,7 @@ class StableDiffusion(Adapted):
         self.zero_negative = zero_negative
         self.guidance_scale = guidance_scale
         self.captions = tuple(captions)
+        self.offload = offload
         self.params = params
 
     @classmethod
@@ -89,13 +95,15 @@ class StableDiffusion(Adapted):
         dtype: str = "float32",
         variant: str | None = None,
         revision: str | None = None,
+        offload: bool = False,
     ) -> "StableDiffusion":
         """Reads a diffusers folder, an original single file, or a hub id such as "owner/name".
 
         dtype: what the networks compute in and hold their parameters in. variant: "fp16" reads
-        those weights. revision: a branch, tag or commit of the hub.
+        those weights. revision: a branch, tag or commit of the hub. offload: keeps the parameters in
+        the host's memory and each part on the devices only while it is used.
         """
-        return cls.from_model(read_model(source, variant, revision), dtype, source)
+        return cls.from_model(read_model(source, variant, revision), dtype, source, offload)
 
     @classmethod
     @told_words
@@ -106,32 +114,39 @@ class StableDiffusion(Adapted):
         dtype: str = "float32",
         config: str | os.PathLike | None = None,
         prediction_type: str | None = None,
+        offload: bool = False,
     ) -> "StableDiffusion":
         """Reads an original .safetensors or .ckpt file of SD1, SD2 or SDXL.
 
         config: a diffusers folder whose configurations and tokenizers are used, where the file is
         of another size than the published models. prediction_type: "epsilon" or "v_prediction";
-        by default the file's metadata or the published model's.
+        by default the file's metadata or the published model's. offload: see `from_pretrained`.
         """
         model = read_model(path, config=config, prediction_type=prediction_type)
-        return cls.from_model(model, dtype, path)
+        return cls.from_model(model, dtype, path, offload)
 
     @classmethod
-    def from_model(cls, model: Model, dtype: str, source) -> "StableDiffusion":
+    def from_model(
+        cls, model: Model, dtype: str, source, offload: bool = False
+    ) -> "StableDiffusion":
         """The networks of what `read_model` read from a source, with their parameters."""
         check_whole(model, source)
         parts = model.checkpoint.parts
         kind = dtype_of(dtype)
-        unet, unet_params = load(parts["unet"], UNet.config_class, UNet.shapes, dtype, source)
+
+        def read(name, network):
+            config, params = load(
+                parts[name], network.config_class, network.shapes, dtype, source
+            )
+            # One part at a time passes through the devices.
+            return config, parallel.to_host(params) if offload else params
+
+        unet, unet_params = read("unet", UNet)
         kind_of_vae = _kind_of_vae(parts["vae"])
-        vae, vae_params = load(
-            parts["vae"], kind_of_vae.config_class, kind_of_vae.shapes, dtype, source
-        )
+        vae, vae_params = read("vae", kind_of_vae)
         params, encoders = {"unet": unet_params, "vae": vae_params}, {}
         for name in model.tokenizers:
-            config, params[name] = load(
-                parts[name], TextEncoder.config_class, TextEncoder.shapes, dtype, source
-            )
+            config, params[name] = read(name, TextEncoder)
             encoders[name] = TextEncoder(config, kind)
         return cls(
             UNet(unet, kind),
@@ -146,6 +161,7 @@ class StableDiffusion(Adapted):
             low_res_scheduler_config=model.checkpoint.low_res_scheduler,
             guidance_scale=model.guidance_scale,
             captions=model.captions,
+            offload=offload,
         )
 
     @told_words
@@ -218,6 +234,8 @@ class StableDiffusion(Adapted):
         batch_size: int | None = None,
         output: Literal["pil", "numpy", "latents"] = "pil",
         progress: bool | Callable[[int, int], None] = True,
+        preview: Preview | Show | None = None,
+        safety_checker: SafetyChecker | None = None,
         **sampler_options,
     ) -> list[Image.Image] | np.ndarray:
         """Makes `count` images of each prompt, a batch at a time over the local devices.
@@ -287,6 +305,11 @@ class StableDiffusion(Adapted):
         progress: True for a bar where there is a terminal or a notebook, False for none, or a
             function of (evaluations of the U-Net done, evaluations in all). The pictures and the
             compiled programs are the same.
+        preview: a function of (evaluations done, evaluations of the batch, small PIL images of what
+            they are to become), called after each evaluation, or an `sdjax.Preview` that says how
+            often and how they are decoded. The pictures and the program are the same.
+        safety_checker: an `sdjax.SafetyChecker`, which tells as `info["nsfw"]` of each PIL image
+            whether it is flagged, and changes it only if it was made with blank=True.
 
         Whole numbers may be floats, and numbers those of NumPy or JAX. Raises SdjaxError for
         arguments that do not fit, before anything is compiled, and for images that are not finite.
@@ -314,9 +337,10 @@ class StableDiffusion(Adapted):
         float32[N, height, width, 3], or latents; under jit, grad, vmap, pmap or export. See
         `Program`.
 
-        prompt, negative_prompt, arguments: as `generate` takes them, but for `progress`,
-            `batch_size` and `paste`: what is not masked comes from the autoencoder. Another prompt
-            or other values of the same kinds give a program with inputs of the same shapes.
+        prompt, negative_prompt, arguments: as `generate` takes them, but for `progress`, `preview`,
+            `safety_checker`, `batch_size` and `paste`: what is not masked comes from the autoencoder.
+            Another prompt or other values of the same kinds give a program with inputs of the same
+            shapes.
         remat: whether a gradient through the sampler computes each evaluation anew, so that its
             memory is that of one evaluation and the x of each.
         output: "numpy" for pixels in [-1, 1], "latents" for the U-Net's scale.
@@ -324,7 +348,7 @@ class StableDiffusion(Adapted):
         Raises SdjaxError for arguments that do not fit.
         """
         names = {name: arguments.pop(name) for name in ARGUMENTS if name in arguments}
-        for name in ("progress", "batch_size", "paste"):
+        for name in ("progress", "preview", "safety_checker", "batch_size", "paste"):
             if name in names:
                 raise SdjaxError(f"program takes no {name}: it is one function of one batch")
         if output not in ("numpy", "latents"):
@@ -359,7 +383,11 @@ class StableDiffusion(Adapted):
                 made = made[: asked.total - first]
                 seeds = self.seeds[first : first + size]
                 check_finite_images(made, seeds)
-                yield first, made if asked.output != "pil" else to_pictures(made, seeds)
+                if asked.output == "pil":
+                    made = to_pictures(made, seeds)
+                if asked.safety_checker is not None:
+                    made = marked(asked.safety_checker, made)
+                yield first, made
 
     def planned(self, asked: Request) -> Plan:
         """How this model carries a request out; SdjaxError where it cannot."""

@@ -1,0 +1,208 @@
+"""What `sdjax sample` does with its options: pictures into a folder, with sheets and grids."""
+
+import contextlib
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sdjax.errors import SdjaxError
+from sdjax.folders import check_writable
+
+from .common import prepare_devices
+from .sample_options import OF_THE_COMMAND, Axis
+
+SAMPLER_OPTIONS = ("spacing", "sigmas", "eta")
+# Options of the command that a picture of its own is made with, beside those of `generate`.
+_KEPT = ("model", "config", "dtype", "control")
+# Of these there may be one for each prompt or image.
+_OF_AN_IMAGE = (
+    "image", "mask", "depth", "negative_prompt", "prompt_2", "negative_prompt_2"
+)  # fmt: skip
+_HASHED = 10  # digits of a file's hash that A1111 shows
+
+
+def request_of(given: Mapping[str, Any]):
+    """The request of these options, without its ControlNets; SdjaxError for what does not fit."""
+    from sdjax.pipeline.request import ARGUMENTS, Request
+
+    names = ARGUMENTS - (OF_THE_COMMAND - {"count", "batch_size"})
+    asked = {name: value for name, value in given.items() if name in names}
+    asked |= {name: list(value) or None for name, value in asked.items() if type(value) is tuple}
+    asked["prompt"] = given["prompt"]
+    asked["seed"] = None if given["seed"] == -1 else given["seed"]
+    options = {name: given[name] for name in SAMPLER_OPTIONS if given[name] is not None}
+    return Request(**asked, options=options)
+
+
+def carry_out(
+    given: Mapping[str, Any], cells: list[dict[str, Any]], axes: Mapping[str, Axis]
+) -> None:
+    """Makes the pictures of each of the `cells`: options that differ in the settings of the axes."""
+    import sdjax
+    from sdjax.pipeline.files import read_model
+    from sdjax.pipeline.pictures import PictureFolder
+    from sdjax.pipeline.stable_diffusion import plan_for
+
+    steered = [_parts(one) for one in given["control"]]
+    first = request_of(cells[0])
+    if given["seed"] == -1 and len(cells) > 1:  # one for all
+        cells = [{**cell, "seed": int(first.seeds[0])} for cell in cells]
+    requests = [request_of(cell) for cell in cells] if len(cells) > 1 else [first]
+    check_writable(given["out"])
+    prepare_devices()
+    dtype, offload = given["dtype"], given["offload"]
+    controls = tuple(
+        sdjax.Control.from_pretrained(folder, dtype=dtype, offload=offload)(picture, scale)
+        for folder, picture, scale in steered
+    )
+    source = str(sdjax.EMOJI) if given["model"] is None else given["model"]
+    found = read_model(source, config=given["config"])
+    looking = _looking(given)
+    # Before minutes go by with the weights.
+    for asked in requests:
+        asked.controls = controls
+        asked.preview, asked.safety_checker = looking
+    plans = [plan_for(found, asked, source, dtype) for asked in requests]
+    pipeline = sdjax.StableDiffusion.from_model(found, dtype, source, offload)
+    model = named(source)
+    folder = PictureFolder(given["out"], given["format"])
+    total = sum(asked.total for asked in requests)
+    made, captions, paths = [], [], []
+    try:
+        for cell, asked, planned in zip(cells, requests, plans, strict=True):
+            done = 0
+            for _, images in pipeline.generated(asked):
+                for image in images:
+                    notes = settings_of(cell, asked, planned, done, image)
+                    if "nsfw" in image.info:
+                        notes["nsfw"] = image.info["nsfw"]
+                    text = parameters(notes, asked, planned, image, model)
+                    paths.append(folder.save(image, notes, text, given["json"]))
+                    made.append(image)
+                    captions.append(notes["prompt"])
+                    done += 1
+    except BaseException:  # interrupted, or the disk is full
+        if made:
+            print(f"{len(made)} of {total} pictures are in {given['out']}")
+            with contextlib.suppress(SdjaxError):
+                print(folder.save_sheet(made, captions, paths[0]))
+        raise
+    overviews = _overviews(folder, made, captions, paths, axes, given["grid"], first.total)
+    listed = ", ".join(map(str, overviews))
+    if flagged := sum(image.info.get("nsfw", False) for image in made):
+        print(f"{flagged} of {len(made)} pictures were flagged by the safety checker")
+    print(f"{len(made)} pictures from seed {requests[0].seeds[0]} on, and {listed}")
+
+
+def _looking(given: Mapping[str, Any]):
+    """(previews, safety checker) of the options, None for what is not asked for."""
+    import sdjax
+    from sdjax.pipeline.arguments import whole
+    from sdjax.pipeline.pictures import PictureFolder
+
+    for needed, name in (("preview", "preview_vae"), ("safety_checker", "blank")):
+        if given[name] and given[needed] is None:
+            option, other = (f"--{word.replace('_', '-')}" for word in (name, needed))
+            raise SdjaxError(f"{option} needs {other}")
+    preview = checker = None
+    if given["preview"] is not None:
+        every = whole(1)("preview", given["preview"])
+        vae, params = None, None
+        if given["preview_vae"] is not None:
+            vae, params = sdjax.TinyVAE.from_pretrained(given["preview_vae"])
+        folder = PictureFolder(given["out"] / "previews")
+
+        def show(step, steps, pictures):
+            for picture in pictures:
+                folder.save(picture, {"seed": picture.info["seed"], "step": step})
+
+        preview = sdjax.Preview(show, every, vae, params)
+    if given["safety_checker"] is not None:
+        checker = sdjax.SafetyChecker.from_pretrained(
+            given["safety_checker"], blank=given["blank"]
+        )
+    return preview, checker
+
+
+def _overviews(folder, made, captions, paths, axes, columns, each) -> list[Path]:
+    """Writes a sheet of all, or with axes a grid for each of the pictures of a cell."""
+    from sdjax.evaluation.grids import labelled_grid
+
+    if not axes:
+        return [folder.save_sheet(made, captions, paths[0], columns)]
+    across, down = (axes[side].labels if side in axes else [""] for side in ("x", "y"))
+    written = []
+    for i in range(each):
+        rows = [
+            [made[(row * len(across) + column) * each + i] for column in range(len(across))]
+            for row in range(len(down))
+        ]
+        written.append(folder.save_beside(labelled_grid(rows, across, down), paths[i], "xy"))
+    return written
+
+
+def settings_of(cell: Mapping[str, Any], asked, planned, number: int, image) -> dict[str, Any]:
+    """What a picture was made with, in the words of the command: what makes it again."""
+    from sdjax.pipeline.inputs import chosen
+    from sdjax.pipeline.plan import STEPS
+
+    settings = {
+        name: value
+        for name, value in cell.items()
+        if (name in _KEPT or name not in OF_THE_COMMAND) and value not in (None, ())
+    }
+    for name in _OF_AN_IMAGE:
+        given = settings.get(name)
+        if isinstance(given, tuple):
+            which = chosen(name, len(given), len(asked.prompt), asked.total)[number]
+            settings[name] = [str(given[which])]
+    settings |= {
+        "prompt": asked.prompt[number // asked.count],
+        "guidance_scale": planned.guidance_scale,
+        "seed": image.info["seed"],
+    }
+    if asked.preset is None:
+        settings["steps"] = asked.steps or STEPS
+    if asked.variations is not None:
+        settings["variation_seed"] = int(asked.variations[number])
+    plain = (int, float, str, bool, list)
+    return {
+        name: list(map(str, value)) if isinstance(value, tuple)
+        else value if isinstance(value, plain) else str(value)
+        for name, value in settings.items()
+    }  # fmt: skip
+
+
+def parameters(notes, asked, planned, image, model: Mapping[str, str]) -> str:
+    """A picture's settings in A1111's words, what a preset stands for among them."""
+    from sdjax.pipeline import infotext
+
+    used = {"steps": asked.steps or planned.table.evaluations, "sampler": asked.sampler}
+    used |= {name: asked.options[name] for name in SAMPLER_OPTIONS if name in asked.options}
+    return infotext.written({**notes, **used}, image.size[::-1], model)
+
+
+def named(source: str) -> dict[str, str]:
+    """What a model is called in a picture's text, and of a single file the start of its hash."""
+    path = Path(source)
+    if not path.is_file():
+        return {"name": path.name}
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    return {"name": path.stem, "hash": digest.hexdigest()[:_HASHED]}
+
+
+def _parts(control: str) -> tuple[str, Path, float]:
+    """Network, picture and scale of FOLDER:PICTURE[:SCALE]; SdjaxError for anything else."""
+    network, _, rest = control.partition(":")
+    picture, _, scale = rest.partition(":")
+    try:
+        given = float(scale or 1)
+    except ValueError:
+        given = None
+    if not network or not picture or given is None:
+        raise SdjaxError(f"--control must be FOLDER:PICTURE or FOLDER:PICTURE:SCALE, got {control}")
+    if not Path(picture).is_file():
+        raise SdjaxError(f"no such picture: {picture}")
+    return network, Path(picture), given

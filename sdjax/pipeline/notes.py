@@ -1,0 +1,92 @@
+"""Settings inside a picture's file: PNG text, or EXIF in WebP and JPEG, and back.
+
+A file holds them twice: in A1111's words (`infotext`), for other programs, and as JSON, from which
+the same picture is made again.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+
+from PIL import ExifTags, Image
+from PIL.PngImagePlugin import PngInfo
+
+from sdjax.errors import SdjaxError
+from sdjax.pipeline import infotext
+
+OURS, A1111 = "sdjax", "parameters"
+"""Names of the two texts in a PNG."""
+FORMATS = {
+    "png": {},
+    "webp": {"quality": 90, "method": 4},
+    "jpeg": {"quality": 95, "subsampling": 0},
+}
+"""Of picture files -> how PIL writes them."""
+_CODES = {b"UNICODE\0": "utf-16-be", b"ASCII\0\0\0": "ascii", b"\0" * 8: "utf-8"}
+
+
+def file_options(kind: str, notes: Mapping[str, object], parameters: str = "") -> dict[str, object]:
+    """What PIL's `save` takes for a file of a kind of FORMATS that holds these settings.
+
+    notes: ours, by name; a PNG holds each of them as a text of its own too. parameters: A1111's.
+    """
+    options = {"format": kind, **FORMATS[kind]}
+    if not notes:
+        return options
+    ours = json.dumps(dict(notes), ensure_ascii=kind != "png", default=str)  # EXIF has ASCII
+    if kind == "png":
+        text = PngInfo()
+        for name, value in {**notes, A1111: parameters, OURS: ours}.items():
+            shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            text.add_itxt(name, shown)
+        return options | {"pnginfo": text}
+    exif = Image.Exif()
+    exif[ExifTags.Base.ImageDescription] = ours
+    comment = b"UNICODE\0" + parameters.encode("utf-16-be")
+    exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = comment
+    return options | {"exif": exif.tobytes()}
+
+
+def read_settings(path: str | os.PathLike) -> tuple[dict[str, object], dict[str, str]]:
+    """(arguments of the command `sample`, what was not understood) of a picture's file.
+
+    The second is empty for pictures of this project. Raises SdjaxError where there is no picture
+    or it holds no settings.
+    """
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            texts, exif = dict(getattr(picture, "text", {})), picture.getexif()
+    except (OSError, ValueError, SyntaxError) as error:
+        raise SdjaxError(f"{path}: not a readable picture ({error})") from error
+    ours = texts.get(OURS) or exif.get(ExifTags.Base.ImageDescription, "")
+    try:
+        found = json.loads(ours) if str(ours).startswith("{") else None
+    except json.JSONDecodeError as error:
+        raise SdjaxError(f"{path}: its settings are damaged ({error})") from error
+    if found is not None:
+        return found, {}
+    comment = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
+    theirs = texts.get(A1111) or _commented(comment)
+    if not theirs:
+        other = ", a workflow of ComfyUI, which is no list of settings" * ("workflow" in texts)
+        holds = ", ".join(texts) or "no text"
+        raise SdjaxError(
+            f"{path} holds no settings: expected a picture of sdjax or with A1111's parameters, "
+            f"got {holds}{other}"
+        )
+    try:
+        return infotext.read(theirs)
+    except SdjaxError as error:
+        raise SdjaxError(f"{path}: {error}") from error
+
+
+def _commented(comment: bytes | str | None) -> str:
+    """The text of an EXIF comment, whose first eight bytes say in what it is written."""
+    if not isinstance(comment, bytes):
+        return comment or ""
+    coding = _CODES.get(comment[:8])
+    text = (comment[8:] if coding else comment).decode(coding or "utf-8", "replace")
+    if coding == "utf-16-be" and comment[8:9] != b"\0" == comment[9:10]:
+        text = comment[8:].decode("utf-16-le", "replace")  # as some programs write it
+    return text
