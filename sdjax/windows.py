@@ -68,7 +68,9 @@ def cover(size: int, window: int, overlap: int, circular: bool = False) -> Windo
     no window can have.
     """
     if window < 1 or not 0 <= overlap < window:
-        raise SdjaxError(f"windows of {window} cannot overlap by {overlap}: expected 0 … window - 1")
+        raise SdjaxError(
+            f"windows of {window} cannot overlap by {overlap}: expected 0 … window - 1"
+        )
     if size <= window:
         return Windows(size, size, (0,), circular)
     rest, last = (size, size) if circular else (size - overlap, size - window)
@@ -117,7 +119,8 @@ def over_windows(
     def results(shape):
         """The windows of each axis at the number of places that a result has."""
         places = (shape.shape[i] * axis.size // axis.window for i, axis in enumerate(windows, 1))
-        return [_scaled(axis, n, i) for i, (axis, n) in enumerate(zip(windows, places, strict=True), 1)]
+        pairs = enumerate(zip(windows, places, strict=True), 1)
+        return [_scaled(axis, n, i) for i, (axis, n) in pairs]
 
     def empty(shape):
         own = results(shape)
@@ -158,8 +161,8 @@ def _scaled(axis: Windows, places: int, number: int) -> Windows:
     scaled = [axis.size, axis.window, *axis.starts]
     if any(value * places % axis.size for value in scaled):
         raise SdjaxError(
-            f"axis {number} has {places} places: windows of {axis.window} in {axis.size} that begin "
-            f"at {', '.join(map(str, axis.starts))} do not fall on them"
+            f"axis {number} has {places} places: windows of {axis.window} in {axis.size} that "
+            f"begin at {', '.join(map(str, axis.starts))} do not fall on them"
         )
     size, window, *starts = (value * places // axis.size for value in scaled)
     return Windows(size, window, tuple(starts), axis.circular)

@@ -11,7 +11,9 @@ from sdjax.windows import Windows, cover, over_windows
 
 @pytest.mark.parametrize("weighting", ["even", "ramp"])
 @pytest.mark.parametrize("circular", [False, True])
-@pytest.mark.parametrize(("size", "window", "overlap"), [(28, 16, 4), (29, 8, 6), (9, 4, 0), (5, 8, 2)])
+@pytest.mark.parametrize(
+    ("size", "window", "overlap"), [(28, 16, 4), (29, 8, 6), (9, 4, 0), (5, 8, 2)]
+)
 def test_windows_cover_the_axis(size, window, overlap, circular, weighting):
     made = cover(size, window, overlap, circular)
     total = np.zeros(size)

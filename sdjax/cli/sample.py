@@ -134,10 +134,10 @@ def sample(
         negative_aesthetic_score: The same of the negative prompt; 2.5 where not given.
         tile: Makes a picture that goes on without a seam at its other side: x from right to left, y
             from bottom to top, xy both.
-        windows: For pictures larger than the model was trained at: the side in pixels of the windows
-            that the U-Net sees, and by how many they overlap, half where not given.
-        vae_tile: Side in pixels of the tiles in which the autoencoder takes a picture; 1024 for more
-            than 2048x2048 pixels where not given, 0 for all at once.
+        windows: For pictures larger than the model was trained at: the side in pixels of the
+            windows that the U-Net sees, and by how many they overlap, half where not given.
+        vae_tile: Side in pixels of the tiles in which the autoencoder takes a picture; 1024 for
+            more than 2048x2048 pixels where not given, 0 for all at once.
         noise: Who draws the noise: with torch a seed gives the picture that it gives in PyTorch, or
             the sampler is refused. Torch, for every sampler, where not given.
         out: Folder of the pictures; numbers go on after those that are there.

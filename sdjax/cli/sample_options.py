@@ -1,4 +1,4 @@
-"""Options of `sdjax sample` that come from elsewhere: from a picture, or from the axes of a grid."""
+"""Options of `sdjax sample` that come from a picture, or from the axes of a grid."""
 
 import csv
 import inspect
@@ -41,7 +41,9 @@ def axis(side: str, text: str, command: Callable) -> Axis:
         raise SdjaxError(f"--{side} has no setting {name!r}: {meant}")
     values = next(csv.reader([values], skipinitialspace=True), [])
     if not values or not all(values):
-        raise SdjaxError(f"--{side} must be a setting and its values, such as steps=10,20, got {text}")
+        raise SdjaxError(
+            f"--{side} must be a setting and its values, such as steps=10,20, got {text}"
+        )
     return Axis(name, values)
 
 
@@ -122,7 +124,8 @@ def _name(argument: str) -> str:
 
 
 def _value(arguments: list[str], name: str) -> Path:
-    place = next(i for i, one in enumerate(arguments) if one.startswith("--") and _name(one) == name)
+    options = (i for i, one in enumerate(arguments) if one.startswith("--"))
+    place = next(i for i in options if _name(arguments[i]) == name)
     _, _, value = arguments[place].partition("=")
     value = value or next(iter(arguments[place + 1 :]), "")
     if not value or value.startswith("--"):

@@ -38,7 +38,7 @@ def request_of(given: Mapping[str, Any]):
 def carry_out(
     given: Mapping[str, Any], cells: list[dict[str, Any]], axes: Mapping[str, Axis]
 ) -> None:
-    """Makes the pictures of each of the `cells`: options that differ in the settings of the axes."""
+    """Makes the pictures of each of the `cells`, options that differ in the axes' settings."""
     import sdjax
     from sdjax.pipeline.files import read_model
     from sdjax.pipeline.pictures import PictureFolder

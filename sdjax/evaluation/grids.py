@@ -20,7 +20,7 @@ def labelled_grid(
 ) -> Image.Image:
     """Rows of pictures with a label over each column and before each row; RGB.
 
-    rows: of PIL images or arrays that `sheets.to_pil` takes; every place is as large as the largest.
+    rows: of PIL images or arrays that `sheets.to_pil` takes; each place is as large as the largest.
     columns, labels: one text for each column and each row; empty ones take no room.
     font_size, margin: in pixels. Raises SdjaxError where the counts differ.
     """

@@ -41,7 +41,7 @@ class Preview:
             arguments.refuse("preview", "a function of (step, steps, pictures)", self.show)
         object.__setattr__(self, "every", arguments.whole(1)("every", self.every))
         if (self.vae is None) != (self.params is None):
-            raise SdjaxError("a preview's autoencoder comes with its parameters: give vae and params")
+            raise SdjaxError("a preview's autoencoder needs its parameters: give vae and params")
         if self.vae is not None and not isinstance(self.vae, VAE | TinyVAE):
             arguments.refuse("vae", "a TinyVAE or a VAE", self.vae)
 
@@ -56,7 +56,8 @@ def check_fits(asked: Preview | None, latent_channels: int) -> None:
     given = None if asked is None or asked.vae is None else asked.vae.config.latent_channels
     if given not in (None, latent_channels):
         raise SdjaxError(
-            f"the preview's autoencoder has {given} channels of latents, the model {latent_channels}"
+            f"the preview's autoencoder has {given} channels of latents, "
+            f"the model {latent_channels}"
         )
 
 
@@ -90,9 +91,9 @@ def shown(
 
 
 def linear_map(vae: VAE | TinyVAE, params) -> tuple[np.ndarray, np.ndarray]:
-    """(matrix [C, 3], offset [3]): pixels in [-1, 1] ≈ latents in the U-Net's scale @ matrix + offset.
+    """(matrix [C, 3], offset [3]): pixels in [-1, 1] ≈ latents @ matrix + offset.
 
-    Fitted by least squares to what the autoencoder makes of patches of colour, which are the same
+    The latents are in the U-Net's scale. Fitted by least squares to what the autoencoder makes of patches of colour, which are the same
     every time.
     """
     colours = patches()

@@ -69,7 +69,7 @@ class SafetyChecker:
             source, part=PART, dtype=dtype, variant=variant, revision=revision
         )
         if not network.config.projected:
-            raise SdjaxError(f"{source} is a picture encoder without a projection: no safety checker")
+            raise SdjaxError(f"{source} is no safety checker: its encoder has no projection")
         found = concepts(source, PART, variant, revision, network.config.projection_dim)
         return cls(network, jax.device_put(params, parallel.replicated()), found, blank)
 
@@ -119,7 +119,7 @@ def checker(name: str, value: object) -> SafetyChecker:
 
 
 def marked(checker: SafetyChecker, pictures: list[Image.Image]) -> list[Image.Image]:
-    """Pictures with `info["nsfw"]`, True where one is flagged; black then if the checker says so."""
+    """Pictures with `info["nsfw"]`, True where one is flagged; black if the checker says so."""
     result = []
     for picture, flagged in zip(pictures, checker.check(pictures).flagged, strict=True):
         if flagged and checker.blank:

@@ -100,8 +100,8 @@ class StableDiffusion(Adapted):
         """Reads a diffusers folder, an original single file, or a hub id such as "owner/name".
 
         dtype: what the networks compute in and hold their parameters in. variant: "fp16" reads
-        those weights. revision: a branch, tag or commit of the hub. offload: keeps the parameters in
-        the host's memory and each part on the devices only while it is used.
+        those weights. revision: a branch, tag or commit of the hub. offload: keeps the parameters
+        in the host's memory and each part on the devices only while it is used.
         """
         return cls.from_model(read_model(source, variant, revision), dtype, source, offload)
 
@@ -338,9 +338,9 @@ class StableDiffusion(Adapted):
         `Program`.
 
         prompt, negative_prompt, arguments: as `generate` takes them, but for `progress`, `preview`,
-            `safety_checker`, `batch_size` and `paste`: what is not masked comes from the autoencoder.
-            Another prompt or other values of the same kinds give a program with inputs of the same
-            shapes.
+            `safety_checker`, `batch_size` and `paste`: what is not masked comes from the
+            autoencoder. Another prompt or other values of the same kinds give a program with
+            inputs of the same shapes.
         remat: whether a gradient through the sampler computes each evaluation anew, so that its
             memory is that of one evaluation and the x of each.
         output: "numpy" for pixels in [-1, 1], "latents" for the U-Net's scale.

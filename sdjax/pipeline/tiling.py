@@ -84,7 +84,8 @@ def _covered(name: str, side: int, overlap: int, size, factor: int, wrap) -> tup
         if given % factor:
             nearest = max(1, round(given / factor)) * factor
             raise SdjaxError(
-                f"{name} must be multiples of {factor} pixels, got {given}; the nearest is {nearest}"
+                f"{name} must be multiples of {factor} pixels, got {given}; "
+                f"the nearest is {nearest}"
             )
     axes = tuple(
         cover(pixels // factor, side // factor, overlap // factor, circular)

@@ -38,7 +38,8 @@ def test_a_picture_is_made_again(model, tmp_path, capsys):
     )  # fmt: skip
     made = [Image.open(tmp_path / "a" / f"0000{i}.png") for i in range(4)]
     assert made[0].size == (20, 16) and made[3].text["seed"] == "8"
-    assert made[3].text["parameters"].startswith('a "quoted", thing\nNegative prompt: --blue\nSteps: 3')
+    text = made[3].text["parameters"]
+    assert text.startswith('a "quoted", thing\nNegative prompt: --blue\nSteps: 3')
     assert json.loads((tmp_path / "a" / "00003.json").read_text())["windows"] == ["12", "4"]
     sheet = Image.open(tmp_path / "a" / "00000-sheet.png")
     assert sheet.width > 3 * sheet.height / 2  # four in a row

@@ -9,7 +9,10 @@ from sdjax.models.tiny_vae import TinyVAEConfig
 from sdjax.pipeline import previews
 from tests.weights.small import random_pipeline
 
-OPTIONS = {"sampler": "euler", "steps": 5, "seed": [3, 4, 5], "output": "latents", "guidance_scale": 3, "batch_size": 2}
+OPTIONS = {
+    "sampler": "euler", "steps": 5, "seed": [3, 4, 5], "output": "latents", "guidance_scale": 3,
+    "batch_size": 2,
+}  # fmt: skip
 PROMPTS = ["red apple", "rocket", "red apple"]
 
 
