@@ -14,6 +14,7 @@ WHOLE = 2**22
 2048x2048."""
 TILE = 1024
 """Side in pixels of the tiles of a larger one."""
+LARGEST = 2**36  # pixels of a picture that some memory may hold
 OVERLAP = 4  # tiles overlap by this part of their side
 
 
@@ -67,6 +68,8 @@ def tiling(
     factor: pixels of a latent. Raises SdjaxError for sides that are no multiples of it.
     """
     wrap = tuple(axis in (tile or "") for axis in AXES)
+    if size[0] * size[1] > LARGEST:
+        return Tiling(wrap)  # which is refused as a whole
     if vae_tile is None:
         vae_tile = TILE if size[0] * size[1] > WHOLE else 0
     seen = ()

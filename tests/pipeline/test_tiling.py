@@ -163,6 +163,7 @@ def test_a_picture_in_tiles_is_near_the_whole_one(model):
 def test_large_pictures_are_decoded_in_tiles_without_being_told():
     assert tiling(None, None, None, (2048, 2048), 8).tiles == ()
     assert tiling(None, None, 0, (4096, 4096), 8).tiles == ()
+    assert tiling("x", (512, 256), 512, (2**40, 2**40), 8) == Tiling((False, True))
     rows, columns = tiling(None, None, None, (2048, 2056), 8).tiles
     assert rows.window == columns.window == 128 and rows.starts == (0, 64, 128)
 
