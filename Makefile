@@ -3,6 +3,8 @@ PYTHON ?= python3
 WORKERS = -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PIP = .venv/bin/pip install --quiet --disable-pip-version-check
 # What needs no peer: the mathematics, networks, prompts, pictures, training, files, the commands.
+# Adaptations and what is trained by them are compared with diffusers and peft.
+PEERS = --ignore=tests/training/adaptations --ignore=tests/training/recipes/test_tuning.py
 OLDEST = tests/diffusion/test_losses.py tests/diffusion/test_sampling.py \
   tests/diffusion/test_schedules.py tests/data tests/evaluation \
   tests/models/test_convolution.py tests/pipeline/test_convert.py tests/text tests/training \
@@ -23,7 +25,7 @@ test-full: .venv/.test test-oldest
 
 # The core with the oldest versions that pyproject.toml allows, without PyTorch and diffusers.
 test-oldest: .venv-oldest/.test
-	.venv-oldest/bin/python -m pytest $(WORKERS) -m "not full" $(OLDEST)
+	.venv-oldest/bin/python -m pytest $(WORKERS) -m "not full" $(PEERS) $(OLDEST)
 
 clean:
 	rm -rf demo .pytest_cache build *.egg-info

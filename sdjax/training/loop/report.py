@@ -78,7 +78,7 @@ class Report:
         picture = make_sheet(images, captions)
         path = self._folder / "sheets" / f"{step:07d}.png"
         path.parent.mkdir(exist_ok=True)
-        picture.save(path)
+        picture.save(path, "png")
         self._board.picture(step, "samples", np.asarray(picture))
         return path
 
