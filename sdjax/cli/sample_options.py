@@ -93,8 +93,9 @@ def like_a_picture(arguments: list[str], command: Callable) -> list[str]:
     for name in settings:
         if name not in known and name not in _FOUND:
             raise SdjaxError(f"{path} has the setting {name!r}, which this version does not know")
-    if "Model" in left and "model" not in given:
-        raise SdjaxError(f"{path} was made by the model {left['Model']!r}: give it as --model")
+    model = left.get("Model") or left.get("Model hash")
+    if model and "model" not in given:
+        raise SdjaxError(f"{path} was made by the model {model!r}: give it as --model")
     if "image" not in given and "image" not in settings and settings.pop("strength", None):
         left["Denoising strength"] = "of a picture that is not given as --image"
     for name in ("Model", "Model hash"):

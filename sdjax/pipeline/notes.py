@@ -16,6 +16,7 @@ from sdjax.pipeline import infotext
 
 OURS, A1111 = "sdjax", "parameters"
 """Names of the two texts in a PNG."""
+_DESCRIBED = f"{OURS}: "  # what ours begins with in EXIF, where other programs write too
 FORMATS = {
     "png": {},
     "webp": {"quality": 90, "method": 4},
@@ -41,7 +42,7 @@ def file_options(kind: str, notes: Mapping[str, object], parameters: str = "") -
             text.add_itxt(name, shown)
         return options | {"pnginfo": text}
     exif = Image.Exif()
-    exif[ExifTags.Base.ImageDescription] = ours
+    exif[ExifTags.Base.ImageDescription] = _DESCRIBED + ours
     comment = b"UNICODE\0" + parameters.encode("utf-16-be")
     exif.get_ifd(ExifTags.IFD.Exif)[ExifTags.Base.UserComment] = comment
     return options | {"exif": exif.tobytes()}
@@ -59,13 +60,16 @@ def read_settings(path: str | os.PathLike) -> tuple[dict[str, object], dict[str,
             texts, exif = dict(getattr(picture, "text", {})), picture.getexif()
     except (OSError, ValueError, SyntaxError) as error:
         raise SdjaxError(f"{path}: not a readable picture ({error})") from error
-    ours = texts.get(OURS) or exif.get(ExifTags.Base.ImageDescription, "")
-    try:
-        found = json.loads(ours) if str(ours).startswith("{") else None
-    except json.JSONDecodeError as error:
-        raise SdjaxError(f"{path}: its settings are damaged ({error})") from error
-    if found is not None:
-        return found, {}
+    described = str(exif.get(ExifTags.Base.ImageDescription, ""))
+    if described.startswith(_DESCRIBED):
+        texts[OURS] = described.removeprefix(_DESCRIBED)
+    if OURS in texts:
+        try:
+            found = json.loads(texts[OURS])
+        except json.JSONDecodeError as error:
+            raise SdjaxError(f"{path}: its settings are damaged ({error})") from error
+        if isinstance(found, dict):
+            return found, {}
     comment = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.UserComment)
     theirs = texts.get(A1111) or _commented(comment)
     if not theirs:

@@ -117,6 +117,16 @@ def test_what_holds_no_settings_is_refused(tmp_path):
     Image.new("RGB", (8, 8)).save(path, pnginfo=text)
     with pytest.raises(sdjax.SdjaxError, match="got workflow, a workflow of ComfyUI"):
         notes.read_settings(path)
+    exif = Image.Exif()
+    exif[0x010E] = '{"of": "another program"}'
+    jpeg = tmp_path / "b.jpeg"
+    Image.new("RGB", (8, 8)).save(jpeg, exif=exif.tobytes())
+    with pytest.raises(sdjax.SdjaxError, match="b.jpeg holds no settings"):
+        notes.read_settings(jpeg)
+    exif[0x010E] = 'sdjax: {"a": 1;'
+    Image.new("RGB", (8, 8)).save(jpeg, exif=exif.tobytes())
+    with pytest.raises(sdjax.SdjaxError, match="its settings are damaged"):
+        notes.read_settings(jpeg)
     path.write_bytes(np.zeros(100, np.uint8).tobytes())
     with pytest.raises(sdjax.SdjaxError, match="not a readable picture"):
         notes.read_settings(path)
