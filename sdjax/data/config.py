@@ -16,6 +16,17 @@ class DataConfig:
     image_size: int = 64
     """Side of the square pictures; others are cropped to their middle and resized. 0 for that of
     the model that is trained on."""
+    buckets: bool = False
+    """Fit each picture to the aspect-ratio bucket of about its proportions instead of cutting out
+    its middle square, as sd-scripts does; for training on top of a model."""
+    bucket_smallest: int = 256
+    """Shortest side of a bucket."""
+    bucket_largest: int = 1024
+    """Longest side of a bucket."""
+    bucket_step: int = 64
+    """What a bucket's sides are multiples of."""
+    bucket_enlarge: bool = True
+    """Whether small pictures are enlarged to their bucket; otherwise they are cut to the step."""
     seed: int = 0
     """Order of the pictures, and the pictures themselves where they are drawn."""
     objects: Literal["one", "two", "both"] = "one"

@@ -20,6 +20,8 @@ _SUFFIXES = {
     ".heic", ".heif", ".jxl",
 }
 _SPLITS = {"train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval"}
+# sd-scripts' folders: so many repeats, and the caption of pictures without one of their own.
+_REPEATED = re.compile(r"(\d+)_(.+)")
 _SHEET = re.compile(r"\d{5,}-sheet\.png")  # what `sample` writes beside its pictures
 
 _log = logging.getLogger(__name__)
@@ -31,13 +33,14 @@ class ImageFolder:
     Captions come from `metadata.jsonl` or `metadata.csv` in it or in subfolders (the layout of
     Hugging Face's imagefolder: a row a picture, with "file_name", relative to the file, and "text"
     or "caption"; a picture with several rows is several items). What no such file names has its
-    caption in `NAME.txt` or `NAME.caption` beside `NAME.png`. Where the folder has a subfolder
+    caption in `NAME.txt` or `NAME.caption` beside `NAME.png`, and without these the name of its
+    folder, where that is of sd-scripts' kind: `10_sks dog` for ten repeats of "sks dog". Where the folder has a subfolder
     named like the split, that is the source, and a metadata file above it counts as well. Hidden
     files and folders (a dot or two underscores before the name) are none of it, nor are the sheets
     that `sample` writes.
 
     source[i] gives {"image": uint8 [height, width, 3], "caption": str}; the caption is "" where
-    there is none. `skipped` names what could not be paired: rows without a picture, or unreadable.
+    there is none. `repeats` says how often an epoch of sd-scripts draws each. `skipped` names what could not be paired: rows without a picture, or unreadable.
 
     Raises:
       SdjaxError: where there is no such folder, no picture in it, or a metadata file that cannot be
@@ -73,6 +76,12 @@ class ImageFolder:
     def __getitem__(self, index):
         name, caption = self.items[index]
         return {"image": decode_image(self.root / name, name), "caption": caption}
+
+    @property
+    def repeats(self) -> list[int]:
+        """For each item how often an epoch draws it: 10 in a folder `10_name`, else 1."""
+        found = (self._repeated(name) for name, _ in self.items)
+        return [int(match[1]) if match else 1 for match in found]
 
     def name(self, index) -> str:
         """What item `index` is called in messages."""
@@ -113,6 +122,9 @@ class ImageFolder:
             found |= own
         return found
 
+    def _repeated(self, name):
+        return _REPEATED.fullmatch((self.root / name).absolute().parent.name)
+
     def _beside(self, name, metadata):
         """(caption, problem) of a picture that no metadata file names."""
         paths = [(self.root / name).with_suffix(suffix) for suffix in CAPTION_SUFFIXES]
@@ -123,6 +135,8 @@ class ImageFolder:
             except SdjaxError as error:
                 return "", str(error)
             return caption, None if caption else f"{path.name} is empty"
+        if match := self._repeated(name):
+            return match[2].strip(), None
         if metadata:
             named = ", ".join(os.path.relpath(file, self.root) for file in metadata[:3])
             return "", f"named neither in {named} nor in a {paths[0].name} beside it"

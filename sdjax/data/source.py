@@ -4,6 +4,7 @@ import threading
 
 import numpy as np
 
+from sdjax.data.buckets import Buckets, fitted
 from sdjax.data.config import DataConfig
 from sdjax.data.content import Content, Stamps
 from sdjax.data.folder import ImageFolder
@@ -46,7 +47,15 @@ def open_source(config: DataConfig) -> "Source":
     return Source(
         raw, config.image_size, require_captions=config.require_captions,
         max_broken_share=config.max_broken_share, cache=config.cache,
+        buckets=_buckets(config),
     )
+
+
+def _buckets(config):
+    if not config.buckets:
+        return None
+    return Buckets(config.image_size, config.bucket_smallest, config.bucket_largest,
+                   config.bucket_step, config.bucket_enlarge)
 
 
 class Source:
@@ -61,6 +70,9 @@ class Source:
         BrokenItem, name its items by name(i), say why a caption is empty by why_no_caption(i), list
         in `skipped` what it left out on opening, and tell its `content`, without which nothing made
         of it is kept.
+      buckets: fit pictures to these in place of the square; items then have "time_ids" float32
+        [6]: height and width as they came, top and left of what is cut out of the resized
+        picture, height and width of the bucket.
       cache: keeps up to so many prepared items in memory.
 
     Raises:
@@ -69,7 +81,9 @@ class Source:
         that all are told at once.
     """
 
-    def __init__(self, raw, image_size, require_captions=True, max_broken_share=0.01, cache=0):
+    def __init__(self, raw, image_size, require_captions=True, max_broken_share=0.01, cache=0,
+                 buckets=None):
+        self.buckets = buckets
         self.raw, self.image_size = raw, image_size
         self.require_captions, self.max_broken_share = require_captions, max_broken_share
         self.broken: dict[str, str] = {}
@@ -117,11 +131,22 @@ class Source:
             item = dict(self.raw[index])
             if not self.has_caption(index, item["caption"]):
                 return None
-            item["image"] = crop_and_resize(item["image"], self.image_size)
-            return item
+            if self.buckets is None:
+                item["image"] = crop_and_resize(item["image"], self.image_size)
+                return item
+            return item | self._fitted(index, item["image"])
         except BrokenItem as broken:
             self._count(broken)
             return None
+
+    def _fitted(self, index, image):
+        height, width = image.shape[:2]
+        try:
+            fit = self.buckets.fit(width, height)
+        except SdjaxError as error:
+            raise BrokenItem(self._name(index), str(error)) from error
+        ids = height, width, *fit.crop[::-1], *fit.bucket[::-1]
+        return {"image": fitted(image, fit), "time_ids": np.float32(ids)}
 
     def _name(self, index):
         return self.raw.name(index) if hasattr(self.raw, "name") else f"item {index}"

@@ -298,3 +298,16 @@ def test_one_broken_picture_stops_no_small_folder_and_all_are_told_at_once(tmp_p
     with pytest.raises(SdjaxError, match="3 of 20 items.*03.png: .*; 05.png: .*; 17.png: has no"):
         opened(tmp_path).check()
     assert "skipped 17.png: has no caption" in caplog.text
+
+
+def test_folders_of_sd_scripts_repeat_and_caption(tmp_path):
+    for name in ("10_sks dog/a.png", "10_sks dog/b.png", "2_dog/c.png", "others/d.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    (tmp_path / "10_sks dog/b.txt").write_text("sks dog, sitting")
+    source = ImageFolder(tmp_path)
+    assert source.items == [
+        ("10_sks dog/a.png", "sks dog"), ("10_sks dog/b.png", "sks dog, sitting"),
+        ("2_dog/c.png", "dog"), ("others/d.png", "")]
+    assert source.repeats == [10, 10, 2, 1]
+    assert ImageFolder(tmp_path / "2_dog").items == [("c.png", "dog")]

@@ -19,12 +19,14 @@ class ArrayBatches:
     an epoch into the next. With flip, "image" [N, H, W, C] is mirrored half of the time, by a coin
     that is drawn with the order.
 
+    seed: an int or a tuple of them.
+    items: int [n], what an epoch draws, some perhaps repeatedly; None for each once.
     lessons: pairs (indices int [n], examples int). So many items are drawn from those of the
     indices alone, in epochs of their own, lesson after lesson and then all. "lesson" int32
     [batch_size] then says which lesson an item belongs to; len(lessons) after the last.
     """
 
-    def __init__(self, arrays, batch_size, seed, flip=False, lessons=()):
+    def __init__(self, arrays, batch_size, seed, flip=False, lessons=(), items=None):
         sizes = {name: len(array) for name, array in arrays.items()}
         if len(set(sizes.values())) != 1 or not min(sizes.values()):
             raise SdjaxError(f"arrays of one length, not empty, are expected, got {sizes}")
@@ -34,7 +36,7 @@ class ArrayBatches:
             raise SdjaxError("a lesson has no items")
         self._arrays = arrays
         self._items = [*(np.asarray(items, int) for items, _ in lessons),
-                       np.arange(min(sizes.values()))]
+                       np.arange(min(sizes.values())) if items is None else np.asarray(items)]
         self._starts = np.cumsum([0, *(examples for _, examples in lessons)])
         self._batch_size, self._seed, self._flip = batch_size, seed, flip
         self._position = 0
@@ -67,7 +69,8 @@ class ArrayBatches:
         items = self._items[lesson]
         epoch, offset = divmod(self._position - self._starts[lesson], len(items))
         if (lesson, epoch) != self._shuffled:
-            random = np.random.default_rng((self._seed, epoch))
+            seeds = self._seed if isinstance(self._seed, tuple) else (self._seed,)
+            random = np.random.default_rng((*seeds, epoch))
             self._order = items[random.permutation(len(items))]
             self._coins = random.integers(2, size=len(items), dtype=bool)
             self._shuffled = lesson, epoch
@@ -76,6 +79,11 @@ class ArrayBatches:
 
     def _lesson(self, position):
         return np.searchsorted(self._starts, position, side="right") - 1
+
+    @property
+    def epoch_size(self) -> int:
+        """Items that an epoch draws, once the lessons are over."""
+        return len(self._items[-1])
 
     def get_state(self):
         """The position, as JSON: items drawn so far."""

@@ -83,6 +83,9 @@ class TuningRun(RunConfig):
     beside: str = ""
     """A folder of the pictures that a ControlNet is steered by, or that are edited, of the same
     names as those of the data; "edges" for outlines of the data's own."""
+    masks: str = ""
+    """A folder of masks of the same names as the data's pictures: what each place of the loss
+    counts, white for all and black for nothing."""
     base_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the model's parameters, where they are not trained."""
     clip_skip: int = 0

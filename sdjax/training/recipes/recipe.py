@@ -64,12 +64,6 @@ class Recipe:
     def _check_tuning(self):
         if self.autoencoder is not None or self.pretrained is not None:
             raise SdjaxError("training on a model takes it as `model`, no autoencoder, pretrained")
-        cached = self.diffusion.cache_latents and "image" not in self.diffusion.adaptation.needs
-        if self.data.flip and (cached or self.diffusion.adaptation.needs not in ((), ("image",))):
-            raise SdjaxError(
-                "data.flip cannot mirror cached latents, nor pictures beside others: set "
-                "diffusion.cache_latents or data.flip to False"
-            )
         self._check_memory("training on a model")
 
     def _check_latents(self):

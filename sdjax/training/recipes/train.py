@@ -92,6 +92,8 @@ def kept_models(recipe: Recipe, workdir):
     Yields (step, seconds of training, sdjax.StableDiffusion with the averaged weights). Raises
     SdjaxError where `recipe` has not made checkpoints in `workdir`.
     """
+    if not isinstance(recipe.diffusion, LatentRun):
+        raise SdjaxError("kept_models reads the checkpoints of a LatentRun, a model from noise")
     folder = Path(workdir) / "diffusion"
     if not (folder / "checkpoints").is_dir():
         raise SdjaxError(f"{folder} has no checkpoints: train into {workdir} first")

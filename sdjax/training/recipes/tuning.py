@@ -9,13 +9,17 @@ from pathlib import Path
 import numpy as np
 
 from sdjax.data.beside import pictures_beside
+from sdjax.data.buckets import fitted
 from sdjax.data.folder import ImageFolder
 from sdjax.data.images import crop_and_resize
+from sdjax.data.source import stack
+from sdjax.data.tags import CaptionConfig
 from sdjax.errors import SdjaxError
 from sdjax.pipeline.control import Control
 from sdjax.pipeline.stable_diffusion import StableDiffusion
 from sdjax.training.adaptations import LearnedWord, Networks
 from sdjax.training.adaptations.adaptation import adapted
+from sdjax.training.loop.bucket_feed import BucketBatches
 from sdjax.training.loop.feed import ArrayBatches
 from sdjax.training.loop.fit import check
 from sdjax.training.loop.settings import say
@@ -23,6 +27,7 @@ from sdjax.training.objectives.autoencoder import as_float
 from sdjax.training.objectives.tuning import empty_ids, tuned
 
 from .base import base_model
+from .datasets import encode_all
 from .export import scheduler_config
 from .material import Material
 from .texts import Halves, VariedTexts, encoded
@@ -75,44 +80,63 @@ class Tuning:
         objective, run, folder = self.objective, self.run, self.workdir / "diffusion"
         frozen = {**self.base, **empty_ids(self.networks)}
         check(objective, run, folder, frozen)
-        arrays = self.arrays(self.material)
-        prompts = list(run.sheet.prompts) or [str(t) for t in arrays["caption"][:run.sheet.images]]
-        sheet = self.sheet(prompts, arrays)
-        count = len(arrays["caption"])
-        tags = Counter(tag.strip() for text in arrays["caption"] for tag in str(text).split(","))
-        outcome = fit(objective, frozen, self.batches(arrays), run, "diffusion", sheet)
+        sets = self.sets(self.material)
+        texts = [str(text) for arrays in sets for text in arrays["caption"]]
+        prompts = list(run.sheet.prompts) or texts[:run.sheet.images]
+        outcome = fit(objective, frozen, self.batches(sets), run, "diffusion",
+                      self.sheet(prompts, sets[0]))
         if outcome.finished:
+            tags = Counter(tag.strip() for text in texts for tag in text.split(","))
             place = objective.adaptation.export(
                 outcome.ema, self.workdir, self.model, self.networks,
-                self.recipe.export_dtype, self._about(count, tags),
+                self.recipe.export_dtype, self._about(len(texts), tags),
             )
             say(f"finished: {place}")
         return outcome.finished
 
-    def arrays(self, material) -> dict:
-        """What is drawn from: "caption", latents or pictures, and what the adaptation needs."""
-        needs = self.objective.adaptation.needs
-        if self.run.cache_latents and "image" not in needs:
-            arrays = material.latents(None, self.networks.vae, self.base["vae"])
-            index = arrays.pop("index")
+    def sets(self, material) -> list[dict]:
+        """What is drawn from, for each bucket: "caption", "index", latents or pictures, and what
+        the adaptation needs. Without buckets there is one.
+        """
+        needs, vae = self.objective.adaptation.needs, self.networks.vae
+        cached = self.run.cache_latents and "image" not in needs
+        if self.recipe.data.buckets:
+            sets = by_size(material.source, material.count)
+        elif cached and not self.recipe.data.flip and not self.run.masks:
+            sets = [material.latents(None, vae, self.base["vae"])]
         else:
-            pictures = material.all_pictures()
-            arrays = {"image": pictures["image"], "caption": pictures["caption"]}
-            index = pictures["index"]
-        for name in needs:
+            sets = [dict(material.all_pictures())]
+        sets = [self._prepared(arrays, material, cached) for arrays in sets]
+        self._check_word([text for arrays in sets for text in arrays["caption"]])
+        return sets
+
+    def _prepared(self, arrays, material, cached):
+        arrays.pop("label", None)
+        shape = arrays["image"].shape[1:3] if "image" in arrays else (self.size, self.size)
+        for name in self.objective.adaptation.needs:
             if name != "image":
-                arrays[name] = self._beside(name, material, index)
-        texts = [self.run.captions.of(str(text)) for text in arrays["caption"]]
-        arrays["caption"] = np.array(texts)
-        self._check_word(texts)
-        if self.model.unet.config.addition_embed_type == "text_time":
-            arrays["time_ids"] = np.tile(np.float32(
-                [self.size, self.size, 0, 0, self.size, self.size]), (len(texts), 1))
+                arrays[name] = self._beside(name, material, arrays, shape)
+        if self.run.masks:
+            arrays["mask"] = self._masks(material, arrays, shape)
+        captions = [self.run.captions.of(str(text)) for text in arrays["caption"]]
+        arrays["caption"] = np.array(captions)
+        if self.model.unet.config.addition_embed_type != "text_time":
+            arrays.pop("time_ids", None)
+        elif "time_ids" not in arrays:
+            ids = np.float32([*shape, 0, 0, *shape])
+            arrays["time_ids"] = np.tile(ids, (len(captions), 1))
+        if self.recipe.data.flip:
+            arrays = mirrored(arrays)
+        if cached and "image" in arrays:
+            images = arrays.pop("image")
+            arrays["mean"], arrays["std"] = encode_all(
+                self.networks.vae, self.base["vae"], images)
         return arrays
 
     def _check_word(self, texts):
-        adaptation = self.run.adaptation
-        if isinstance(adaptation, LearnedWord):
+        adaptation, prior = self.run.adaptation, self.run.prior
+        own = prior is None or self.run.captions.prompt != prior.prompt
+        if isinstance(adaptation, LearnedWord) and own:
             word = adaptation.word.lower()
             if not any(word in text.lower() for text in texts):
                 raise SdjaxError(
@@ -120,44 +144,91 @@ class Tuning:
                     f"diffusion.captions.prompt, such as 'a picture of {adaptation.word}'"
                 )
 
-    def _beside(self, name, material, index):
+    def _beside(self, name, material, arrays, shape):
         """The pictures that steer, or are edited: uint8 or float32 [N, H, W, channels]."""
         if self.run.beside == "edges":
             if name != "control":
                 raise SdjaxError("diffusion.beside 'edges' is for a ControlNet")
-            return edges(material.all_pictures()["image"])
-        raw = material.source.raw
-        if not self.run.beside or not isinstance(raw, ImageFolder):
+            images = arrays["image"] if "image" in arrays else (
+                material.pictures(arrays["index"])["image"])  # fmt: skip
+            return edges(images)
+        if not self.run.beside:
             raise SdjaxError(
                 f"{type(self.run.adaptation).__name__} needs a picture beside each of the data's: "
                 "set diffusion.beside to a folder with pictures of the same names, for a "
                 "data.source of folder:…, or, for a ControlNet, to 'edges'"
             )
-        found = pictures_beside(raw, self.run.beside, index)
-        pictures = np.stack([crop_and_resize(picture, self.size) for picture in found])
-        return pictures if name == "original" else (pictures / np.float32(255))
+        pictures = self._found_beside(self.run.beside, "beside", material, arrays, shape)
+        return pictures if name == "original" else pictures / np.float32(255)
 
-    def batches(self, arrays):
+    def _found_beside(self, folder, option, material, arrays, shape):
+        raw = material.source.raw
+        if not isinstance(raw, ImageFolder):
+            raise SdjaxError(f"diffusion.{option} goes with a data.source of folder:…")
+        found = pictures_beside(raw, folder, arrays["index"])
+        buckets = material.source.buckets
+        if buckets is None:
+            return np.stack([crop_and_resize(picture, self.size) for picture in found])
+        fits = [buckets.fit(*picture.shape[1::-1]) for picture in found]
+        for fit, index in zip(fits, arrays["index"], strict=True):
+            if fit.bucket != shape[::-1]:
+                raise SdjaxError(
+                    f"the picture in {folder} beside {raw.name(int(index))} has other proportions"
+                )
+        return np.stack([fitted(picture, fit) for picture, fit in zip(found, fits, strict=True)])
+
+    def _masks(self, material, arrays, shape):
+        """What each place of the loss counts, float32 [N, h, w, 1], the means of the masks."""
+        masks = self._found_beside(self.run.masks, "masks", material, arrays, shape)
+        factor = self.model.vae.config.downsampling
+        light = masks.mean(-1, dtype=np.float32) / 255
+        count, height, width = light.shape
+        cells = light.reshape(count, height // factor, factor, width // factor, factor)
+        return cells.mean((2, 4))[..., None]
+
+    def batches(self, sets):
         """Batches of the data; of DreamBooth's half of them, and half of the class."""
         run, prior = self.run, self.run.prior
         if prior is None:
-            return self._stream(arrays, run.batch_size, run.seed)
+            return self._stream(sets, run.batch_size, run.seed, self._repeats(sets))
         if run.batch_size % 2:
             raise SdjaxError(f"batch_size must be even with a prior, got {run.batch_size}")
-        own = dict(arrays, weight=np.ones(len(arrays["caption"]), np.float32))
+        if len(sets) > 1 or self.recipe.data.buckets:
+            raise SdjaxError("a prior goes with square pictures: set data.buckets to False")
+        for arrays in sets:
+            arrays["weight"] = np.ones(len(arrays["caption"]), np.float32)
         others = self.class_arrays()
         others["weight"] = np.full(len(others["caption"]), prior.weight, np.float32)
         half = run.batch_size // 2
-        return Halves(self._stream(own, half, run.seed), self._stream(others, half, run.seed + 1))
+        own = self._stream(sets, half, run.seed, self._repeats(sets))
+        return Halves(own, self._stream([others], half, run.seed + 1, None))
 
-    def _stream(self, arrays, size, seed):
-        captions, flip = self.run.captions, self.recipe.data.flip
-        tokenizers = self.networks.tokenizers
-        if captions.varies:
-            return VariedTexts(ArrayBatches(arrays, size, seed, flip), tokenizers, captions, seed)
-        texts = arrays["caption"].tolist()
-        arrays = {name: array for name, array in arrays.items() if name != "caption"}
-        return ArrayBatches(arrays | encoded(tokenizers, texts), size, seed, flip)
+    def _repeats(self, sets):
+        """For each bucket what an epoch draws, where folders say how often; else None."""
+        raw = self.material.source.raw
+        repeats = np.array(raw.repeats) if isinstance(raw, ImageFolder) else np.ones(1, int)
+        if (repeats == 1).all():
+            return None
+        return [
+            np.repeat(np.arange(len(arrays["index"])), repeats[arrays["index"].astype(int)])
+            for arrays in sets
+        ]
+
+    def _stream(self, sets, size, seed, repeats):
+        captions, tokenizers = self.run.captions, self.networks.tokenizers
+        sets = [{name: a for name, a in arrays.items() if name != "index"} for arrays in sets]
+        if not captions.varies:
+            sets = [
+                {name: a for name, a in arrays.items() if name != "caption"}
+                | encoded(tokenizers, arrays["caption"].tolist()) for arrays in sets
+            ]
+        if len(sets) == 1:
+            items = None if repeats is None else repeats[0]
+            stream = ArrayBatches(sets[0], size, seed, items=items)
+        else:
+            group = self.run.accumulation * self.run.steps_per_call
+            stream = BucketBatches(sets, size, seed, group=group, items=repeats)
+        return VariedTexts(stream, tokenizers, captions, seed) if captions.varies else stream
 
     def class_arrays(self):
         """Pictures of the class, made by the model where there are too few."""
@@ -172,20 +243,13 @@ class Tuning:
         place = self.workdir / "class-latents"
         place.mkdir(exist_ok=True)
         material = Material(recipe, place)
-        arrays = self.arrays_of_class(material)
-        arrays["caption"] = np.array([prior.prompt] * len(arrays["caption"]))
-        return arrays
-
-    def arrays_of_class(self, material):
-        """As `arrays`, where captions do not matter."""
-        plain = dataclasses.replace(self.run.captions, prompt=self.run.adaptation.word) if (
-            isinstance(self.run.adaptation, LearnedWord)
-        ) else self.run.captions
-        run, self.run = self.run, dataclasses.replace(self.run, captions=plain)
+        run, self.run = self.run, dataclasses.replace(
+            self.run, captions=CaptionConfig(prompt=prior.prompt), masks="")
         try:
-            return self.arrays(material)
+            (arrays,) = self.sets(material)
         finally:
             self.run = run
+        return arrays
 
     def _scheduler(self):
         """The model's scheduler_config.json, with the schedule and prediction that are trained."""
@@ -247,6 +311,29 @@ class Tuning:
             "ss_tag_frequency": json.dumps({self.recipe.data.source.rpartition("/")[2]: tags}),
             "ss_training_finished_at": str(time.time()),
         }
+
+
+def by_size(source, count) -> list[dict]:
+    """The usable ones of the first items of a source with buckets, stacked bucket by bucket."""
+    groups = {}
+    for index in range(count):
+        item = source[index]
+        if item is not None:
+            groups.setdefault(item["image"].shape, []).append({"index": index, **item})
+    if not groups:
+        raise SdjaxError("the data has no usable picture")
+    say(f"{sum(map(len, groups.values()))} pictures in {len(groups)} buckets: " + ", ".join(
+        f"{shape[1]}x{shape[0]} ({len(items)})" for shape, items in sorted(groups.items())))
+    return [stack(items) for _, items in sorted(groups.items())]
+
+
+def mirrored(arrays):
+    """All items, and after them all of them mirrored."""
+    pictures = ("image", "control", "original", "mask")
+    return {
+        name: np.concatenate([array, array[:, :, ::-1] if name in pictures else array])
+        for name, array in arrays.items()
+    }
 
 
 def make_class_pictures(model, prior, folder, size, sheet):

@@ -87,7 +87,7 @@ class Peer:
         self.train_all(tree)
 
     def _train(self, name, parameter, value):
-        value = torch.from_numpy(np.array(value))
+        value = torch.from_numpy(np.array(value, order="C"))
         assert parameter.shape == value.shape, name
         parameter.data = value
         parameter.requires_grad_(True)

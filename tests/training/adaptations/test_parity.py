@@ -163,6 +163,9 @@ def test_loss_gradients_and_ten_updates_are_pytorchs(kind, name, folder):
         theirs.zero_grad()
         wanted = peer.loss(objective, batch, keys, channels)
         wanted.backward()
+        for parameter in peer.trained.values():  # SDXL leaves out the text encoders' last layers
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
         tree, state, loss, gradient = update(tree, state, kept, batch)
         assert loss == pytest.approx(wanted.item(), rel=1e-5 if step == 0 else 1e-4)
         if step == 0:

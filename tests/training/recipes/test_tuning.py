@@ -1,6 +1,7 @@
 """Recipes on top of a model from start to finish, on random networks of a few thousand weights."""
 
 import dataclasses
+import importlib
 import json
 
 import numpy as np
@@ -56,9 +57,18 @@ def recipe(model, pictures, adaptation, **options):
     )
 
 
-def test_a_lora_from_start_to_finish_and_after_a_stop(model, pictures, tmp_path):
-    asked = recipe(model, pictures, adaptations.LoRA(rank=2, text_encoder=True, rank_dropout=0.3),
-                   captions=CaptionConfig(shuffle=True, keep=1))
+@pytest.fixture
+def no_sheets(monkeypatch):
+    """Sample pictures are not what a test is about."""
+    stage = importlib.import_module("sdjax.training.recipes.tuning")
+    blank = np.zeros((1, 16, 16, 3), np.float32)
+    monkeypatch.setattr(stage.Tuning, "sheet", lambda self, *given: lambda ema: (blank, None))
+
+
+def test_a_lora_from_start_to_finish_and_after_a_stop(model, pictures, tmp_path, no_sheets):
+    lora = adaptations.LoRA(rank=2, text_encoder=True, rank_dropout=0.3,
+                            targets=("attn2.to_k", "q_proj"))
+    asked = recipe(model, pictures, lora, captions=CaptionConfig(shuffle=True, keep=1))
     assert train(asked, tmp_path / "whole")
     state, metadata = read_safetensors(tmp_path / "whole/lora.safetensors")
     assert any(key.startswith("lora_te_text_model_encoder_layers_0_") for key in state)
@@ -88,8 +98,9 @@ def test_other_adaptations_leave_their_results(model, pictures, tmp_path, name, 
     assert (tmp_path / result).is_file()
 
 
-def test_dreambooth_makes_the_pictures_of_its_class(model, pictures, tmp_path):
-    asked = recipe(model, pictures, adaptations.LoRA(rank=1), steps=2,
+def test_dreambooth_makes_the_pictures_of_its_class(model, pictures, tmp_path, no_sheets):
+    lora = adaptations.LoRA(rank=1, targets=("attn2.to_k",))
+    asked = recipe(model, pictures, lora, steps=2,
                    prior=PriorConfig("a blue square", count=3, batch_size=2, weight=0.5))
     assert train(asked, tmp_path)
     assert sorted(path.name for path in (tmp_path / "class").glob("*.png")) == [
@@ -115,3 +126,36 @@ def test_the_command_line_names_the_model():
     changed = with_overrides(load_config("lora"), [
         "--model", "sd15", "--data.source", "folder:mine", "--diffusion.adaptation.rank", "8"])
     assert changed.model == "sd15" and changed.diffusion.adaptation.rank == 8
+
+
+def test_folders_of_sd_scripts_in_buckets_mirrored_and_masked(
+    model, tmp_path, monkeypatch, no_sheets
+):
+    folder, masks = tmp_path / "pictures", tmp_path / "masks"
+    random = np.random.default_rng(0)
+    for name, size in {"3_red circle/a": (40, 20), "3_red circle/b": (42, 20), "1_x/c": (20, 20)}.items():
+        for place, values in ((folder, 256), (masks, 2)):
+            path = place / f"{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = random.integers(0, values, (*size[::-1], 3), np.uint8)
+            Image.fromarray(pixels * (255 // (values - 1))).save(path)
+    lora = adaptations.LoRA(rank=1, targets=("attn2.to_k",))
+    asked = recipe(model, folder, lora, masks=str(masks), steps=3)
+    asked = dataclasses.replace(asked, data=dataclasses.replace(
+        asked.data, buckets=True, bucket_smallest=8, bucket_largest=32, bucket_step=4, flip=True))
+    stage, seen = importlib.import_module("sdjax.training.recipes.tuning"), []
+    stream = stage.Tuning.batches
+
+    def watched(self, sets):
+        seen.extend(sets)
+        return stream(self, sets)
+
+    monkeypatch.setattr(stage.Tuning, "batches", watched)
+    assert train(asked, tmp_path / "work")
+    shapes = {tuple(arrays["mean"].shape[:3]): arrays for arrays in seen}
+    assert len(shapes) == 2
+    wide = next(arrays for shape, arrays in shapes.items() if shape[1] != shape[2])
+    assert wide["caption"].tolist() == ["red circle"] * 4  # two, and mirrored
+    count = len(wide["mean"]) // 2
+    np.testing.assert_array_equal(wide["mask"][count:], wide["mask"][:count, :, ::-1])
+    assert wide["mask"].shape[:3] == wide["mean"].shape[:3]
