@@ -38,7 +38,7 @@ _HOME = {
     "sdjax.models": ("UNetConfig", "VAEConfig", "TextEncoderConfig"),
     "sdjax.weights": ("UNet", "VAE", "TinyVAE", "TextEncoder", "ControlNet", "CLIPVision"),
     "sdjax.text": ("Tokenizer", "train_tokenizer"),
-    "sdjax.pipeline": ("StableDiffusion", "Control", "Preview", "SafetyChecker"),
+    "sdjax.pipeline": ("StableDiffusion", "Control", "Region", "Preview", "SafetyChecker"),
 }
 _MODULES = (
     "absent",
@@ -117,6 +117,7 @@ if TYPE_CHECKING:
     from .pipeline import (
         StableDiffusion as StableDiffusion,
         Control as Control,
+        Region as Region,
         Preview as Preview,
         SafetyChecker as SafetyChecker,
     )

@@ -14,7 +14,7 @@ _WORDS = {
     **MODEL_WORDS, "controls": "control", "control_image": "control", "controlnet": "control",
     "controlnet_conditioning_scale": "control", "ip_adapter_image": "control",
 }  # fmt: skip
-_SEVERAL = ("--prompt", "--prompt-2", "--image", "--mask", "--depth", "--control")
+_SEVERAL = ("--prompt", "--prompt-2", "--image", "--mask", "--depth", "--control", "--region")
 
 
 def sample(
@@ -22,9 +22,10 @@ def sample(
     model: str | None = None,
     config: Path | None = None,
     negative_prompt: str | None = None,
+    weighting: Literal["a1111", "comfy", "compel", "none"] = "a1111",
     preset: str | None = None,
     steps: int | None = None,
-    guidance_scale: float | None = None,
+    guidance_scale: tuple[float, ...] = (),
     guidance_rescale: float = 0.0,
     sampler: str | None = None,
     spacing: Literal["leading", "trailing", "linspace"] | None = None,
@@ -40,12 +41,16 @@ def sample(
     batch_size: int = 8,
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
     image: tuple[Path, ...] = (),
-    strength: float | None = None,
+    strength: tuple[float, ...] = (),
     mask: tuple[Path, ...] = (),
+    mask_blur: float | None = None,
+    only_masked: int | None = None,
+    extend: tuple[int, int, int, int] | None = None,
     image_guidance_scale: float | None = None,
     depth: tuple[Path, ...] = (),
     noise_level: int | None = None,
     control: tuple[str, ...] = (),
+    region: tuple[str, ...] = (),
     prompt_2: tuple[str, ...] = (),
     negative_prompt_2: str | None = None,
     original_size: tuple[int, int] | None = None,
@@ -90,12 +95,15 @@ def sample(
         config: Of a single file, if its networks are of other sizes than the published: a
             diffusers folder of the same sizes, such as the one it was made from.
         negative_prompt: What to steer away from.
+        weighting: How (word:1.3) and the other signs of docs/prompts.md weigh in prompts: as in the
+            web UI, ComfyUI or compel; none takes prompts as they are.
         preset: Steps, sampler and guidance of a model distilled to few steps: lcm, lcm-lora, turbo,
             lightning-1, -2, -4 or -8, hyper-1, -2, -4 or -8, hyper-1-unet, hyper-8-cfg or
             hyper-12-cfg, dmd2-1 or -4; other options given come before it.
         steps: Sampling steps; 30 where not given.
         guidance_scale: How much the prompt counts; 1 turns guidance off and halves the work. The
-            model's own where not given: 2 for the emoji, 7.5 for models that have none.
+            model's own where not given: 2 for the emoji, 7.5 for models that have none. One, or
+            one for each prompt or picture.
         guidance_rescale: Share of the contrast added by guidance that is taken back, 0 to 1.
         sampler: ddim, euler, euler_a, dpmpp_2m, unipc, …; the model's own where not given.
         spacing: How the timesteps are laid out; the sampler's own way where not given.
@@ -114,14 +122,20 @@ def sample(
         dtype: What the networks compute in.
         image: A picture to start from, to repaint, to edit or to enlarge, as the model and the other
             options have it; one, or one for each prompt.
-        strength: How much of the picture changes, 0 to 1; 0.8 where not given, 1 with a mask.
+        strength: How much of the picture changes, 0 to 1; 0.8 where not given, 1 with a mask. One,
+            or one for each prompt or picture.
         mask: White where the picture is repainted.
+        mask_blur: Radius in pixels by which the mask's edge is softened.
+        only_masked: Pixels around the mask; that part is painted at the size of the result and put
+            back.
+        extend: Pixels by which the picture is enlarged at its left, top, right and bottom.
         image_guidance_scale: How much the picture counts for a model that edits; 1.5 where not
             given.
         depth: A map of the picture's depths, lighter is nearer, for a model that takes one.
         noise_level: Of the picture that a model enlarges; 20 where not given.
         control: A ControlNet and its picture as FOLDER:PICTURE or FOLDER:PICTURE:SCALE; several
             add up.
+        region: A prompt for a part of the picture as MASK.png:PROMPT, white where it counts.
         prompt_2: Of SDXL's second text encoder; the prompt where not given.
         negative_prompt_2: Of SDXL's second text encoder; the negative prompt where not given.
         original_size: Height and width that SDXL is told the picture had; its own where not given.

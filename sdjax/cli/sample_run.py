@@ -31,6 +31,8 @@ def request_of(given: Mapping[str, Any]):
     asked |= {name: list(value) or None for name, value in asked.items() if type(value) is tuple}
     asked["prompt"] = given["prompt"]
     asked["seed"] = None if given["seed"] == -1 else given["seed"]
+    asked["weighting"] = None if given["weighting"] == "none" else given["weighting"]
+    asked["regions"] = [_region(one) for one in given["region"]]
     options = {name: given[name] for name in SAMPLER_OPTIONS if given[name] is not None}
     return Request(**asked, options=options)
 
@@ -159,9 +161,11 @@ def settings_of(cell: Mapping[str, Any], asked, planned, number: int, image) -> 
             settings[name] = [str(given[which])]
     settings |= {
         "prompt": asked.prompt[number // asked.count],
-        "guidance_scale": planned.guidance_scale,
+        "guidance_scale": float(planned.guidance_scale[number]),
         "seed": image.info["seed"],
     }
+    if asked.strength is not None:
+        settings["strength"] = float(planned.conditions.strength[number])
     if asked.preset is None:
         settings["steps"] = asked.steps or STEPS
     if asked.variations is not None:
@@ -178,7 +182,7 @@ def parameters(notes, asked, planned, image, model: Mapping[str, str]) -> str:
     """A picture's settings in A1111's words, what a preset stands for among them."""
     from sdjax.pipeline import infotext
 
-    used = {"steps": asked.steps or planned.table.evaluations, "sampler": asked.sampler}
+    used = {"steps": asked.steps or planned.tables[0].evaluations, "sampler": asked.sampler}
     used |= {name: asked.options[name] for name in SAMPLER_OPTIONS if name in asked.options}
     return infotext.written({**notes, **used}, image.size[::-1], model)
 
@@ -191,6 +195,16 @@ def named(source: str) -> dict[str, str]:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256")
     return {"name": path.stem, "hash": digest.hexdigest()[:_HASHED]}
+
+
+def _region(given: str):
+    """The region of MASK.png:PROMPT; SdjaxError for anything else."""
+    from sdjax.pipeline.regions import Region
+
+    mask, _, prompt = given.partition(":")
+    if not mask or not prompt:
+        raise SdjaxError(f"--region must be MASK.png:PROMPT, got {given}")
+    return Region(prompt, Path(mask))
 
 
 def _parts(control: str) -> tuple[str, Path, float]:

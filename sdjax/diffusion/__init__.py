@@ -33,7 +33,7 @@ from sdjax.diffusion.schedules import (
     sigmoid_schedule,
     zero_terminal_snr,
 )
-from sdjax.diffusion.tables import Table
+from sdjax.diffusion.tables import Table, stacked
 from sdjax.diffusion.torch_noise import torch_noise
 from sdjax.diffusion.variational import hybrid_loss, learned_log_variance, variational_bound
 
@@ -72,6 +72,7 @@ __all__ = [
     "schedule_from_config",
     "schedule_from_signal",
     "sigmoid_schedule",
+    "stacked",
     "torch_noise",
     "training_loss",
     "variational_bound",

@@ -40,14 +40,14 @@ def brownian_noise(keys, index, row, like):
     motion is never stored: a virtual Brownian tree (Li et al. 2020, arXiv 2001.01328, algorithm 3)
     finds its value at any time.
     """
-    start, end = row.interval
-    size = jnp.abs(end - start)
 
-    def increment(key):
+    def increment(key, interval):
+        start, end = interval
+        size = jnp.abs(end - start)
         values = [brownian_motion(key, time, like.shape[1:], like.dtype) for time in (start, end)]
         return (values[1] - values[0]) / jnp.sqrt(jnp.where(size > 0, size, 1))
 
-    return jax.vmap(increment)(keys)
+    return jax.vmap(increment)(keys, jnp.broadcast_to(row.interval, (*keys.shape, 2)))
 
 
 def brownian_motion(key, time, shape, dtype=jnp.float32):

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import io_callback
 
+from sdjax.diffusion.guidance import per_item
 from sdjax.diffusion.noise import image_keys, independent_noise
-from sdjax.diffusion.tables import HISTORY, SKIP
+from sdjax.diffusion.tables import EVALUATE, HISTORY, SKIP
 from sdjax.errors import SdjaxError
 
 
@@ -39,14 +40,14 @@ def begin(table, x, state=None):
     x = jnp.asarray(x)
     if x.ndim < 1:
         raise SdjaxError("sample needs x with a leading batch axis, got a scalar")
-    x = x.astype(jnp.promote_types(x.dtype, jnp.float32)) * table.initial_scale
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32)) * per_item(table.initial_scale, x)
     registers = (jnp.zeros_like(x), (jnp.zeros_like(x),) * HISTORY, state)
     return Underway(x, jnp.zeros((), bool), registers, jnp.zeros_like(x))
 
 
 def sample(
     denoise, table, x, key=None, *, noise=None, state=None, keep=None, callback=None,
-    trajectory=False,
+    trajectory=False, axis_name=None,
 ):  # fmt: skip
     """Run a sampler table from noise to a sample.
 
@@ -57,7 +58,9 @@ def sample(
       denoise: function of (x [batch, ...], t []) that gives the prediction [batch, ...] the table
         was made for, or for a network with learned variance a pair of it and the variance
         fraction in 0 … 1, both [batch, ...]. x has unit variance, as networks expect.
-      table: a `Table`, from `sampler` or `sampler_from_config`.
+      table: a `Table`, from `sampler` or `sampler_from_config`; or several `stacked`, one an item.
+        Then t and what `keep` and `noise` are told have the batch's axis, and so must all of
+        `state`; an item whose table is done waits for the others.
       x: [batch, ...], unit-variance noise, or `table.noised(x_0, noise)` for a table that starts
         part of the way; or an `Underway`, from `begin` or an earlier call, and then the result is
         one as well.
@@ -77,6 +80,8 @@ def sample(
         host after each evaluation, for progress and previews. Where it returns True the loop
         stops, and the result is that x_0.
       trajectory: also return x after every row of the table, [rows, batch, ...].
+      axis_name: of a mapped axis over which the batch is spread, where `denoise` needs all of its
+        parts at once: stacked tables are then evaluated together everywhere.
 
     Returns:
       The sample after the last row, [batch, ...], float32 (float64 where x is); with `trajectory`
@@ -85,7 +90,13 @@ def sample(
     whole = not isinstance(x, Underway)
     start = begin(table, x, state) if whole else x
     x, _, (_, _, state), _ = start
-    rows = table.rows.kind.shape[0]
+    columns, kind = table.rows, table.rows.kind
+    own = kind.ndim == 2
+    if own:
+        columns = jax.tree.map(lambda column: jnp.moveaxis(column, 0, 1), columns)
+        kind = kind.max(axis=0)
+        kind = kind if axis_name is None else jax.lax.pmax(kind, axis_name)
+    rows = len(kind)
     noise = independent_noise if noise is None else noise
     keys = None if key is None else image_keys(key, x.shape[0])
     if keys is None and callable(noise):
@@ -94,19 +105,22 @@ def sample(
     stateful = denoise if state is not None else lambda x, t, state: (denoise(x, t), state)
 
     def run_row(carry, inputs):
-        index, row, ready = inputs
-        x, stopped, *_ = carry
+        index, kind, row, ready = inputs
+        x, stopped, *_ = before = carry
         drawn = partial(_drawn, noise, keys, index, row, x)
         noise_of_row = drawn if given is None else (lambda: ready)
         branches = (_skip, _perturb, partial(_evaluate, stateful, table, keep, callback, index))
         carry = jax.lax.switch(
-            jnp.where(stopped, SKIP, row.kind),
+            jnp.where(stopped, SKIP, kind),
             [partial(branch, row, noise_of_row) for branch in branches],
             carry,
         )
+        if own:
+            carry = _where_done(row.kind, carry, before)
         return carry, carry[0] if trajectory else None
 
-    end, steps = jax.lax.scan(run_row, tuple(start), (jnp.arange(rows), table.rows, given))
+    inputs = jnp.arange(rows), kind, columns, given
+    end, steps = jax.lax.scan(run_row, tuple(start), inputs)
     result = end[0] if whole else Underway(*end)
     return (result, steps) if trajectory else result
 
@@ -128,7 +142,21 @@ def _skip(row, noise, carry):
 
 def _perturb(row, noise, carry):
     x, *rest = carry
-    return x + row.noise * noise(), *rest
+    return x + per_item(row.noise, x) * noise(), *rest
+
+
+def _where_done(kind, after, before):
+    """What a row leaves where each item has a kind of its own, int[batch]: an item may skip a row
+    that others carry out, and keeps its state where others alone are evaluated."""
+
+    def chosen(done):
+        return lambda new, old: jnp.where(per_item(done, new), new, old)
+
+    x, stopped, (y, history, state), x_0 = after
+    old_x, _, (old_y, old_history, old_state), old_x_0 = before
+    kept = jax.tree.map(chosen(kind != SKIP), (x, y, history), (old_x, old_y, old_history))
+    state, x_0 = jax.tree.map(chosen(kind == EVALUATE), (state, x_0), (old_state, old_x_0))
+    return kept[0], stopped, (*kept[1:], state), x_0
 
 
 def _drawn(noise, keys, index, row, like):
@@ -137,27 +165,31 @@ def _drawn(noise, keys, index, row, like):
     def draw():
         return jnp.asarray(noise(keys, index, row, like), like.dtype)
 
-    return jax.lax.cond(row.noise != 0, draw, lambda: jnp.zeros_like(like))
+    return jax.lax.cond(jnp.any(row.noise != 0), draw, lambda: jnp.zeros_like(like))
 
 
 def _evaluate(denoise, table, keep, callback, index, row, noise, carry):
     """Carries a row out; the formulas are those of `tables`."""
     x, stopped, (y, history, state), _ = carry
-    output, state = denoise(row.input_scale * x, row.timestep, state)
+    output, state = denoise(per_item(row.input_scale, x) * x, row.timestep, state)
     prediction, fraction = output if isinstance(output, tuple) else (output, None)
     prediction = prediction.astype(x.dtype)
-    outer, *inner = row.x_0
-    x_0 = bounded(outer * combined(inner, (x, prediction)), table.clip, table.threshold)
+    outer = per_item(row.x_0[..., 0], x)
+    x_0 = outer * combined(row.x_0[..., 1:], (x, prediction))
+    x_0 = bounded(x_0, per_item(table.clip, x), table.threshold)
     derivative = combined(row.derivative, (x, x_0, prediction))
     terms = (x, y, derivative, *history)
-    scale = row.noise
+    # Of items with kinds of their own, others than the first may have a row that only adds noise.
+    evaluates = per_item(row.kind == EVALUATE, x)
+    scale = per_item(row.noise, x)
     if fraction is not None:
-        scale = scale * jnp.exp(0.5 * row.spread * fraction.astype(x.dtype))
-    x = combined(row.update[0], terms) + scale * noise()
-    x = x if keep is None else keep(x, row.after)
-    y = combined(row.update[1], terms)
+        scale = scale * jnp.exp(0.5 * per_item(row.spread, x) * fraction.astype(x.dtype))
+    x = combined(row.update[..., 0, :], terms) + scale * noise()
+    x = x if keep is None else jnp.where(evaluates, keep(x, row.after), x)
+    y = combined(row.update[..., 1, :], terms)
+    remember = evaluates & per_item(row.remember, x)
     remembered = zip((derivative, *history), history, strict=False)
-    history = tuple(jnp.where(row.remember, new, old) for new, old in remembered)
+    history = tuple(jnp.where(remember, new, old) for new, old in remembered)
     if callback is not None:
         stopped = _told(callback, index, row.timestep, x_0)
         x = jnp.where(stopped, x_0, x)
@@ -165,8 +197,11 @@ def _evaluate(denoise, table, keep, callback, index, row, noise, carry):
 
 
 def combined(coefficients, arrays):
-    """Σ coefficientᵢ · arrayᵢ, elementwise, so that no matrix unit rounds it."""
-    return sum(coefficients[i] * array for i, array in enumerate(arrays))
+    """Σ coefficientᵢ · arrayᵢ, elementwise, so that no matrix unit rounds it.
+
+    coefficients: [n], or [batch, n].
+    """
+    return sum(per_item(coefficients[..., i], array) * array for i, array in enumerate(arrays))
 
 
 def bounded(x_0, clip, threshold):
@@ -174,15 +209,18 @@ def bounded(x_0, clip, threshold):
 
     Args:
       x_0: [batch, ...].
-      clip: [], infinity for none.
-      threshold: None, or [2]: the quantile of |x_0| that becomes the bound, at least 1 and at most
-        the second number; x_0 is clipped to it and divided by it.
+      clip: [], infinity for none; or shaped to bound each item's.
+      threshold: None, [2] or [batch, 2]: the quantile of |x_0| that becomes the bound, at least 1
+        and at most the second number; x_0 is clipped to it and divided by it.
     """
     if threshold is None:
         return jnp.clip(x_0, -clip, clip)
-    quantile, largest = threshold
+
+    def bound_of(size, threshold):
+        return jnp.clip(jnp.quantile(size, threshold[0]), 1, threshold[1])
+
     size = jnp.abs(x_0).reshape(x_0.shape[0], -1)
-    bound = jnp.clip(jnp.quantile(size, quantile, axis=1), 1, largest)
+    bound = jax.vmap(bound_of)(size, jnp.broadcast_to(threshold, (len(x_0), 2)))
     bound = bound.reshape((-1,) + (1,) * (x_0.ndim - 1))
     return jnp.clip(x_0, -bound, bound) / bound
 

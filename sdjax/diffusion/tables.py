@@ -17,6 +17,7 @@ import dataclasses
 import jax
 import numpy as np
 
+from sdjax.diffusion.guidance import per_item
 from sdjax.diffusion.host import on_the_host
 from sdjax.errors import SdjaxError
 
@@ -77,6 +78,9 @@ class Table:
 
     Tables are padded with rows that do nothing, so that other steps and samplers run the same
     compiled program. All fields are traced; `threshold` may be None, which is another program.
+
+    `stacked` makes one of several, a table for each item of a batch: every field then begins with
+    that axis.
     """
 
     rows: Rows
@@ -94,8 +98,15 @@ class Table:
     @property
     @on_the_host
     def evaluations(self):
-        """How often the network is evaluated."""
-        return int((np.asarray(self.rows.kind) == EVALUATE).sum())
+        """How often the network is evaluated; of stacked tables, for all of them together."""
+        return len(self.evaluating)
+
+    @property
+    @on_the_host
+    def evaluating(self):
+        """The numbers of the rows that evaluate the network, as a NumPy vector."""
+        kind = np.asarray(self.rows.kind)
+        return np.flatnonzero((kind == EVALUATE).any(axis=tuple(range(kind.ndim - 1))))
 
     @property
     @on_the_host
@@ -107,13 +118,30 @@ class Table:
     def part(self, first, last):
         """The table with only rows first … last - 1 carried out, for an `Underway` sample."""
         kind = np.asarray(self.rows.kind)
-        number = np.arange(len(kind))
+        number = np.arange(kind.shape[-1])
         kind = np.where((first <= number) & (number < last), kind, np.int32(SKIP))
         return dataclasses.replace(self, rows=dataclasses.replace(self.rows, kind=kind))
 
     def noised(self, x_0, noise):
         """What to start from instead of noise where `x_0` [batch, ...] is to be kept in part."""
-        return self.start[0] * x_0 + self.start[1] * noise
+        signal, rest = (per_item(self.start[..., i], x_0) for i in (0, 1))
+        return signal * x_0 + rest * noise
+
+
+@on_the_host
+def stacked(tables):
+    """Tables of any steps and samplers as one, for a batch whose item i is sampled by table i."""
+    size = max(len(table.rows.kind) for table in tables)
+
+    def padded(column):
+        return np.pad(column, [(0, size - len(column))] + [(0, 0)] * (np.ndim(column) - 1))
+
+    if len({table.threshold is None for table in tables}) > 1:
+        raise SdjaxError("tables with and without a threshold do not make one: expected either")
+    full = [
+        dataclasses.replace(table, rows=jax.tree.map(padded, table.rows)) for table in tables
+    ]
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *full)
 
 
 def build_table(

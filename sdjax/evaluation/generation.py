@@ -51,6 +51,7 @@ def generate(model: TextToImage, captions, config: Generation = Generation()):
         # The last batch is filled up, so that all run the program of one shape.
         rows = np.minimum(np.arange(start, start + size), len(captions) - 1)
         images = model.generate([captions[i] for i in rows], output="numpy", progress=False,
-                                seed=[config.seed + int(i) for i in rows], **options)
+                                weighting=None, seed=[config.seed + int(i) for i in rows],
+                                **options)
         made.append(to_uint8(images)[:len(captions) - start])
     return np.concatenate(made)

@@ -2,7 +2,8 @@
 
 from .control import Control
 from .previews import Preview
+from .regions import Region
 from .safety import SafetyChecker
 from .stable_diffusion import StableDiffusion
 
-__all__ = ["Control", "Preview", "SafetyChecker", "StableDiffusion"]
+__all__ = ["Control", "Preview", "Region", "SafetyChecker", "StableDiffusion"]

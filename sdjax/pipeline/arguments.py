@@ -71,6 +71,30 @@ def pair(least: int = 0) -> Check:
     return check
 
 
+def sides(name: str, value: object) -> tuple[int, int, int, int]:
+    """Pixels at the left, top, right and bottom: four whole numbers, not all of them 0."""
+    if np.shape(value) != (4,) or isinstance(value, str | bytes):
+        refuse(name, "four whole numbers of pixels: left, top, right, bottom", value)
+    made = tuple(whole()(name, one) for one in value)
+    if not any(made):
+        raise SdjaxError(f"{name} is 0 on all sides: leave it out, or name a side's pixels")
+    return made
+
+
+def number_list(low: float = -math.inf, high: float = math.inf) -> Check:
+    """A finite number in low … high, or several, as a list."""
+    one = number(low, high)
+
+    def check(name, value):
+        if plain_number(value) is None and not isinstance(value, str) and np.ndim(value) == 1:
+            if not len(value):
+                raise SdjaxError(f"{name} is an empty list: give at least one")
+            return [one(name, single) for single in value]
+        return [one(name, value)]
+
+    return check
+
+
 def text(name: str, value: object) -> str:
     """Unicode text."""
     if not isinstance(value, str):

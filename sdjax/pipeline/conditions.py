@@ -6,6 +6,7 @@ in how predictions become one (`weights`), and in what is put back after a row (
 """
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 
@@ -52,41 +53,45 @@ class Pictures:
 class Conditions:
     """The pictures that a request gives, and how they act on a model.
 
-    kind: see `kind_of_channels`. strength: the share of the steps that is taken, from the noised
-    `image` on where it is below 1 or nothing is masked. random: whether the autoencoder draws.
+    kind: see `kind_of_channels`. strength: float[images], the share of the steps that each takes,
+    from its noised `image` on where it is below 1 or nothing is masked. random: whether the
+    autoencoder draws. frame: a `canvas.Frame` where the pictures are crops of others.
     """
 
     kind: str | None = None
     image: Pictures | None = None
     mask: Pictures | None = None
     depth: Pictures | None = None
-    strength: float = 1.0
+    strength: np.ndarray = dataclasses.field(default_factory=lambda: np.ones(1))
     image_guidance_scale: float = 1.5
     noise_level: int = NOISE_LEVEL
     random: bool = True
+    frame: Any = None
 
     @property
-    def starts_from_image(self) -> bool:
-        """Whether the table begins at the noised image, not at noise."""
+    def starts_from_image(self) -> np.ndarray:
+        """bool[images]: whether an image's table begins at the noised image, not at noise."""
         if self.image is None or self.kind in (EDIT, UPSCALE):
-            return False
-        return self.mask is None or self.strength < 1
+            return np.zeros(len(self.strength), bool)
+        return (self.strength < 1) | (self.mask is None)
 
     @property
     def keeps(self) -> bool:
         """Whether what is not painted is put back after each row."""
         return self.mask is not None and self.kind is None
 
-    def draws(self, shape: tuple[int, int, int], start: bool) -> dict[str, tuple[int, int, int]]:
+    def draws(
+        self, number: int, shape: tuple[int, int, int], start: bool
+    ) -> dict[str, tuple[int, int, int]]:
         """What is drawn from an image's seed before the sampler's noise: shapes [h, w, C].
 
-        shape: of the latents. start: whether the noise to start from is drawn, not given. The order
-        is that of diffusers' pipelines.
+        number: of the image. shape: of the latents. start: whether the noise to start from is
+        drawn, not given. The order is that of diffusers' pipelines.
         """
         drawn = {}
         if self.kind == UPSCALE:
             drawn["small"] = (*shape[:2], self.image.arrays.shape[-1])
-        if self.random and (self.starts_from_image or self.keeps):
+        if self.random and (self.starts_from_image[number] or self.keeps):
             drawn["image"] = shape
         if start:
             drawn["start"] = shape

@@ -112,25 +112,29 @@ class Steering:
                 )
 
     def arrays(
-        self, size: tuple[int, int], which: np.ndarray, branches: int, table
+        self, size: inputs.Size, which: np.ndarray, branches: int, negatives: int, tables, rows: int
     ) -> programs.Control:
-        """The picture of each image and the scale of each branch and evaluation."""
+        """The picture of each image and the scale of each branch and evaluation.
+
+        negatives: how many of the branches are not for the prompt. tables: each image's. rows: the
+        length of all.
+        """
         shown = np.stack([inputs.resized("picture", one, size) for one in self.picture])[which]
-        count, done = table.evaluations, np.arange(len(table.rows.kind))
+        count, done = np.array([[table.evaluations] for table in tables]), np.arange(rows)
         on = (done / count >= self.start) & ((done + 1) / count <= self.end)
         guess = self.guess or self.control.network.config.global_pool_conditions
         steered = np.ones(branches)
         if guess:
-            steered[:-1] = 0
+            steered[:negatives] = 0
         residuals = 1 + sum(name.startswith("controlnet_down") for name in self.control.params)
         layers = np.ones(residuals)
         if guess and not self.control.network.config.global_pool_conditions:
             layers = np.logspace(-1, 0, residuals)
-        scale = np.float32(self.scale * steered[:, None] * on)
+        scale = np.float32(self.scale * steered[:, None] * on[:, None])
         images = len(which)
         return programs.Control(
             picture=(shown + 1) / 2,
-            scale=np.tile(scale, (images, 1, 1)),
+            scale=scale,
             layers=np.tile(np.float32(layers), (images, 1)),
         )
 

@@ -1,12 +1,12 @@
 """What is drawn from the seeds of images, as PyTorch on a CPU draws it or by JAX."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import numpy as np
 
 from sdjax.diffusion import Table
-from sdjax.diffusion.torch_noise import rows_of_noise, torch_images
+from sdjax.diffusion.torch_noise import torch_images
 from sdjax.errors import SdjaxError
 
 Shape = tuple[int, int, int]
@@ -21,12 +21,12 @@ def key_data(seeds: np.ndarray) -> np.ndarray:
     return np.stack([seeds >> np.uint64(32), seeds & np.uint64(0xFFFFFFFF)], 1).astype(np.uint32)
 
 
-def noise_source(source: str | None, table: Table, in_turn: bool) -> str:
+def noise_source(source: str | None, tables: Sequence[Table], in_turn: bool) -> str:
     """"torch" or "jax"; None is "torch" without its promise of diffusers' numbers.
 
     in_turn: whether diffusers draws the sampler's noise in turn.
     """
-    if source == "torch" and not in_turn and table.noise_rows.size:
+    if source == "torch" and not in_turn and any(table.noise_rows.size for table in tables):
         raise SdjaxError(
             "noise='torch' promises diffusers' picture, but what this sampler adds is not drawn "
             "from the seed there: leave noise out, or choose another sampler"
@@ -64,16 +64,32 @@ def _by_key(seeds: np.ndarray, name: str, shape: Shape) -> np.ndarray:
 
 
 def draw(
-    seeds: np.ndarray, table: Table, source: str, shapes: Mapping[str, Shape], latents: Shape
+    seeds: np.ndarray,
+    tables: Sequence[Table],
+    source: str,
+    shapes: Sequence[Mapping[str, Shape]],
+    latents: Shape,
 ) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-    """(what `shapes` names, [N, h, w, C] each; noise of the table's rows [N, rows, h, w, C]).
+    """(what `shapes` name, [N, h, w, C] each; noise of the tables' rows [N, rows, h, w, C]).
 
-    float32 of unit variance, each image's from its own seed, in the order of `shapes`. source:
-    "torch" draws as PyTorch on a CPU does; "jax" with JAX's generator, the rows' inside the
-    program: None here. latents: shape [h, w, C] of an image's.
+    float32 of unit variance, each image's from its own seed, in the order of its `shapes`, and
+    zeros where it does not have one that others have. source: "torch" draws as PyTorch on a CPU
+    does; "jax" with JAX's generator, the rows' inside the program: None here. tables: each
+    image's. latents: shape [h, w, C] of an image's.
     """
+    drawn = {name: np.zeros((len(seeds), *shape), np.float32)
+             for own in shapes for name, shape in own.items()}  # fmt: skip
     if source == "torch":
-        drawn = torch_images(seeds, [*shapes.values(), *[latents] * len(table.noise_rows)])
-        rows = rows_of_noise(table, drawn[len(shapes) :], (len(seeds), *latents))
-        return dict(zip(shapes, drawn, strict=False)), rows.swapaxes(0, 1)
-    return {name: _by_key(seeds, name, shape) for name, shape in shapes.items()}, None
+        size = max(len(table.rows.kind) for table in tables)
+        rows = np.zeros((len(seeds), size, *latents), np.float32)
+        for i, (seed, table, own) in enumerate(zip(seeds, tables, shapes, strict=True)):
+            wanted = [*own.values(), *[latents] * len(table.noise_rows)]
+            made = [one[0] for one in torch_images([seed], wanted)]
+            for name, one in zip(own, made, strict=False):
+                drawn[name][i] = one
+            rows[i, table.noise_rows] = np.reshape(made[len(own) :], (-1, *latents))
+        return drawn, rows
+    for i, own in enumerate(shapes):
+        for name, shape in own.items():
+            drawn[name][i] = _by_key(seeds[i : i + 1], name, shape)[0]
+    return drawn, None

@@ -3,15 +3,17 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from sdjax import diffusion
 from sdjax.diffusion.samplers import option_names, step_count
 from sdjax.errors import SdjaxError
 from sdjax.models.tiny_vae import TinyVAEConfig
-from sdjax.pipeline import conditions, inputs, previews, told
+from sdjax.pipeline import canvas, conditions, inputs, previews, prompts, regions, told
 from sdjax.pipeline.conditions import Conditions, Pictures
 from sdjax.pipeline.draws import noise_source
+from sdjax.pipeline.prompts import Texts
 from sdjax.pipeline.request import Request
 from sdjax.pipeline.room import check_room
 from sdjax.pipeline.tiling import Tiling, tiling
@@ -36,22 +38,47 @@ _DOES = {
 class Plan(NamedTuple):
     """A request as a certain model carries it out."""
 
-    table: diffusion.Table
+    tables: list[diffusion.Table]
+    """Different ones, from the longest on."""
+    schedule: np.ndarray
+    """int[images]: which of them each image takes."""
     size: tuple[int, int]
     """Height and width in pixels."""
     shape: tuple[int, int, int]
     """Of an image's latents, [h, w, C]."""
     source: str
     """Who draws the noise, of `draws.draw`."""
-    guidance_scale: float
-    branches: int
-    """Predictions that an evaluation takes for each image."""
+    guidance_scale: np.ndarray
+    """float[images]."""
+    distilled: bool
+    """Whether the network is told the scale of guidance, which then multiplies nothing."""
+    negatives: int
+    """Branches that the negative prompt is for: 2 for a model that edits, with and without the
+    picture."""
+    texts: Texts
     time_ids: np.ndarray | None
     """What SDXL is told beside the prompts, float32 [branches, 6 or 5]; see `told`."""
     conditions: Conditions
     controlled: list[np.ndarray]
     """For each of the request's `controls`, int[images]: which of its pictures each image takes."""
+    fields: np.ndarray | None
+    """What the prompt and each region count at each place, float32 [images, 1 + regions, h, w]."""
     tiling: Tiling = Tiling()
+
+    @property
+    def branches(self) -> int:
+        """Predictions that an evaluation takes for each image."""
+        return self.texts.texts.shape[1]
+
+    def tables_of(self, numbers: np.ndarray) -> diffusion.Table:
+        """Those of the images with these numbers, stacked to one length for all batches."""
+        # The longest is there for its length.
+        longest = diffusion.stacked([self.tables[0], *self.each_table(numbers)])
+        return jax.tree.map(lambda leaf: leaf[1:], longest)
+
+    def each_table(self, numbers: np.ndarray) -> list[diffusion.Table]:
+        """The table of each of the images with these numbers."""
+        return [self.tables[i] for i in self.schedule[numbers]]
 
 
 def plan(
@@ -63,11 +90,11 @@ def plan(
     guidance_scale: its own. dtype: what the networks compute in.
     """
     kind = conditions.kind_of_channels(unet, vae)
-    _check_given(asked, kind)
     for name in ("prompt_2", "negative_prompt_2"):
         if getattr(asked, name) is not None and len(encoders) == 1:
             raise SdjaxError(f"this model has one text encoder: leave {name} out")
-    factor = vae.downsampling
+    asked, factor = canvas.prepared(asked), vae.downsampling
+    _check_given(asked, kind)
     size = _size(asked, kind, unet, factor)
     shape = (*(side // factor for side in size), vae.latent_channels)
     seen = tiling(asked.tile, asked.windows, asked.vae_tile, size, factor)
@@ -81,23 +108,39 @@ def plan(
     steps, lists = asked.steps, (asked.options.get(name) for name in ("timesteps", "sigmas"))
     if steps is None and all(given is None or isinstance(given, str) for given in lists):
         steps = STEPS
-    options = dict(asked.options)
-    if given.starts_from_image and _chooses_below(scheduler, unet, asked.sampler):
-        start, options["strength"] = None, given.strength
-    else:
-        start = _first_step(given, step_count(steps, options))
-    table = diffusion.sampler_from_config(scheduler, steps, asked.sampler, start=start, **options)
+    ways = _ways(given, asked, scheduler, unet, steps)
+    different = sorted(set(ways), key=lambda way: way[0] or 0)
+    tables = [
+        diffusion.sampler_from_config(
+            scheduler, steps, asked.sampler, start=start, **asked.options, **dict(rest)
+        )
+        for start, rest in different
+    ]
+    schedule = np.array([different.index(way) for way in ways])
     in_turn = diffusion.drawn_in_turn(scheduler, asked.sampler)
-    source = noise_source(asked.noise, table, in_turn)
+    source = noise_source(asked.noise, tables, in_turn)
     if asked.latents is not None and asked.latents.shape != (asked.total, *shape):
         raise SdjaxError(
             f"latents must have shape {(asked.total, *shape)}, got {asked.latents.shape}"
         )
-    scale = guidance_scale if asked.guidance_scale is None else asked.guidance_scale
+    scale = _each(asked, "guidance_scale", guidance_scale)
+    said = [prompts.parts(prompt, asked.weighting) for prompt in asked.prompt]
     # A distilled network takes the scale as an input and is evaluated once as well.
-    guided = scale != 1 and unet.time_cond_proj_dim is None
-    branches = 1 + guided * (2 if kind == conditions.EDIT else 1)
-    if branches == 3 and asked.guidance_rescale:
+    distilled = unet.time_cond_proj_dim is not None
+    guided = ((scale != 1).any() and not distilled) or bool(asked.regions) or any(
+        [part.weight for part in own] != [1.0] for own in said
+    )  # fmt: skip
+    negatives = guided * (2 if kind == conditions.EDIT else 1)
+    evaluations = [tables[i].evaluations for i in schedule]
+    groups = [said, *(
+        [prompts.parts(text, asked.weighting) for text in region.prompts(len(said))]
+        for region in asked.regions
+    )]  # fmt: skip
+    texts = prompts.read(asked, groups, negatives, evaluations, len(encoders))
+    fields = None
+    if asked.regions:
+        fields = regions.fields(asked.regions, size, factor, len(said), asked.total)
+    if negatives == 2 and asked.guidance_rescale:
         raise SdjaxError("guidance_rescale is not known for models that edit a picture: leave it 0")
     previews.check_fits(asked.preview, vae.latent_channels)
     controlled = []
@@ -105,8 +148,11 @@ def plan(
         control.check(unet)
         count = len(control.picture)
         controlled.append(inputs.chosen("picture", count, len(asked.prompt), asked.total))
-    ids = told.time_ids(asked, unet, encoders, size, branches)
-    return Plan(table, size, shape, source, scale, branches, ids, given, controlled, seen)
+    ids = told.time_ids(asked, unet, encoders, size, negatives, texts.texts.shape[1])
+    return Plan(
+        tables, schedule, size, shape, source, scale, distilled, negatives, texts, ids, given,
+        controlled, fields, seen,
+    )  # fmt: skip
 
 
 def _check_given(asked: Request, kind: str | None) -> None:
@@ -130,7 +176,7 @@ def _check_given(asked: Request, kind: str | None) -> None:
         if getattr(asked, name) is not None and kind != wanted:
             told = f"this model takes no {name}" if name == "depth" else f"{name} is"
             raise SdjaxError(f"{told} for models that {_DOES[wanted].replace('s ', ' ', 1)}")
-    for name in ("mask", "strength"):
+    for name in ("extend", "mask", "strength"):
         if kind in (conditions.EDIT, conditions.UPSCALE) and getattr(asked, name) is not None:
             raise SdjaxError(f"this model {_DOES[kind]} as a whole: it takes no {name}")
 
@@ -142,6 +188,11 @@ def _size(asked: Request, kind: str | None, unet, factor: int) -> tuple[int, int
         if asked.height is not None or asked.width is not None:
             raise SdjaxError(f"this model enlarges a picture {factor} times: leave the size out")
         return tuple(factor * side for side in given)
+    if asked.extend is not None and given != inputs.fitting(given, factor):
+        raise SdjaxError(
+            f"extend makes a picture of {given[1]}x{given[0]} pixels: expected multiples of "
+            f"{factor}"
+        )
     if given is not None:
         trained = tuple(side // factor for side in inputs.fitting(given, factor))
     else:
@@ -152,18 +203,20 @@ def _size(asked: Request, kind: str | None, unet, factor: int) -> tuple[int, int
 def _conditions(asked: Request, kind: str | None, vae, size: tuple[int, int]) -> Conditions:
     """The pictures of a request at the model's size."""
     small = tuple(side // vae.downsampling for side in size)
-    image = _pictures("image", asked, small if kind == conditions.UPSCALE else size)
-    mask, depth = _pictures("mask", asked, size), None
-    if mask is not None and not mask.arrays.any(axis=(1, 2)).all():
+    depth = frame = None
+    if asked.only_masked is None:
+        image = _pictures("image", asked, small if kind == conditions.UPSCALE else size)
+        mask = _pictures("mask", asked, size)
+    else:
+        image, mask, frame = canvas.cropped(asked, size)
+    if mask is not None and not (mask.arrays >= 0.5).any(axis=(1, 2)).all():
         raise SdjaxError("mask is black everywhere: paint white what is to be repainted")
     if asked.depth is not None:
         maps = [conditions.depths(np.asarray(one)[None], small) for one in asked.depth]
         which = inputs.chosen("depth", len(maps), len(asked.prompt), asked.total)
         depth = Pictures(np.concatenate(maps), which)
-    strength = asked.strength
-    if strength is None:
-        starts = image is not None and mask is None and kind in (None, conditions.DEPTH)
-        strength = STRENGTH if starts else 1.0
+    starts = image is not None and mask is None and kind in (None, conditions.DEPTH)
+    strength = _each(asked, "strength", STRENGTH if starts else 1.0)
     scale, level = asked.image_guidance_scale, asked.noise_level
     return Conditions(
         kind,
@@ -174,6 +227,7 @@ def _conditions(asked: Request, kind: str | None, vae, size: tuple[int, int]) ->
         IMAGE_GUIDANCE_SCALE if scale is None else scale,
         conditions.NOISE_LEVEL if level is None else level,
         random=not isinstance(vae, TinyVAEConfig),
+        frame=frame,
     )
 
 
@@ -193,24 +247,41 @@ def _cycled(items: list, count: int) -> list:
     return [items[i % len(items)] for i in range(count)]
 
 
-def _chooses_below(scheduler: Mapping, unet, sampler: str | None) -> bool:
-    """Whether all steps are laid out anew below the noise of a picture to start from, as diffusers'
-    pipeline of latent consistency models does, and not some of them left out."""
-    chosen = diffusion.sampler_name(scheduler, sampler)
-    return unet.time_cond_proj_dim is not None and "strength" in option_names(chosen)
+def _ways(
+    given: Conditions, asked: Request, scheduler: Mapping, unet, steps: int | None
+) -> list[tuple[int | None, tuple]]:
+    """How the table of each image begins: (steps left out or None, more options of its sampler)."""
+    # Latent consistency models lay all steps out anew below the noise of a picture to start from,
+    # as in diffusers' pipeline, and leave none of them out.
+    chosen = diffusion.sampler_name(scheduler, asked.sampler)
+    below = unet.time_cond_proj_dim is not None and "strength" in option_names(chosen)
+    count, ways = step_count(steps, asked.options), []
+    for strength, from_image in zip(given.strength, given.starts_from_image, strict=True):
+        if not from_image:
+            ways.append((None, ()))
+        elif below:
+            ways.append((None, (("strength", float(strength)),)))
+        else:
+            ways.append((_first_step(strength, count), ()))
+    return ways
 
 
-def _first_step(given: Conditions, steps: int) -> int | None:
+def _first_step(strength: float, steps: int) -> int:
     """How many steps are left out before a start from a picture, as diffusers counts them."""
-    if not given.starts_from_image:
-        return None
-    taken = min(int(steps * given.strength), steps)
+    taken = min(int(steps * strength), steps)
     if taken < 1:
         raise SdjaxError(
-            f"strength {given.strength:g} leaves none of {steps} steps: the least that leaves one "
+            f"strength {strength:g} leaves none of {steps} steps: the least that leaves one "
             f"is {1 / steps:.3g}"
         )
     return steps - taken
+
+
+def _each(asked: Request, name: str, default: float) -> np.ndarray:
+    """float[images] of an argument that is one number, one a prompt or one an image."""
+    given = getattr(asked, name)
+    given = np.atleast_1d(default if given is None else given)
+    return given[inputs.chosen(name, len(given), len(asked.prompt), asked.total)]
 
 
 def image_size(

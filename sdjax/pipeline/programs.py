@@ -15,14 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdjax import diffusion, parallel
-from sdjax.diffusion.guidance import rescaled
+from sdjax.diffusion.guidance import per_item, rescaled
 from sdjax.models.clip import TextEncoder
 from sdjax.models.controlnet import ControlNet
 from sdjax.models.embeddings import sinusoidal_embedding
 from sdjax.models.tiny_vae import TinyVAE
 from sdjax.models.unet import UNet
 from sdjax.models.vae import VAE
-from sdjax.text.encode import Embedded, embed
+from sdjax.text.chunks import Chunks, Weighting
+from sdjax.text.encode import Embedded, embed_chunks
 from sdjax.windows import Windows, over_windows
 
 # Pixels that the decoder takes at once; more of them are decoded in turn, to bound its memory.
@@ -61,8 +62,8 @@ def joined(mapped, place: Place, count: int) -> np.ndarray:
 class Prompts(NamedTuple):
     """Tokenised prompts; every array's first axis is the prompt."""
 
-    ids: tuple[jax.Array, ...]
-    """int32[N, L] for each text encoder."""
+    chunks: tuple[Chunks, ...]
+    """For each text encoder."""
     keep: jax.Array
     """float32[N]: 0 where the embedding is to be zero, as SDXL has it without negative prompt."""
 
@@ -140,10 +141,16 @@ class Seen(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What all images of a batch share."""
+    """How a batch is sampled."""
 
     table: diffusion.Table
+    """A table for each image: every array's first axis is the image."""
     guidance_rescale: jax.Array
+    """[]."""
+
+
+SPLIT = Settings(0, None)
+"""The axes of `Settings` that are split over the devices."""
 
 
 class Inputs(NamedTuple):
@@ -200,19 +207,23 @@ def on_devices(images: Images, place: Place) -> Images:
 
 
 def prompts_to_embeddings(
-    encoders: tuple[TextEncoder, ...], skip: int, params, prompts: Prompts
+    encoders: tuple[TextEncoder, ...],
+    weighting: Weighting | None,
+    skip: int,
+    params,
+    prompts: Prompts,
 ) -> Embedded:
     """Runs the text encoders; `params` has one tree an encoder, `skip` is the CLIP skip."""
 
     def kept(x):
         return x * prompts.keep.reshape(-1, *(1,) * (x.ndim - 1)).astype(x.dtype)
 
-    return jax.tree.map(kept, embed(encoders, params, prompts.ids, skip))
+    return jax.tree.map(kept, embed_chunks(encoders, params, prompts.chunks, weighting, skip))
 
 
 def begin(table: diffusion.Table, x: jax.Array) -> diffusion.Underway:
     """What `noise_to_latents` goes on from, of unit-variance x [N, h, w, C]."""
-    return diffusion.begin(table, x, jnp.zeros((), jnp.int32))
+    return diffusion.begin(table, x, jnp.zeros(len(x), jnp.int32))
 
 
 def noise_to_latents(
@@ -248,7 +259,8 @@ def noise_to_latents(
 
     def keep(x, level):
         mask, x_0, noise = images.kept
-        return (1 - mask) * (level[0] * x_0 + level[1] * noise) + mask * x
+        signal, rest = (per_item(level[..., i], x) for i in (0, 1))
+        return (1 - mask) * (signal * x_0 + rest * noise) + mask * x
 
     noise = None if images.noise is None else jnp.swapaxes(images.noise, 0, 1)
     return diffusion.sample(
@@ -258,6 +270,7 @@ def noise_to_latents(
         images.keys,
         noise=noise,
         keep=None if images.kept is None else keep,
+        axis_name=parallel.AXIS if across else None,
     )
 
 
@@ -272,7 +285,10 @@ def _predictions(networks: Networks, params, images: Images, x, t, evaluation) -
     def repeated(array):
         return jnp.repeat(array, branches, axis=0)
 
-    text = which[:, :, evaluation].reshape(-1)
+    def current_of(values):
+        return jnp.take_along_axis(values, evaluation[:, None, None], axis=2).reshape(-1)
+
+    t, text = repeated(jnp.broadcast_to(t, count)), current_of(which)
 
     def current(leaf):
         leaf = flat(leaf)
@@ -291,10 +307,7 @@ def _predictions(networks: Networks, params, images: Images, x, t, evaluation) -
             frequency_shift=1,
         )
     labels = None if images.labels is None else repeated(images.labels)
-    scales = [
-        control.scale[:, :, evaluation].reshape(-1, 1) * repeated(control.layers)
-        for control in controls
-    ]
+    scales = [current_of(control.scale)[:, None] * repeated(control.layers) for control in controls]
 
     def seen(places: Seen):
         """The predictions for a window of the latents."""
@@ -399,10 +412,10 @@ def _scale(config):
 
 
 @functools.cache
-def compiled(function, *static, in_axes: tuple[int | None, ...]):
+def compiled(function, *static, in_axes: tuple):
     """A function of this module with its static arguments given, mapped over the local devices.
 
-    in_axes: for each other argument, 0 where it is split over the devices and None where it is
+    in_axes: for each other argument, or each of its fields, 0 where it is split over the devices and None where it is
     the same on all. The program is kept for the life of the process.
     """
     mapped = functools.partial(function, *static)

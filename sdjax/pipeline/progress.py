@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from sdjax.diffusion.tables import EVALUATE, Table
+from sdjax.diffusion.tables import Table
 
 Advance = Callable[[int], None]
 Look = tuple[int, Callable[[int, int, object], None]]
@@ -74,13 +74,13 @@ def carry_out(
     every, show = look or (None, None)
     # Each process would measure other times, and all must run the same parts.
     alone = jax.process_count() == 1
-    rows = np.flatnonzero(np.asarray(table.rows.kind) == EVALUATE)
+    rows = table.evaluating
     done, count = 0, 1 if alone and advance else len(rows)
     while done < len(rows):
         stop = min(done + count, len(rows))
         stop = min(stop, done + every - done % every) if every else stop
         first = rows[done] if done else 0
-        last = rows[stop] if stop < len(rows) else len(table.rows.kind)
+        last = rows[stop] if stop < len(rows) else table.rows.kind.shape[-1]
         started = time.perf_counter()
         underway = jax.block_until_ready(run(table.part(first, last), underway))
         seconds = time.perf_counter() - started

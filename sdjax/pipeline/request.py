@@ -15,10 +15,12 @@ from sdjax.pipeline.arguments import (
     array,
     choice,
     number,
+    number_list,
     optional,
     pair,
     plain_number,
     refuse,
+    sides,
     switch,
     switch_or_function,
     text,
@@ -31,6 +33,8 @@ from sdjax.pipeline.presets import filled, known_preset
 from sdjax.pipeline.previews import Preview, Show, preview
 from sdjax.pipeline.safety import SafetyChecker, checker
 from sdjax.pipeline.tiling import window_sides
+from sdjax.pipeline.regions import Region, regions
+from sdjax.text.chunks import Weighting, check_weighting
 from sdjax.words import hint
 
 Prompt = str | Sequence[str]
@@ -64,6 +68,11 @@ def _options(name: str, value: Mapping[str, object]) -> dict[str, object]:
     return dict(value)
 
 
+def _weighting(name: str, value: object) -> Weighting | None:
+    check_weighting(value)
+    return value
+
+
 def _argument(check: Check, default=dataclasses.MISSING):
     return dataclasses.field(default=default, metadata={"check": check})
 
@@ -80,8 +89,9 @@ class Request:
     prompt_2: Prompt | None = _argument(optional(texts), None)
     negative_prompt_2: Prompt | None = _argument(optional(texts), None)
     preset: str | None = _argument(optional(known_preset), None)
+    weighting: Weighting | None = _argument(_weighting, "a1111")
     steps: int | None = _argument(optional(whole(1)), None)
-    guidance_scale: float | None = _argument(optional(number()), None)
+    guidance_scale: float | Sequence[float] | None = _argument(optional(number_list()), None)
     guidance_rescale: float = _argument(number(0, 1), 0.0)
     sampler: str | None = _argument(optional(text), None)
     seed: int | Sequence[int] | None = _argument(optional(_seed), 0)
@@ -91,12 +101,16 @@ class Request:
     height: int | None = _argument(optional(whole()), None)
     width: int | None = _argument(optional(whole()), None)
     image: Pictures | None = _argument(optional(picture_list("RGB")), None)
-    strength: float | None = _argument(optional(number(0, 1)), None)
+    strength: float | Sequence[float] | None = _argument(optional(number_list(0, 1)), None)
     mask: Pictures | None = _argument(optional(picture_list("L")), None)
+    mask_blur: float | None = _argument(optional(number(0)), None)
+    only_masked: int | None = _argument(optional(whole()), None)
     paste: bool = _argument(switch, True)
+    extend: tuple[int, int, int, int] | None = _argument(optional(sides), None)
     image_guidance_scale: float | None = _argument(optional(number()), None)
     depth: Pictures | None = _argument(optional(picture_list("F")), None)
     controls: Sequence[Steering] = _argument(steerings, ())
+    regions: Sequence[Region] = _argument(regions, ())
     noise_level: int | None = _argument(optional(whole()), None)
     original_size: tuple[int, int] | None = _argument(optional(pair(1)), None)
     crop: tuple[int, int] | None = _argument(optional(pair()), None)

@@ -1,13 +1,14 @@
 """A batch of a planned request, carried out: arrays on the host, programs on the devices."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from sdjax import diffusion, parallel
-from sdjax.pipeline import conditions, previews, programs
+from sdjax.pipeline import canvas, conditions, previews, programs
 from sdjax.pipeline.conditions import Pictures
 from sdjax.pipeline.control import Control
 from sdjax.pipeline.draws import draw, key_data, varied
@@ -15,6 +16,7 @@ from sdjax.pipeline.plan import Plan
 from sdjax.pipeline.progress import Advance, Look, carry_out
 from sdjax.pipeline.request import Request
 from sdjax.pipeline.tiling import Tiling
+from sdjax.text.chunks import Weighting, chunked
 from sdjax.text.encode import Embedded
 
 
@@ -36,7 +38,7 @@ class Encoded(NamedTuple):
     """What of a request is the same for all its batches, made once."""
 
     prompt: Embedded
-    """Leaves [images, B, 1, …] for B branches."""
+    """Leaves [images, B, T, …] for B branches of T texts."""
     image: Latents | None
     masked: Latents | None
 
@@ -46,7 +48,7 @@ def encode(model, asked: Request, planned: Plan) -> Encoded:
     given = planned.conditions
     latents = given.image is not None and given.kind != conditions.UPSCALE
     return Encoded(
-        embedded(model, branch_texts(asked, planned, len(model.tokenizers)), asked.clip_skip),
+        embedded(model, planned.texts.texts, asked.weighting, asked.clip_skip),
         latents_of(model, planned.tiling, given.image) if latents else None,
         latents_of(model, planned.tiling, given.masked())
         if given.kind == conditions.INPAINT
@@ -54,55 +56,34 @@ def encode(model, asked: Request, planned: Plan) -> Encoded:
     )
 
 
-def branch_texts(asked: Request, planned: Plan, encoders: int) -> np.ndarray:
-    """The texts of each branch of each image, one for each text encoder: [images, B].
+def embedded(model, texts: np.ndarray, weighting: Weighting | None, skip: int) -> Embedded:
+    """Embeddings […, L, D] and […, P] of texts […] as `Texts` has them, on the host.
 
-    None is no prompt, for all encoders.
+    Each text is embedded once, a fixed number at a time: one program for all of as many chunks. The
+    chunks of each are then repeated until all have the same number, see `chunked`.
     """
-    texts = np.empty((len(asked.prompt), planned.branches), object)
-    texts[:, :-1] = _by_encoder(asked.negatives, asked.negatives_2, encoders)[:, None]
-    texts[:, -1] = _by_encoder(asked.prompt, asked.prompts_2, encoders)
-    return np.repeat(texts, asked.count, axis=0)
-
-
-def _by_encoder(
-    firsts: Sequence[str | None], seconds: Sequence[str | None], encoders: int
-) -> np.ndarray:
-    """For each prompt a text for each encoder; a second one is the first where it is None."""
-    made = np.empty(len(firsts), object)
-    for i, (first, second) in enumerate(zip(firsts, seconds, strict=True)):
-        if first is not None or second is not None:
-            first = first or ""
-            made[i] = (first, first if second is None else second)[:encoders]
-    return made
-
-
-def embedded(model, texts: np.ndarray, skip: int) -> Embedded:
-    """Embeddings [N, B, 1, …] of texts [N, B] of `branch_texts`, on the host.
-
-    Each text is embedded once, a fixed number at a time: one program for any of them.
-    """
-    different = list(dict.fromkeys(texts.ravel()))
-    rows = np.arange(len(different))
+    different, nothing = list(dict.fromkeys(texts.ravel())), [""] * len(model.tokenizers)
+    read = [
+        chunked([[one] for one in text or nothing], model.tokenizers, weighting)
+        for text in different
+    ]
+    counts = np.array([chunks[0].ids.shape[1] for chunks in read])
+    keep = np.float32([text is not None or not model.zero_negative for text in different])
     run = programs.compiled(
-        programs.prompts_to_embeddings, model.text_encoders, skip, in_axes=(None, 0)
+        programs.prompts_to_embeddings, model.text_encoders, weighting, skip, in_axes=(None, 0)
     )
     params = parallel.placed(tuple(model.params[part] for part in model.encoder_parts))
-
-    def some(numbers):
-        now = [different[i] for i in numbers.ravel()]
-        ids = tuple(
-            tokenizer.encode([text[i] if text else "" for text in now]).reshape(
-                *numbers.shape, -1
-            )
-            for i, tokenizer in enumerate(model.tokenizers)
-        )
-        dropped = np.array([text is None and model.zero_negative for text in now])
-        return run(params, programs.Prompts(ids, np.float32(~dropped).reshape(numbers.shape)))
-
-    flat = one_a_device(some, rows)
-    place = np.vectorize(different.index, otypes=[int])(texts)
-    return jax.tree.map(lambda leaf: leaf[place][:, :, None], flat)
+    total, rows, made = math.lcm(*map(int, counts)), [], []
+    for count in np.unique(counts):
+        some = np.flatnonzero(counts == count)
+        chunks = jax.tree.map(lambda *leaves: np.concatenate(leaves), *[read[i] for i in some])
+        given = programs.Prompts(chunks, keep[some])
+        done = one_a_device(lambda now: run(params, now), given)
+        made.append(done._replace(context=np.tile(done.context, (1, total // int(count), 1))))
+        rows.extend(some)
+    whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *made)
+    place = np.vectorize([different[i] for i in rows].index, otypes=[int])(texts)
+    return jax.tree.map(lambda leaf: leaf[place], whole)
 
 
 def coder(model, tiling: Tiling) -> programs.Coder:
@@ -118,14 +99,17 @@ def latents_of(model, tiling: Tiling, pictures: Pictures) -> Latents:
     return Latents(mean, std, pictures.which)
 
 
-def one_a_device(run, items: np.ndarray):
-    """`run` on items [n, …], one for each device at a time: NumPy trees [n, …], one program."""
-    devices, made = jax.local_device_count(), []
-    for first in range(0, len(items), devices):
-        numbers = np.minimum(np.arange(first, first + devices), len(items) - 1)
-        done = run(items[numbers][:, None])
+def one_a_device(run, items):
+    """`run` on a tree of arrays [n, …], one of each for each device at a time: NumPy trees [n, …].
+
+    One program for any n.
+    """
+    devices, count, made = jax.local_device_count(), len(jax.tree.leaves(items)[0]), []
+    for first in range(0, count, devices):
+        numbers = np.minimum(np.arange(first, first + devices), count - 1)
+        done = run(jax.tree.map(lambda leaf: leaf[numbers][:, None], items))
         made.append(jax.tree.map(lambda leaf: np.asarray(leaf)[:, 0], done))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(items)], *made)
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *made)
 
 
 def batch(
@@ -149,42 +133,47 @@ def batch(
     given = planned.conditions
     if given.mask is None or not asked.paste:
         return pixels
-    painted = given.mask.of(numbers)[..., None]
-    return np.where(painted > 0, painted * pixels, 0) + (1 - painted) * given.image.of(numbers)
+    if given.frame is not None:
+        return given.frame.pasted(pixels, numbers)
+    return canvas.blended(pixels, given.image.of(numbers), given.mask.of(numbers))
 
 
 def inputs_of(
     model, asked: Request, planned: Plan, encoded: Encoded, numbers: np.ndarray
 ) -> programs.Inputs:
     """What the programs take for the images with these numbers."""
-    given, table, shape = planned.conditions, planned.table, planned.shape
+    given, shape = planned.conditions, planned.shape
+    tables, table = planned.each_table(numbers), planned.tables_of(numbers)
     seeds, count = asked.seeds[numbers], len(numbers)
-    draws = given.draws(shape, asked.latents is None)
-    drawn, added = draw(seeds, table, planned.source, draws, shape)
+    draws = [given.draws(number, shape, asked.latents is None) for number in numbers]
+    drawn, added = draw(seeds, tables, planned.source, draws, shape)
     start = drawn["start"] if asked.latents is None else asked.latents[numbers]
     if asked.variations is not None:
         others = asked.variations[numbers]
         start = varied(start, others, asked.variation_strength, planned.source)
-    kept = None
-    if given.starts_from_image or given.keeps:
+    begun, kept = given.starts_from_image[numbers], None
+    if begun.any() or given.keeps:
         z = encoded.image.of(numbers, drawn.get("image"))
         x_0 = programs.scaled(model.vae.config, z)
         if given.keeps:
-            mask = conditions.corners(given.mask.of(numbers), model.vae.config.downsampling)
-            kept = programs.Kept(mask, x_0, start)
-        if given.starts_from_image:
-            start = table.noised(x_0, start)
-    places = (count, planned.branches)
-    rows = len(table.rows.kind)
-    ids = planned.time_ids
+            mask = conditions.corners(given.mask.of(numbers) >= 0.5, model.vae.config.downsampling)
+            kept = programs.Kept(np.float32(mask), x_0, start)
+        if begun.any():
+            noised = table.noised(x_0, start)
+            start = np.where(begun[:, None, None, None], noised, start)
+    counts = planned.branches, planned.negatives
+    rows = table.rows.kind.shape[-1]
+    if added is not None:
+        added = np.pad(added, [(0, 0), (0, rows - added.shape[1]), *[(0, 0)] * 3])
+    which, ids = planned.texts.which[numbers], planned.time_ids
     branches = programs.Branches(
         prompt=jax.tree.map(lambda leaf: leaf[numbers], encoded.prompt),
-        which=np.zeros((*places, rows), np.int32),
+        which=np.pad(which, [(0, 0), (0, 0), (0, rows - which.shape[2])]),
         time_ids=None if ids is None else np.tile(ids, (count, 1, 1)),
         channels=channels(model, planned, encoded, numbers, drawn),
         controls=tuple(
-            one.arrays(planned.size, which[numbers], planned.branches, table)
-            for one, which in zip(asked.controls, planned.controlled, strict=True)
+            one.arrays(planned.size, shown[numbers], *counts, tables, rows)
+            for one, shown in zip(asked.controls, planned.controlled, strict=True)
         ),
     )
     label = given.noise_level if given.kind == conditions.UPSCALE else None
@@ -192,8 +181,8 @@ def inputs_of(
         keys=key_data(seeds),
         noise=added,
         branches=branches,
-        weights=weights(planned, count),
-        guidance_scale=np.full(count, planned.guidance_scale, np.float32),
+        weights=weights(planned, numbers),
+        guidance_scale=np.float32(planned.guidance_scale[numbers]),
         labels=None if label is None else np.full(count, label, np.int32),
         kept=kept,
     )
@@ -201,14 +190,20 @@ def inputs_of(
     return programs.Inputs(start, settings, images)
 
 
-def weights(planned: Plan, count: int) -> np.ndarray | None:
-    """What each branch after the first counts: float32 [N, B - 1, 1, 1, 1]."""
-    if planned.branches == 1:
+def weights(planned: Plan, numbers: np.ndarray) -> np.ndarray | None:
+    """What each branch after the first counts: float32 [N, B - 1, h or 1, w or 1, 1]."""
+    if not planned.negatives:
         return None
-    scales = [planned.guidance_scale]
-    if planned.branches == 3:  # Brooks et al. 2022, arXiv 2211.09800, equation 3
-        scales.insert(0, planned.conditions.image_guidance_scale - planned.guidance_scale)
-    return np.tile(np.float32(scales)[:, None, None, None], (count, 1, 1, 1, 1))
+    scales = planned.texts.shares[numbers]
+    if not planned.distilled:
+        scales = scales * planned.guidance_scale[numbers][:, None]
+    scales = scales[..., None, None]
+    if planned.fields is not None:
+        scales = scales * planned.fields[numbers][:, planned.texts.groups]
+    if planned.negatives == 2:  # Brooks et al. 2022, arXiv 2211.09800, equation 3
+        of_image = planned.conditions.image_guidance_scale - scales.sum(axis=1, keepdims=True)
+        scales = np.concatenate([of_image, scales], axis=1)
+    return np.float32(scales)[..., None]
 
 
 def channels(
@@ -225,7 +220,7 @@ def channels(
         beside = np.concatenate([mask, masked], axis=-1)
     elif given.kind == conditions.EDIT:
         beside = encoded.image.of(numbers)
-        shown[0] = planned.branches < 3  # the first branch sees no picture
+        shown[0] = planned.negatives < 2  # the first branch sees no picture
     elif given.kind == conditions.DEPTH:
         beside = given.depth.of(numbers)
     else:
@@ -240,10 +235,10 @@ def sampled(
     advance: Advance | None, tiling: Tiling, look: Look | None = None,
 ) -> jax.Array:  # fmt: skip
     """Latents [devices, n, h, w, C] of a batch."""
-    begin = programs.compiled(programs.begin, in_axes=(None, 0))
+    begin = programs.compiled(programs.begin, in_axes=(0, 0))
     networks, params = networks_of(model, controls, tiling)
     sample = programs.compiled(
-        programs.noise_to_latents, networks, place.across, in_axes=(None, None, 0, 0)
+        programs.noise_to_latents, networks, place.across, in_axes=(None, programs.SPLIT, 0, 0)
     )
     start, settings, images = inputs
     # Put there once: a table carried out in parts takes them several times.
@@ -252,8 +247,9 @@ def sampled(
     def run(table, latents):
         return sample(params, settings._replace(table=table), images, latents)
 
-    begun = begin(settings.table, start[place.rows])
-    return carry_out(run, settings.table, begun, advance, look).x
+    table = jax.tree.map(lambda leaf: leaf[place.rows], settings.table)
+    begun = begin(table, start[place.rows])
+    return carry_out(run, table, begun, advance, look).x
 
 
 def networks_of(

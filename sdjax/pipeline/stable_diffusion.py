@@ -20,9 +20,12 @@ from sdjax.pipeline.plan import Plan, plan
 from sdjax.pipeline.previews import Preview, Show
 from sdjax.pipeline.program import Program
 from sdjax.pipeline.progress import reported
+from sdjax.pipeline.prompts import plain
+from sdjax.pipeline.regions import Region
 from sdjax.pipeline.request import ARGUMENTS, Prompt, Request
 from sdjax.pipeline.safety import SafetyChecker, marked
 from sdjax.room import told_when_full
+from sdjax.text.chunks import Weighting
 from sdjax.text.tokenizer import Tokenizer
 from sdjax.weights.checkpoint import Checkpoint, Part
 from sdjax.weights.names import state_from_params
@@ -199,8 +202,9 @@ class StableDiffusion(Adapted):
         prompt_2: Prompt | None = None,
         negative_prompt_2: Prompt | None = None,
         preset: str | None = None,
+        weighting: Weighting | None = "a1111",
         steps: int | None = None,
-        guidance_scale: float | None = None,
+        guidance_scale: float | Sequence[float] | None = None,
         guidance_rescale: float = 0.0,
         sampler: str | None = None,
         seed: int | Sequence[int] | None = 0,
@@ -210,13 +214,17 @@ class StableDiffusion(Adapted):
         height: int | None = None,
         width: int | None = None,
         image: Pictures | None = None,
-        strength: float | None = None,
+        strength: float | Sequence[float] | None = None,
         mask: Pictures | None = None,
+        mask_blur: float | None = None,
+        only_masked: int | None = None,
         paste: bool = True,
+        extend: tuple[int, int, int, int] | None = None,
         image_guidance_scale: float | None = None,
         depth: Pictures | None = None,
         noise_level: int | None = None,
         controls: Sequence[Steering] = (),
+        regions: Sequence[Region] = (),
         original_size: tuple[int, int] | None = None,
         crop: tuple[int, int] | None = None,
         target_size: tuple[int, int] | None = None,
@@ -251,9 +259,11 @@ class StableDiffusion(Adapted):
         preset: the settings of a model distilled to few steps, by a name of
             `sdjax.pipeline.presets.PRESETS` ("lcm", "lightning-4", …): its steps, sampler with
             options, and guidance scale, each unless it is given here.
+        weighting: how the signs of `docs/prompts.md` in prompts weigh: "a1111", "comfy" or
+            "compel"; None takes prompts literally, and cuts them to what is encoded at once.
         steps: None for 30, or for as many as `timesteps=` or `sigmas=` lists.
         guidance_scale: 1 turns guidance off and halves the work; None for the model's own, 7.5
-            where it has none.
+            where it has none. One, or one for each prompt or image.
         sampler: a name of `sdjax.sampler`, or None for the model's own; `sampler_options` (spacing,
             sigmas, eta, order, …) take precedence over the model's.
         seed: of the first image, the others take seed + 1, …; or one for each image; None draws
@@ -269,15 +279,23 @@ class StableDiffusion(Adapted):
             other arguments have it: a PIL image, a path, uint8 [H, W, 3] or floats in [-1, 1]; one,
             or one for each prompt or image.
         strength: of the change, 0 … 1: the share of the steps that are taken, from the noised
-            `image` on; None for 0.8, or with a mask for 1, which starts from noise.
-        mask: white, or 1, where `image` is repainted; greys blend. For models with channels for it
-            and for ordinary ones.
+            `image` on; None for 0.8, or with a mask for 1, which starts from noise. One, or one
+            for each prompt or image.
+        mask: white, or 1, where `image` is repainted. Greys from the middle on are repainted too,
+            and all blend the result with `image`. For models with channels for it and for ordinary
+            ones.
+        mask_blur: radius in pixels by which a mask's edge is softened (Gaussian).
+        only_masked: pixels around the mask. What is so near is cut out, painted at the size of the
+            result, `height` and `width`, and put back: each image has the size of its `image`.
         paste: puts the pixels of `image` back where the mask is black; False leaves them as the
-            autoencoder gives them.
+            autoencoder gives them, and with `only_masked` what was painted by itself.
+        extend: pixels at the left, top, right and bottom by which `image` is enlarged; what is new
+            is painted, and passes into `image` at its edge. Otherwise all its pixels are kept.
         image_guidance_scale: how much `image` counts for a model that edits; None for 1.5.
         depth: for a model that takes them: larger is nearer, of any range; [H, W] or a picture.
         noise_level: of the small picture of an upscaler, as a timestep; None for 20.
         controls: pictures for ControlNets, each a `sdjax.Control` called with one; they add up.
+        regions: prompts for parts of the picture, each an `sdjax.Region`.
         original_size, crop, target_size: what SDXL is told of the picture: (height, width) before
             it was made smaller, (top, left) of what was cut out of it, and (height, width) of the
             result; None for the size of the result and no crop. The refiner is told an
@@ -369,15 +387,17 @@ class StableDiffusion(Adapted):
         """
         planned = self.planned(asked)
         self.seeds = [int(seed) for seed in asked.seeds]
-        warn_of_unseen(asked.prompt, self.captions)
+        said = planned.texts.texts[:, planned.negatives :].ravel()
+        warn_of_unseen([plain(text, asked.weighting) for text in said], self.captions)
         with told_when_full(_WHEN_FULL):
             encoded = run.encode(self, asked, planned)
         size = min(asked.batch_size or asked.total, asked.total)
         starts = range(0, asked.total, size)
-        with reported(asked.progress, len(starts) * planned.table.evaluations) as advance:
-            for first in starts:
-                # The last batch is filled up, so that all run the program of one shape.
-                batch = np.minimum(first + np.arange(size), asked.total - 1)
+        # The last batch is filled up, so that all run the program of one shape.
+        batches = [np.minimum(first + np.arange(size), asked.total - 1) for first in starts]
+        total = sum(planned.tables_of(batch).evaluations for batch in batches)
+        with reported(asked.progress, total) as advance:
+            for first, batch in zip(starts, batches, strict=True):
                 with told_when_full(_WHEN_FULL):
                     made = run.batch(self, asked, planned, encoded, batch, advance)
                 made = made[: asked.total - first]

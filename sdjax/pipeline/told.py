@@ -15,13 +15,13 @@ ARGUMENTS = (*_SIZES, _SCORE, *(f"negative_{name}" for name in (*_SIZES, _SCORE)
 
 
 def time_ids(
-    asked: Request, unet, encoders, size: tuple[int, int], branches: int
+    asked: Request, unet, encoders, size: tuple[int, int], negatives: int, branches: int
 ) -> np.ndarray | None:
     """float32 [branches, 6]: original height, width; crop top, left; target height, width, as SDXL
     is told them, or for its refiner [branches, 5], the score in place of the target.
 
-    unet, encoders: configurations. size: height and width of the result. The last branch is the
-    prompt's. None for other models. Raises SdjaxError for arguments that the model is not told.
+    unet, encoders: configurations. size: height and width of the result. The first branches are
+    the negative prompt's, `negatives` of them. None for other models. Raises SdjaxError for arguments that the model is not told.
     """
     names = _TELLS.get(_count(unet, encoders), ())
     for name in ARGUMENTS:
@@ -38,7 +38,7 @@ def time_ids(
         # As in diffusers: sizes are the prompt's, but the crop is none.
         negative = _given(asked, "negative_", prompt | {"crop": (0, 0), _SCORE: SCORES[1]})
     ids = [np.hstack([told[name] for name in names]) for told in (negative, prompt)]
-    return np.float32([ids[0]] * (branches - 1) + [ids[1]])
+    return np.float32([ids[0]] * negatives + [ids[1]] * (branches - negatives))
 
 
 def _given(asked: Request, prefix: str, defaults: dict) -> dict:

@@ -12,7 +12,7 @@ from sdjax.errors import SdjaxError
 from sdjax.text.grammar import Weighted, weighted
 from sdjax.text.tokenizer import BEGIN, END, Tokenizer
 
-Weighting = Literal["a1111", "comfyui", "compel"]
+Weighting = Literal["a1111", "comfy", "compel"]
 BACKTRACK = 20  # how many tokens after the last comma move to the next chunk rather than be parted
 
 
@@ -39,7 +39,7 @@ def check_weighting(weighting: str | None) -> None:
     """Raises SdjaxError for what is neither a way of weighting nor None."""
     if weighting is not None and weighting not in get_args(Weighting):
         raise SdjaxError(
-            f"prompt_weighting must be {', '.join(get_args(Weighting))} or None for text taken "
+            f"weighting must be {', '.join(get_args(Weighting))} or None for text taken "
             f"literally, got {weighting!r}"
         )
 
@@ -67,7 +67,7 @@ def chunked(
             for own, tokenizer in zip(texts, tokenizers, strict=True)
         )
     rows = [
-        _parted(own, tokenizer, weighting == "comfyui")
+        _parted(own, tokenizer, weighting == "comfy")
         for own, tokenizer in zip(texts, tokenizers, strict=True)
     ]
     counts = [max(map(len, same)) for same in zip(*rows, strict=True)]

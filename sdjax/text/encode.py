@@ -53,7 +53,7 @@ def embed_chunks(
 
     weighting, for the state z of a token and the state e at its place in the empty prompt:
       "a1111": weight·z, then all of a chunk times the number that restores its mean.
-      "comfyui": e + weight·(z − e).
+      "comfy": e + weight·(z − e).
       "compel": the same; and where weights are below 1, the weighted mean of that and, for each
         piece of weight w below 1, of the prompt with this piece hidden from all other tokens:
         1 to tan((1 − w)·π/2).

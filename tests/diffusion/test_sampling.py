@@ -380,3 +380,39 @@ def test_brownian_noise_changes_little_with_the_number_of_steps():
         return float(jnp.sqrt(((coarse - fine) ** 2).mean()))
 
     assert distance(brownian_noise) < 0.6 * distance(None)
+
+
+@pytest.mark.parametrize("noise", [None, brownian_noise], ids=["independent", "brownian"])
+def test_each_item_has_a_table_of_its_own(noise):
+    """Of other samplers, steps and starts, with rows that only add noise, state and what is kept:
+    each item of one batch is what it is alone."""
+    tables = [
+        table_of("euler", 5, churn=2.0, churn_min=0.5, churn_max=5.0),
+        table_of("dpmpp_2m", 9, start=4),
+        table_of("heun", 4),
+        table_of("dpmpp_sde", 40),
+        table_of("ddim", 6, eta=1.0, clip=2.0),
+    ]
+    assert {1, 2} == set(np.unique(tables[0].rows.kind[:6]))
+    x = jax.random.normal(jax.random.key(0), (5, 4, 3))
+    keys = jax.random.split(jax.random.key(1), 5)
+
+    def run(table, x, keys):
+        def denoise(x, t, count):
+            t = jnp.broadcast_to(t, (len(x), 1, 1)) if t.ndim == 0 else t[:, None, None]
+            return jnp.sin(x + t / 300) + 0.01 * count[:, None, None], count + 1
+
+        def keep(x, level):
+            level = jnp.broadcast_to(level, (len(x), 2))[..., None, None]
+            return jnp.where(jnp.arange(3) == 0, level[:, 0] + 2 * level[:, 1], x)
+
+        state = jnp.zeros(len(x), jnp.int32)
+        return jax.jit(lambda *a: diffusion.sample(
+            denoise, a[0], a[1], a[2], noise=noise, state=state, keep=keep
+        ))(table, x, keys)  # fmt: skip
+
+    together = run(diffusion.stacked(tables), x, keys)
+    for i, table in enumerate(tables):
+        alone = run(table, x[i : i + 1], keys[i : i + 1])
+        np.testing.assert_allclose(together[i], alone[0], rtol=1e-4, atol=1e-5)
+    assert diffusion.stacked(tables[1:3]).evaluations == 7

@@ -237,7 +237,10 @@ def test_another_condition_of_the_kind_compiles_nothing(model):
         lambda name, *_, **__: compilations.append(name) if "backend_compile" in name else None
     )
     other = Image.fromarray(255 - np.asarray(mask()))
-    for change in ({"image": picture(1)}, {"mask": other}, {"strength": 0.4}, {"steps": 7}):
+    for change in (
+        {"image": picture(1)}, {"mask": other}, {"strength": 0.4}, {"steps": 7},
+        {"strength": [0.5]}, {"guidance_scale": [3.0]},
+    ):  # fmt: skip
         model.generate(PROMPTS[1], **options | change)
     assert compilations == []
     model.generate(PROMPTS[0], **{**options, "mask": None})
@@ -287,3 +290,24 @@ def test_what_a_model_needs_is_named(folders, kind, arguments, message):
     model = sdjax.StableDiffusion.from_pretrained(folders(kind))
     with pytest.raises(sdjax.SdjaxError, match=message):
         model.generate(PROMPTS[0], **arguments)
+
+
+def test_each_image_has_its_own_strength_and_scale(model):
+    """In one program, also of another number of steps; each as it is alone, with noise of rows."""
+    for options in (
+        {"sampler": "euler_a", "mask": mask(), "strength": [0.3, 1.0, 0.7]},
+        {"sampler": "plms", "strength": [0.3, 0.9, 0.6]},
+    ):
+        strengths, scales = options.pop("strength"), [2.0, 7.0, 1.0]
+        options |= {"image": picture(), "steps": 10, "output": "numpy"}
+        together = model.generate(
+            PROMPTS[0], count=3, seed=5, strength=strengths, guidance_scale=scales, **options
+        )
+        for i in range(3):
+            alone = model.generate(
+                [PROMPTS[0]] * 3, seed=[5 + i] * 3, strength=strengths[i],
+                guidance_scale=[scales[i], 3.0, 3.0], **options,
+            )[:1]  # fmt: skip
+            np.testing.assert_allclose(together[i], alone[0], atol=5e-5)
+    with pytest.raises(sdjax.SdjaxError, match=r"strength must be one, one a prompt"):
+        model.generate(PROMPTS[0], count=3, image=picture(), strength=[0.3, 0.4])

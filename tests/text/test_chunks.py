@@ -87,10 +87,10 @@ def test_numbers_of_comfyui_and_of_none():
     text = "((red:1.5) cat)"
     weights = {
         way: chunked([[text]], [tokenizer], way)[0].weights[0, 0, 1:3]
-        for way in ("a1111", "comfyui", "compel")
+        for way in ("a1111", "comfy", "compel")
     }
     np.testing.assert_allclose(weights["a1111"], [1.65, 1.1], rtol=1e-6)
-    np.testing.assert_allclose(weights["comfyui"], [1.5, 1.1], rtol=1e-6)
+    np.testing.assert_allclose(weights["comfy"], [1.5, 1.1], rtol=1e-6)
     np.testing.assert_allclose(weights["compel"], [1.65, 1.1], rtol=1e-6)
     (literal,) = chunked([[text]], [tokenizer], None)
     np.testing.assert_array_equal(literal.ids[:, 0], tokenizer.encode(text))
@@ -139,5 +139,5 @@ def test_texts_of_other_lengths_are_repeated_until_they_agree():
 
 
 def test_another_way_of_weighting_is_refused():
-    with pytest.raises(SdjaxError, match="must be a1111, comfyui, compel or None"):
+    with pytest.raises(SdjaxError, match="must be a1111, comfy, compel or None"):
         chunked([["red"]], [clip_tokenizer()], "invoke")

@@ -109,7 +109,7 @@ def formula(peer, chunks, n, weighting, alone):
     return total / shares
 
 
-@pytest.mark.parametrize("weighting", ["a1111", "comfyui", "compel"])
+@pytest.mark.parametrize("weighting", ["a1111", "comfy", "compel"])
 @pytest.mark.parametrize("kind", ["sd1", "sdxl"])
 def test_weighted_and_long_prompts(kind, weighting, kinds, tokenizers):
     kind = kinds[kind]
@@ -130,7 +130,7 @@ def test_weighted_and_long_prompts(kind, weighting, kinds, tokenizers):
 
 
 @pytest.mark.parametrize(
-    ("kind", "weighting"), [("sd1", "a1111"), ("sdxl", "comfyui"), ("sdxl", "compel")]
+    ("kind", "weighting"), [("sd1", "a1111"), ("sdxl", "comfy"), ("sdxl", "compel")]
 )
 def test_without_weights_it_is_the_embedding_itself(kind, weighting, kinds, tokenizers):
     kind = kinds[kind]
