@@ -9,7 +9,7 @@ from sdjax import room
 from sdjax.pipeline import programs, run
 from sdjax.pipeline import room as pipeline_room
 from sdjax.pipeline.request import Request
-from sdjax.training import loop
+from sdjax.training.loop import fit as loop
 from tests.weights.small import random_pipeline
 
 GIB = 2**30
