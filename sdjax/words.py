@@ -95,7 +95,14 @@ WORDS = {
     "progress_bar": "progress",
     "callback_function": "progress",
     "images": "image",
-    "refiner": "refiner",
+    "denoising_end": "handoff",
+    "denoising_start": "handoff",
+    "enable_hr": "hires",
+    "hr_scale": "hires",
+    "hr_second_pass_steps": "hires_steps",
+    "hr_upscaler": "hires_by",
+    "refiner_switch_at": "handoff",
+    "refiner_checkpoint": "refiner",
 }
 """A word of another program, plain as of `plain` -> ours."""
 

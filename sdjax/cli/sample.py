@@ -64,6 +64,12 @@ def sample(
     tile: Literal["x", "y", "xy"] | None = None,
     windows: tuple[int, ...] = (),
     vae_tile: int | None = None,
+    hires: float | None = None,
+    hires_strength: float | None = None,
+    hires_steps: int | None = None,
+    hires_by: str | None = None,
+    refiner: str | None = None,
+    handoff: float | None = None,
     noise: Literal["torch", "jax"] | None = None,
     out: Path = Path("images"),
     like: Path | None = None,
@@ -152,6 +158,14 @@ def sample(
             windows that the U-Net sees, and by how many they overlap, half where not given.
         vae_tile: Side in pixels of the tiles in which the autoencoder takes a picture; 1024 for
             more than 2048x2048 pixels where not given, 0 for all at once.
+        hires: Makes pictures, enlarges them by this factor, and refines them in a second pass.
+        hires_strength: How much the second pass changes, 0 to 1; 0.7 where not given.
+        hires_steps: Sampling steps of the second pass; those of the first where not given.
+        hires_by: How they are enlarged: latent (where not given), latent-bicubic, latent-nearest,
+            lanczos, bicubic, bilinear or nearest.
+        refiner: A second model that ends what the first begins, as SDXL's refiner does: a folder, a
+            file or a hub id.
+        handoff: The share of the noise after which the refiner goes on, 0 to 1; 0.8 where not given.
         noise: Who draws the noise: with torch a seed gives the picture that it gives in PyTorch, or
             the sampler is refused. Torch, for every sampler, where not given.
         out: Folder of the pictures; numbers go on after those that are there.

@@ -14,7 +14,7 @@ from .sample_options import OF_THE_COMMAND, Axis
 
 SAMPLER_OPTIONS = ("spacing", "sigmas", "eta")
 # Options of the command that a picture of its own is made with, beside those of `generate`.
-_KEPT = ("model", "config", "dtype", "control")
+_KEPT = ("model", "config", "dtype", "control", "refiner")
 # Of these there may be one for each prompt or image.
 _OF_AN_IMAGE = (
     "image", "mask", "depth", "negative_prompt", "prompt_2", "negative_prompt_2"
@@ -43,8 +43,10 @@ def carry_out(
     """Makes the pictures of each of the `cells`, options that differ in the axes' settings."""
     import sdjax
     from sdjax.pipeline.files import read_model
+    from sdjax.pipeline.handoff import changed
     from sdjax.pipeline.pictures import PictureFolder
     from sdjax.pipeline.stable_diffusion import plan_for
+    from sdjax.pipeline.told import SCORED
 
     steered = [_parts(one) for one in given["control"]]
     first = request_of(cells[0])
@@ -65,8 +67,19 @@ def carry_out(
     for asked in requests:
         asked.controls = controls
         asked.preview, asked.safety_checker = looking
-    plans = [plan_for(found, asked, source, dtype) for asked in requests]
+    # A score is the refiner's.
+    scored = dict.fromkeys(SCORED)
+    plans = [
+        plan_for(found, asked if given["refiner"] is None else changed(asked, scored), source, dtype)
+        for asked in requests
+    ]
     pipeline = sdjax.StableDiffusion.from_model(found, dtype, source, offload)
+    if given["refiner"] is not None:
+        refiner = sdjax.StableDiffusion.from_pretrained(
+            given["refiner"], dtype=dtype, offload=offload
+        )
+        for asked in requests:
+            asked.refiner = refiner
     model = named(source)
     folder = PictureFolder(given["out"], given["format"])
     total = sum(asked.total for asked in requests)

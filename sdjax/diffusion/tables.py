@@ -112,7 +112,7 @@ class Table:
     @on_the_host
     def noise_rows(self):
         """The numbers of the rows that add noise, as a NumPy vector."""
-        return np.flatnonzero(np.asarray(self.rows.noise))
+        return np.flatnonzero(np.asarray(self.rows.noise) * (np.asarray(self.rows.kind) != SKIP))
 
     @on_the_host
     def part(self, first, last):

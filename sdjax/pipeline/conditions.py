@@ -119,7 +119,8 @@ def depths(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
     As diffusers' pipeline has it: PyTorch's bicubic interpolation, then the ends of the range.
     """
-    rows, columns = (_bicubic(*sides) for sides in zip(maps.shape[1:], size, strict=True))
+    sides = zip(maps.shape[1:], size, strict=True)
+    rows, columns = (interpolation(*side, "bicubic") for side in sides)
     small = np.einsum("hi,pij,wj->phw", rows, maps, columns)
     low, high = (f(small, axis=(1, 2), keepdims=True) for f in (np.min, np.max))
     if (high == low).any():
@@ -127,16 +128,26 @@ def depths(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.float32(2 * (small - low) / (high - low) - 1)[..., None]
 
 
-def _bicubic(given: int, wanted: int) -> np.ndarray:
-    """Weights [wanted, given] of PyTorch's bicubic interpolation: Keys' kernel with a = -0.75, not
-    widened where the result is smaller, the outermost values repeated."""
-    places = (np.arange(wanted) + 0.5) * given / wanted - 0.5
+def interpolation(given: int, wanted: int, kernel: str) -> np.ndarray:
+    """Weights [wanted, given] of PyTorch's interpolation along a side, the outermost values repeated.
+
+    kernel: "nearest", "bilinear", or "bicubic", which is Keys' with a = -0.75; not widened where the
+    result is smaller.
+    """
     weights = np.zeros((wanted, given))
+    if kernel == "nearest":
+        weights[np.arange(wanted), np.arange(wanted) * given // wanted] = 1
+        return weights
+    places = (np.arange(wanted) + 0.5) * given / wanted - 0.5
     for offset in range(-1, 3):
         index = np.floor(places) + offset
         x = np.abs(places - index)
-        near = (1.25 * x - 2.25) * x**2 + 1
-        far = -0.75 * (((x - 5) * x + 8) * x - 4)
+        if kernel == "bilinear":
+            own = np.maximum(1 - x, 0)
+        else:
+            near = (1.25 * x - 2.25) * x**2 + 1
+            far = -0.75 * (((x - 5) * x + 8) * x - 4)
+            own = np.where(x <= 1, near, far)
         column = np.clip(index, 0, given - 1).astype(int)
-        np.add.at(weights, (np.arange(wanted), column), np.where(x <= 1, near, far))
+        np.add.at(weights, (np.arange(wanted), column), own)
     return weights

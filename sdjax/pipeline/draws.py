@@ -14,11 +14,41 @@ PARALLEL = 0.9995  # the cosine from which on two columns of noise count as para
 
 # Sampler rows fold in their small index: the largest numbers keep these draws apart from them.
 _FOLDED = {"start": 0xFFFFFFFF, "image": 0xFFFFFFFE, "masked": 0xFFFFFFFD, "small": 0xFFFFFFFC}
+_FOLDED_TURN = 0xFFFFFF00
 
 
-def key_data(seeds: np.ndarray) -> np.ndarray:
-    """The data of `jax.random.key(seed)` for each seed, uint32[N, 2]."""
-    return np.stack([seeds >> np.uint64(32), seeds & np.uint64(0xFFFFFFFF)], 1).astype(np.uint32)
+def key_data(seeds: np.ndarray, turn: int = 0) -> np.ndarray:
+    """The data of `jax.random.key(seed)` for each seed, uint32[N, 2].
+
+    turn: 1 for another table that goes on after a first one, with keys of its own.
+    """
+    data = np.stack([seeds >> np.uint64(32), seeds & np.uint64(0xFFFFFFFF)], 1).astype(np.uint32)
+    if not turn:
+        return data
+    keys = jax.random.wrap_key_data(data)
+    folded = jax.vmap(jax.random.fold_in, (0, None))(keys, np.uint32(_FOLDED_TURN + turn))
+    return np.asarray(jax.random.key_data(folded))
+
+
+def later_rows(
+    seeds: np.ndarray,
+    tables: Sequence[Table],
+    before: Sequence[Sequence[Shape]],
+    latents: Shape,
+    size: int,
+) -> np.ndarray:
+    """The noise of the first `size` rows of each image's table [N, size, h, w, C], as PyTorch draws
+    it after arrays of the shapes that each has `before`."""
+    images = zip(seeds, tables, before, strict=True)
+    return np.stack([_in_turn(*image, latents, size)[1] for image in images])
+
+
+def _in_turn(seed, table, shapes, latents, size) -> tuple[list[np.ndarray], np.ndarray]:
+    """(arrays of these shapes, noise of a table's rows) that one generator draws in turn."""
+    drawn = torch_images([seed], [*shapes, *[latents] * len(table.noise_rows)])
+    rows = np.zeros((size, *latents), np.float32)
+    rows[table.noise_rows] = np.reshape(drawn[len(shapes) :], (-1, *latents))
+    return [one[0] for one in drawn[: len(shapes)]], rows
 
 
 def noise_source(source: str | None, tables: Sequence[Table], in_turn: bool) -> str:
@@ -83,11 +113,9 @@ def draw(
         size = max(len(table.rows.kind) for table in tables)
         rows = np.zeros((len(seeds), size, *latents), np.float32)
         for i, (seed, table, own) in enumerate(zip(seeds, tables, shapes, strict=True)):
-            wanted = [*own.values(), *[latents] * len(table.noise_rows)]
-            made = [one[0] for one in torch_images([seed], wanted)]
-            for name, one in zip(own, made, strict=False):
+            made, rows[i] = _in_turn(seed, table, [*own.values()], latents, size)
+            for name, one in zip(own, made, strict=True):
                 drawn[name][i] = one
-            rows[i, table.noise_rows] = np.reshape(made[len(own) :], (-1, *latents))
         return drawn, rows
     for i, own in enumerate(shapes):
         for name, shape in own.items():

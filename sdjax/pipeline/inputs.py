@@ -110,10 +110,16 @@ def fitting(size: Size, factor: int) -> Size:
     return tuple(max(factor, side - side % factor) for side in size)
 
 
-def resized(name: str, picture: Image.Image | np.ndarray, size: Size) -> np.ndarray:
+def resized(
+    name: str,
+    picture: Image.Image | np.ndarray,
+    size: Size,
+    way: Image.Resampling = Image.Resampling.LANCZOS,
+) -> np.ndarray:
     """float32 [H, W, 3] in [-1, 1], or [H, W] in [0, 1], of this size.
 
-    PIL images are resized with Lanczos' filter, as diffusers does; arrays of floats are not.
+    PIL images are resized with Lanczos' filter, as diffusers does, or another; arrays of floats are
+    not.
     """
     if isinstance(picture, np.ndarray):
         if picture.shape[:2] != tuple(size):
@@ -124,7 +130,7 @@ def resized(name: str, picture: Image.Image | np.ndarray, size: Size) -> np.ndar
             )
         return picture
     if size_of(picture) != tuple(size):
-        picture = picture.resize(size[::-1], Image.Resampling.LANCZOS)
+        picture = picture.resize(size[::-1], way)
     pixels = np.asarray(picture)
     shares = pixels.astype(np.float32) / np.float32(255)
     return 2 * shares - 1 if pixels.ndim == 3 else shares

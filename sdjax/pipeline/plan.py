@@ -64,6 +64,8 @@ class Plan(NamedTuple):
     fields: np.ndarray | None
     """What the prompt and each region count at each place, float32 [images, 1 + regions, h, w]."""
     tiling: Tiling = Tiling()
+    whole: list[diffusion.Table] | None = None
+    """Where `tables` are parts of others, those: what shares of the evaluations are counted in."""
 
     @property
     def branches(self) -> int:
@@ -76,9 +78,10 @@ class Plan(NamedTuple):
         longest = diffusion.stacked([self.tables[0], *self.each_table(numbers)])
         return jax.tree.map(lambda leaf: leaf[1:], longest)
 
-    def each_table(self, numbers: np.ndarray) -> list[diffusion.Table]:
-        """The table of each of the images with these numbers."""
-        return [self.tables[i] for i in self.schedule[numbers]]
+    def each_table(self, numbers: np.ndarray, whole: bool = False) -> list[diffusion.Table]:
+        """The table of each of the images with these numbers, or the whole that it is a part of."""
+        tables = self.whole if whole and self.whole is not None else self.tables
+        return [tables[i] for i in self.schedule[numbers]]
 
 
 def plan(
@@ -105,9 +108,7 @@ def plan(
         raise SdjaxError(
             f"clip_skip must be less than the text encoder's {layers} layers, got {asked.clip_skip}"
         )
-    steps, lists = asked.steps, (asked.options.get(name) for name in ("timesteps", "sigmas"))
-    if steps is None and all(given is None or isinstance(given, str) for given in lists):
-        steps = STEPS
+    steps = steps_of(asked)
     ways = _ways(given, asked, scheduler, unet, steps)
     different = sorted(set(ways), key=lambda way: way[0] or 0)
     tables = [
@@ -153,6 +154,14 @@ def plan(
         tables, schedule, size, shape, source, scale, distilled, negatives, texts, ids, given,
         controlled, fields, seen,
     )  # fmt: skip
+
+
+def steps_of(asked: Request) -> int | None:
+    """The steps of sampling; None where a list says where they are."""
+    lists = (asked.options.get(name) for name in ("timesteps", "sigmas"))
+    if asked.steps is None and all(given is None or isinstance(given, str) for given in lists):
+        return STEPS
+    return asked.steps
 
 
 def _check_given(asked: Request, kind: str | None) -> None:
@@ -295,8 +304,13 @@ def image_size(
     )
     for name, side in zip(("height", "width"), size, strict=True):
         if side < factor or side % factor:
-            nearest = max(1, round(side / factor)) * factor
             raise SdjaxError(
-                f"{name} must be a multiple of {factor}, got {side}; the nearest is {nearest}"
+                f"{name} must be a multiple of {factor}, got {side}; the nearest is "
+                f"{nearest(side, factor)}"
             )
     return size
+
+
+def nearest(side: float, factor: int) -> int:
+    """The multiple of `factor` that is nearest, in pixels."""
+    return max(1, round(side / factor)) * factor

@@ -10,6 +10,7 @@ import numpy as np
 
 from sdjax.diffusion.samplers import check_options, option_names
 from sdjax.errors import SdjaxError
+from sdjax.pipeline.adapted import Adapted
 from sdjax.pipeline.arguments import (
     Check,
     array,
@@ -38,6 +39,10 @@ from sdjax.text.chunks import Weighting, check_weighting
 from sdjax.words import hint
 
 Prompt = str | Sequence[str]
+WAYS = (
+    "latent", "latent-bicubic", "latent-nearest", "lanczos", "bicubic", "bilinear", "nearest"
+)  # fmt: skip
+"""How what a first pass made is enlarged."""
 
 
 def _seed(name: str, value: object) -> int | list[int]:
@@ -70,6 +75,13 @@ def _options(name: str, value: Mapping[str, object]) -> dict[str, object]:
 
 def _weighting(name: str, value: object) -> Weighting | None:
     check_weighting(value)
+    return value
+
+
+def _model(name: str, value: object) -> Adapted:
+    """A StableDiffusion."""
+    if not isinstance(value, Adapted):
+        refuse(name, "a StableDiffusion, which from_pretrained reads", value)
     return value
 
 
@@ -123,6 +135,12 @@ class Request:
     tile: Literal["x", "y", "xy"] | None = _argument(optional(choice("x", "y", "xy")), None)
     windows: int | tuple[int, int] | None = _argument(optional(window_sides), None)
     vae_tile: int | None = _argument(optional(whole()), None)
+    hires: float | None = _argument(optional(number(1)), None)
+    hires_strength: float | None = _argument(optional(number(0, 1)), None)
+    hires_steps: int | None = _argument(optional(whole(1)), None)
+    hires_by: str | None = _argument(optional(choice(*WAYS)), None)
+    refiner: Adapted | None = _argument(optional(_model), None)
+    handoff: float | None = _argument(optional(number(0, 1)), None)
     latents: np.ndarray | None = _argument(optional(array), None)
     noise: Literal["torch", "jax"] | None = _argument(optional(choice("torch", "jax")), None)
     clip_skip: int = _argument(whole(), 0)

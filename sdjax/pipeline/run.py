@@ -1,7 +1,7 @@
 """A batch of a planned request, carried out: arrays on the host, programs on the devices."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +12,7 @@ from sdjax.pipeline import canvas, conditions, previews, programs
 from sdjax.pipeline.conditions import Pictures
 from sdjax.pipeline.control import Control
 from sdjax.pipeline.draws import draw, key_data, varied
+from sdjax.pipeline.handoff import Leg, continued
 from sdjax.pipeline.plan import Plan
 from sdjax.pipeline.progress import Advance, Look, carry_out
 from sdjax.pipeline.request import Request
@@ -43,9 +44,9 @@ class Encoded(NamedTuple):
     masked: Latents | None
 
 
-def encode(model, asked: Request, planned: Plan) -> Encoded:
-    """Embeds the texts and the pictures of a request."""
-    given = planned.conditions
+def encode(model, asked: Request, planned: Plan, pictures: bool = True) -> Encoded:
+    """Embeds the texts of a request, and the pictures unless told otherwise."""
+    given = planned.conditions if pictures else conditions.Conditions()
     latents = given.image is not None and given.kind != conditions.UPSCALE
     return Encoded(
         embedded(model, planned.texts.texts, asked.weighting, asked.clip_skip),
@@ -113,20 +114,27 @@ def one_a_device(run, items):
 
 
 def batch(
-    model, asked: Request, planned: Plan, encoded: Encoded, numbers: np.ndarray,
-    advance: Advance | None,
-) -> np.ndarray:  # fmt: skip
-    """Latents or pixels [N, …] of the images with these numbers."""
-    count = len(numbers)
-    made = inputs_of(model, asked, planned, encoded, numbers)
-    place = programs.place(count, planned.branches)
-    used = [one.control for one in asked.controls]
-    look = None
-    if asked.preview is not None:
-        vae, params = planned.tiling.vae(model.vae), parallel.placed(model.params["vae"])
-        seeds = asked.seeds[np.unique(numbers)]  # without what fills a last batch up
-        look = asked.preview.every, previews.shown(asked.preview, vae, params, place, seeds)
-    result = sampled(model, used, made, place, advance, planned.tiling, look)
+    legs: Sequence[Leg], encoded: Sequence[Encoded], numbers: np.ndarray, advance: Advance | None
+) -> np.ndarray:
+    """Latents or pixels [N, …] of the images with these numbers.
+
+    encoded: of each leg.
+    """
+    count, result = len(numbers), None
+    for i, (leg, own) in enumerate(zip(legs, encoded, strict=True)):
+        model, asked, planned = leg
+        made = inputs_of(model, asked, planned, own, numbers)
+        if i:
+            latents = programs.joined(result, place, count)
+            made = continued(legs[i - 1], leg, made, latents, numbers)
+        place = programs.place(count, planned.branches)
+        used = [one.control for one in asked.controls]
+        look = None
+        if asked.preview is not None:
+            vae, params = planned.tiling.vae(model.vae), parallel.placed(model.params["vae"])
+            seeds = asked.seeds[np.unique(numbers)]  # without what fills a last batch up
+            look = asked.preview.every, previews.shown(asked.preview, vae, params, place, seeds)
+        result = sampled(model, used, made, place, advance, planned.tiling, look)
     if asked.output == "latents":
         return programs.joined(result, place, count)
     pixels = programs.joined(decoded(model, planned.tiling, result), place, count)
@@ -172,7 +180,9 @@ def inputs_of(
         time_ids=None if ids is None else np.tile(ids, (count, 1, 1)),
         channels=channels(model, planned, encoded, numbers, drawn),
         controls=tuple(
-            one.arrays(planned.size, shown[numbers], *counts, tables, rows)
+            one.arrays(
+                planned.size, shown[numbers], *counts, planned.each_table(numbers, True), rows
+            )
             for one, shown in zip(asked.controls, planned.controlled, strict=True)
         ),
     )

@@ -9,6 +9,7 @@ from PIL import Image
 
 from sdjax import diffusion, parallel
 from sdjax.errors import SdjaxError
+from sdjax.pipeline import hires as hires_fix
 from sdjax.pipeline import programs, run
 from sdjax.pipeline.adapted import Adapted
 from sdjax.pipeline.captions import warn_of_unseen
@@ -236,6 +237,12 @@ class StableDiffusion(Adapted):
         tile: Literal["x", "y", "xy"] | None = None,
         windows: int | tuple[int, int] | None = None,
         vae_tile: int | None = None,
+        hires: float | None = None,
+        hires_strength: float | None = None,
+        hires_steps: int | None = None,
+        hires_by: str | None = None,
+        refiner: "StableDiffusion | None" = None,
+        handoff: float | None = None,
         latents: np.ndarray | None = None,
         noise: Literal["torch", "jax"] | None = None,
         clip_skip: int = 0,
@@ -310,6 +317,16 @@ class StableDiffusion(Adapted):
         vae_tile: side in pixels of the tiles in which the autoencoder takes a picture; they overlap
             by a quarter and fade into each other. None for 1024 where a picture has more than
             2048x2048 pixels, 0 for all at once.
+        hires: makes pictures first, then enlarges them by this factor, 1 or more, and refines them
+            by image to image in a second pass of the same seeds ("hires fix").
+        hires_strength, hires_steps: of the second pass; None for 0.7, and for `steps`.
+        hires_by: "latent" (None), "latent-bicubic" or "latent-nearest" to enlarge latents; "lanczos",
+            "bicubic", "bilinear" or "nearest" for pictures of 8 bits.
+        refiner: another model with the same latents, such as SDXL's refiner, that ends what this one
+            begins; each takes its own sampler where none is given. ControlNets steer this model
+            alone.
+        handoff: the share of the noise's timesteps after which the refiner goes on, 0 … 1; None for
+            0.8.
         latents: unit-variance noise [N, height / f, width / f, C] to start from.
         noise: where other noise comes from, to start from and what samplers add. "torch" draws it
             as diffusers does with a generator on the CPU for each image, so that a seed gives the
@@ -356,9 +373,9 @@ class StableDiffusion(Adapted):
         `Program`.
 
         prompt, negative_prompt, arguments: as `generate` takes them, but for `progress`, `preview`,
-            `safety_checker`, `batch_size` and `paste`: what is not masked comes from the
-            autoencoder. Another prompt or other values of the same kinds give a program with
-            inputs of the same shapes.
+            `safety_checker`, `batch_size`, `hires`, `refiner` and `paste`: what is not masked comes
+            from the autoencoder. Another prompt or other values of the same kinds give a program
+            with inputs of the same shapes.
         remat: whether a gradient through the sampler computes each evaluation anew, so that its
             memory is that of one evaluation and the x of each.
         output: "numpy" for pixels in [-1, 1], "latents" for the U-Net's scale.
@@ -366,7 +383,10 @@ class StableDiffusion(Adapted):
         Raises SdjaxError for arguments that do not fit.
         """
         names = {name: arguments.pop(name) for name in ARGUMENTS if name in arguments}
-        for name in ("progress", "preview", "safety_checker", "batch_size", "paste"):
+        for name in (
+            "progress", "preview", "safety_checker", "batch_size", "paste", "hires", "refiner",
+            "handoff",
+        ):  # fmt: skip
             if name in names:
                 raise SdjaxError(f"program takes no {name}: it is one function of one batch")
         if output not in ("numpy", "latents"):
@@ -385,21 +405,27 @@ class StableDiffusion(Adapted):
 
         Raises SdjaxError as `generate`, of images that are not finite when their batch is made.
         """
-        planned = self.planned(asked)
+        legs, *later = passes = hires_fix.passes(self, asked)
         self.seeds = [int(seed) for seed in asked.seeds]
+        planned = legs[0].planned
         said = planned.texts.texts[:, planned.negatives :].ravel()
         warn_of_unseen([plain(text, asked.weighting) for text in said], self.captions)
         with told_when_full(_WHEN_FULL):
-            encoded = run.encode(self, asked, planned)
+            encoded = [run.encode(*leg) for leg in legs]
+            texts = [[run.encode(*leg, pictures=False) for leg in some] for some in later]
         size = min(asked.batch_size or asked.total, asked.total)
         starts = range(0, asked.total, size)
         # The last batch is filled up, so that all run the program of one shape.
         batches = [np.minimum(first + np.arange(size), asked.total - 1) for first in starts]
-        total = sum(planned.tables_of(batch).evaluations for batch in batches)
+        plans = [leg.planned for some in passes for leg in some]
+        total = sum(one.tables_of(batch).evaluations for one in plans for batch in batches)
         with reported(asked.progress, total) as advance:
             for first, batch in zip(starts, batches, strict=True):
                 with told_when_full(_WHEN_FULL):
-                    made = run.batch(self, asked, planned, encoded, batch, advance)
+                    made = run.batch(legs, encoded, batch, advance)
+                    for some, own in zip(later, texts, strict=True):
+                        check_finite_images(made, [self.seeds[i] for i in batch])
+                        made = run.batch(*hires_fix.onto(some, own, made, batch), batch, advance)
                 made = made[: asked.total - first]
                 seeds = self.seeds[first : first + size]
                 check_finite_images(made, seeds)

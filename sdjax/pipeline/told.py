@@ -11,6 +11,7 @@ SCORES = 6.0, 2.5
 _SIZES = ("original_size", "crop", "target_size")
 _SCORE = "aesthetic_score"
 _TELLS = {6: _SIZES, 5: (*_SIZES[:2], _SCORE)}
+SCORED = (_SCORE, f"negative_{_SCORE}")
 ARGUMENTS = (*_SIZES, _SCORE, *(f"negative_{name}" for name in (*_SIZES, _SCORE)))
 
 
@@ -21,24 +22,30 @@ def time_ids(
     is told them, or for its refiner [branches, 5], the score in place of the target.
 
     unet, encoders: configurations. size: height and width of the result. The first branches are
-    the negative prompt's, `negatives` of them. None for other models. Raises SdjaxError for arguments that the model is not told.
+    the negative prompt's, `negatives` of them. None for other models. Raises SdjaxError for
+    arguments that the model is not told.
     """
-    names = _TELLS.get(_count(unet, encoders), ())
+    known = names(unet, encoders)
     for name in ARGUMENTS:
-        if getattr(asked, name) is not None and name.removeprefix("negative_") not in names:
-            told = "this model is told no" if names else "models of the kind of SDXL are told"
+        if getattr(asked, name) is not None and name.removeprefix("negative_") not in known:
+            told = "this model is told no" if known else "models of the kind of SDXL are told"
             raise SdjaxError(f"{told} {name.replace('_', ' ')}: leave {name} out")
-    if not names:
+    if not known:
         return None
     defaults = dict(zip((*_SIZES, _SCORE), (size, (0, 0), size, SCORES[0]), strict=True))
     prompt = _given(asked, "", defaults)
-    if not (_SCORE in names or any(getattr(asked, f"negative_{name}") for name in _SIZES)):
+    if not (_SCORE in known or any(getattr(asked, f"negative_{name}") for name in _SIZES)):
         negative = prompt
     else:
         # As in diffusers: sizes are the prompt's, but the crop is none.
         negative = _given(asked, "negative_", prompt | {"crop": (0, 0), _SCORE: SCORES[1]})
-    ids = [np.hstack([told[name] for name in names]) for told in (negative, prompt)]
+    ids = [np.hstack([told[name] for name in known]) for told in (negative, prompt)]
     return np.float32([ids[0]] * negatives + [ids[1]] * (branches - negatives))
+
+
+def names(unet, encoders) -> tuple[str, ...]:
+    """The arguments whose values a model of these configurations is told; none but SDXL's kind."""
+    return _TELLS.get(_count(unet, encoders), ())
 
 
 def _given(asked: Request, prefix: str, defaults: dict) -> dict:

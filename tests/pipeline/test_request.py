@@ -102,7 +102,7 @@ def test_a_long_value_is_cut_in_the_line():
         ("spacings", "did you mean spacing?"),
         ("init_image", "it is image here"),
         ("denoising_strength", "it is strength here"),
-        ("refiner", "there is no refiner yet"),
+        ("denoising_end", "it is handoff here"),
         ("xyzzy", "there are aesthetic_score, batch_size, clip_skip"),
     ],
 )
