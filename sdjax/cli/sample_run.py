@@ -23,7 +23,10 @@ _HASHED = 10  # digits of a file's hash that A1111 shows
 
 
 def request_of(given: Mapping[str, Any]):
-    """The request of these options, without its ControlNets; SdjaxError for what does not fit."""
+    """The request of these options, without its ControlNets and its refiner.
+
+    Raises SdjaxError for what does not fit.
+    """
     from sdjax.pipeline.request import ARGUMENTS, Request
 
     names = ARGUMENTS - (OF_THE_COMMAND - {"count", "batch_size"})
@@ -67,14 +70,14 @@ def carry_out(
     for asked in requests:
         asked.controls = controls
         asked.preview, asked.safety_checker = looking
-    # A score is the refiner's.
-    scored = dict.fromkeys(SCORED)
+    refines = given["refiner"] is not None
     plans = [
-        plan_for(found, asked if given["refiner"] is None else changed(asked, scored), source, dtype)
+        # A score is the refiner's.
+        plan_for(found, changed(asked, dict.fromkeys(SCORED if refines else ())), source, dtype)
         for asked in requests
     ]
     pipeline = sdjax.StableDiffusion.from_model(found, dtype, source, offload)
-    if given["refiner"] is not None:
+    if refines:
         refiner = sdjax.StableDiffusion.from_pretrained(
             given["refiner"], dtype=dtype, offload=offload
         )

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from sdjax.diffusion import Table
-from sdjax.diffusion.torch_noise import torch_images
+from sdjax.diffusion.torch_noise import rows_of_noise, torch_images
 from sdjax.errors import SdjaxError
 
 Shape = tuple[int, int, int]
@@ -31,24 +31,16 @@ def key_data(seeds: np.ndarray, turn: int = 0) -> np.ndarray:
 
 
 def later_rows(
-    seeds: np.ndarray,
-    tables: Sequence[Table],
-    before: Sequence[Sequence[Shape]],
-    latents: Shape,
-    size: int,
+    seeds: np.ndarray, before: Sequence[Sequence[Shape]], tables: Sequence[Table], latents: Shape
 ) -> np.ndarray:
-    """The noise of the first `size` rows of each image's table [N, size, h, w, C], as PyTorch draws
-    it after arrays of the shapes that each has `before`."""
-    images = zip(seeds, tables, before, strict=True)
-    return np.stack([_in_turn(*image, latents, size)[1] for image in images])
-
-
-def _in_turn(seed, table, shapes, latents, size) -> tuple[list[np.ndarray], np.ndarray]:
-    """(arrays of these shapes, noise of a table's rows) that one generator draws in turn."""
-    drawn = torch_images([seed], [*shapes, *[latents] * len(table.noise_rows)])
-    rows = np.zeros((size, *latents), np.float32)
-    rows[table.noise_rows] = np.reshape(drawn[len(shapes) :], (-1, *latents))
-    return [one[0] for one in drawn[: len(shapes)]], rows
+    """The noise of the tables' rows [N, rows, h, w, C], as PyTorch draws it after arrays of the
+    shapes `before`; each image has its own."""
+    made = []
+    for seed, shapes, table in zip(seeds, before, tables, strict=True):
+        wanted = [*shapes, *[latents] * len(table.noise_rows)]
+        drawn = torch_images([seed], wanted)[len(shapes) :]
+        made.append(rows_of_noise(table, drawn, (1, *latents))[:, 0])
+    return np.stack(made)
 
 
 def noise_source(source: str | None, tables: Sequence[Table], in_turn: bool) -> str:
@@ -113,9 +105,11 @@ def draw(
         size = max(len(table.rows.kind) for table in tables)
         rows = np.zeros((len(seeds), size, *latents), np.float32)
         for i, (seed, table, own) in enumerate(zip(seeds, tables, shapes, strict=True)):
-            made, rows[i] = _in_turn(seed, table, [*own.values()], latents, size)
-            for name, one in zip(own, made, strict=True):
+            wanted = [*own.values(), *[latents] * len(table.noise_rows)]
+            made = [one[0] for one in torch_images([seed], wanted)]
+            for name, one in zip(own, made, strict=False):
                 drawn[name][i] = one
+            rows[i, table.noise_rows] = np.reshape(made[len(own) :], (-1, *latents))
         return drawn, rows
     for i, own in enumerate(shapes):
         for name, shape in own.items():

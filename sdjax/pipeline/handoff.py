@@ -89,35 +89,29 @@ def _parted(first: Leg, second: Leg, fraction: float) -> list[Leg]:
         raise SdjaxError(
             f"handoff {fraction:g} leaves the refiner none of the steps: lower it, or take more"
         )
-    tables = first.planned.tables
-    parts = [_before(table, rest, following, fraction) for table in tables]
-    before = first.planned._replace(tables=parts, whole=tables)
-    done = [table.evaluations - following.evaluations for table in second.planned.tables]
-    texts, schedule = second.planned.texts, second.planned.schedule
-    # What prompts say is counted from the first evaluation of the whole.
-    which = [np.roll(row, -done[i], axis=1) for row, i in zip(texts.which, schedule, strict=True)]
-    after = second.planned._replace(
-        tables=[following] * len(done), whole=second.planned.tables,
-        texts=texts._replace(which=np.stack(which)),
-    )  # fmt: skip
-    return [first._replace(planned=before), second._replace(planned=after)]
-
-
-def _before(table: Table, rest: Table, following: Table, fraction: float) -> Table:
-    """The part of a table down to where `rest`, of the same model, goes on, as does `following`."""
-    end = _begin(table, rest.timesteps[0])
-    if not end:
-        raise SdjaxError(
-            f"the first step is at timestep {table.timesteps[0]:g}, where the refiner goes on "
-            f"at handoff {fraction:g}: raise handoff, steps or strength"
-        )
-    signal, noise = table.rows.after[end - 1]
-    if not np.isclose(noise / signal, following.start[1] / following.start[0], rtol=0.01):
-        raise SdjaxError(
-            f"the refiner goes on at timestep {following.timesteps[0]:g}, but the model ends at "
-            f"{rest.timesteps[0]:g}: give both the same sampler= and spacing="
-        )
-    return table.part(0, end)
+    whole, parts = first.planned.tables, []
+    for table in whole:
+        end = _begin(table, rest.timesteps[0])
+        if not end:
+            raise SdjaxError(
+                f"the first step is at timestep {table.timesteps[0]:g}, where the refiner goes on "
+                f"at handoff {fraction:g}: raise handoff, steps or strength"
+            )
+        signal, noise = table.rows.after[end - 1]
+        if not np.isclose(noise / signal, following.start[1] / following.start[0], rtol=0.01):
+            raise SdjaxError(
+                f"the refiner goes on at timestep {following.timesteps[0]:g}, but the model ends "
+                f"at {rest.timesteps[0]:g}: give both the same sampler= and spacing="
+            )
+        parts.append(table.part(0, end))
+    # The second was planned for a whole table, one for all images.
+    planned = second.planned
+    done = planned.tables[0].evaluations - following.evaluations
+    texts = planned.texts._replace(which=planned.texts.which[..., done:])
+    return [
+        first._replace(planned=first.planned._replace(tables=parts, whole=whole)),
+        second._replace(planned=planned._replace(tables=[following], texts=texts)),
+    ]
 
 
 def _rest(leg: Leg, fraction: float) -> Table | None:
@@ -159,20 +153,19 @@ def continued(
 
     latents: [N, h, w, C]. The sampler's noise goes on in the seeds' streams.
     """
-    ended, tables = (leg.planned.each_table(numbers) for leg in (before, after))
-    levels = [table.rows.after[np.flatnonzero(table.rows.kind)[-1]] for table in ended]
     seeds, images = after.asked.seeds[numbers], inputs.images
+    tables, following = (leg.planned.each_table(numbers) for leg in (before, after))
     if images.noise is None:
         images = images._replace(keys=draws.key_data(seeds, turn=1))
-    else:
+    elif following[0].noise_rows.size:
         shape, given = before.planned.shape, before.planned.conditions
-        own = before.asked.latents is None
+        start = before.asked.latents is None
         shapes = [
-            [*given.draws(number, shape, own).values(), *[shape] * len(table.noise_rows)]
-            for number, table in zip(numbers, ended, strict=True)
+            [*given.draws(number, shape, start).values(), *[shape] * len(table.noise_rows)]
+            for number, table in zip(numbers, tables, strict=True)
         ]
-        size = images.noise.shape[1]
-        images = images._replace(noise=draws.later_rows(seeds, tables, shapes, shape, size))
+        images = images._replace(noise=draws.later_rows(seeds, shapes, following, shape))
     # As noise of unit variance is given, whatever the scale of the samplers.
-    start = latents / np.hypot(*np.transpose(levels))[:, None, None, None]
-    return inputs._replace(latents=np.float32(start), images=images)
+    after_last = [table.rows.after[np.flatnonzero(table.rows.kind)[-1]] for table in tables]
+    scale = np.hypot(*np.transpose(after_last))[:, None, None, None]
+    return inputs._replace(latents=np.float32(latents / scale), images=images)

@@ -32,14 +32,15 @@ def passes(model, asked: Request) -> list[list[Leg]]:
     kind = conditions.kind_of_channels(model.unet.config, model.vae.config)
     if kind in (conditions.EDIT, conditions.UPSCALE):
         raise SdjaxError("hires is for models that go on from a picture: this one takes no strength")
-    if asked.mask is not None and _in_latents(asked):
-        raise SdjaxError('hires in latents knows no mask: give hires_by="lanczos"')
     for name in ("extend", "only_masked"):
         if getattr(asked, name) is not None:
-            raise SdjaxError(f"hires knows no {name}: leave either out, and make two calls")
+            raise SdjaxError(f"hires does not go with {name}: enlarge the result in another call")
+    if asked.mask is not None and _in_latents(asked):
+        raise SdjaxError('hires in latents knows no mask: give hires_by="lanczos"')
     seeds = {"seed": [int(seed) for seed in asked.seeds]}
-    output = "latents" if _in_latents(asked) else "numpy"
-    first = handoff.legs(model, dataclasses.replace(asked, **seeds, output=output, safety_checker=None))
+    # The checker sees the result alone.
+    changes = {"output": "latents" if _in_latents(asked) else "numpy", "safety_checker": None}
+    first = handoff.legs(model, dataclasses.replace(asked, **seeds, **changes))
     factor = model.vae.config.downsampling
     size = [nearest(asked.hires * side, factor) for side in first[0].planned.size]
     blank = Image.new("RGB", tuple(size[::-1]))

@@ -64,8 +64,9 @@ class Plan(NamedTuple):
     fields: np.ndarray | None
     """What the prompt and each region count at each place, float32 [images, 1 + regions, h, w]."""
     tiling: Tiling = Tiling()
+
     whole: list[diffusion.Table] | None = None
-    """Where `tables` are parts of others, those: what shares of the evaluations are counted in."""
+    """Where `tables` are parts, all of each: what shares of the evaluations are counted in."""
 
     @property
     def branches(self) -> int:
@@ -79,7 +80,7 @@ class Plan(NamedTuple):
         return jax.tree.map(lambda leaf: leaf[1:], longest)
 
     def each_table(self, numbers: np.ndarray, whole: bool = False) -> list[diffusion.Table]:
-        """The table of each of the images with these numbers, or the whole that it is a part of."""
+        """The table of each of the images with these numbers, or all of it where it is a part."""
         tables = self.whole if whole and self.whole is not None else self.tables
         return [tables[i] for i in self.schedule[numbers]]
 
@@ -125,6 +126,8 @@ def plan(
             f"latents must have shape {(asked.total, *shape)}, got {asked.latents.shape}"
         )
     scale = _each(asked, "guidance_scale", guidance_scale)
+    # As diffusers has it, and with it those who publish distilled models.
+    scale = np.where(scale == 0, 1.0, scale)
     said = [prompts.parts(prompt, asked.weighting) for prompt in asked.prompt]
     # A distilled network takes the scale as an input and is evaluated once as well.
     distilled = unet.time_cond_proj_dim is not None

@@ -152,6 +152,7 @@ def inputs_of(
     """What the programs take for the images with these numbers."""
     given, shape = planned.conditions, planned.shape
     tables, table = planned.each_table(numbers), planned.tables_of(numbers)
+    whole = planned.each_table(numbers, whole=True)
     seeds, count = asked.seeds[numbers], len(numbers)
     draws = [given.draws(number, shape, asked.latents is None) for number in numbers]
     drawn, added = draw(seeds, tables, planned.source, draws, shape)
@@ -180,9 +181,7 @@ def inputs_of(
         time_ids=None if ids is None else np.tile(ids, (count, 1, 1)),
         channels=channels(model, planned, encoded, numbers, drawn),
         controls=tuple(
-            one.arrays(
-                planned.size, shown[numbers], *counts, planned.each_table(numbers, True), rows
-            )
+            one.arrays(planned.size, shown[numbers], *counts, whole, rows)
             for one, shown in zip(asked.controls, planned.controlled, strict=True)
         ),
     )

@@ -269,8 +269,8 @@ class StableDiffusion(Adapted):
         weighting: how the signs of `docs/prompts.md` in prompts weigh: "a1111", "comfy" or
             "compel"; None takes prompts literally, and cuts them to what is encoded at once.
         steps: None for 30, or for as many as `timesteps=` or `sigmas=` lists.
-        guidance_scale: 1 turns guidance off and halves the work; None for the model's own, 7.5
-            where it has none. One, or one for each prompt or image.
+        guidance_scale: 1, or 0 as other programs have it, turns guidance off and halves the work;
+            None for the model's own, 7.5 where it has none. One, or one for each prompt or image.
         sampler: a name of `sdjax.sampler`, or None for the model's own; `sampler_options` (spacing,
             sigmas, eta, order, …) take precedence over the model's.
         seed: of the first image, the others take seed + 1, …; or one for each image; None draws
@@ -374,8 +374,8 @@ class StableDiffusion(Adapted):
 
         prompt, negative_prompt, arguments: as `generate` takes them, but for `progress`, `preview`,
             `safety_checker`, `batch_size`, `hires`, `refiner` and `paste`: what is not masked comes
-            from the autoencoder. Another prompt or other values of the same kinds give a program
-            with inputs of the same shapes.
+            from the autoencoder. Another prompt or other values of the same kinds give a program with
+            inputs of the same shapes.
         remat: whether a gradient through the sampler computes each evaluation anew, so that its
             memory is that of one evaluation and the x of each.
         output: "numpy" for pixels in [-1, 1], "latents" for the U-Net's scale.
@@ -383,10 +383,8 @@ class StableDiffusion(Adapted):
         Raises SdjaxError for arguments that do not fit.
         """
         names = {name: arguments.pop(name) for name in ARGUMENTS if name in arguments}
-        for name in (
-            "progress", "preview", "safety_checker", "batch_size", "paste", "hires", "refiner",
-            "handoff",
-        ):  # fmt: skip
+        own = ("progress", "preview", "safety_checker", "batch_size", "paste")
+        for name in (*own, "hires", "refiner", "handoff"):
             if name in names:
                 raise SdjaxError(f"program takes no {name}: it is one function of one batch")
         if output not in ("numpy", "latents"):
@@ -418,7 +416,7 @@ class StableDiffusion(Adapted):
         # The last batch is filled up, so that all run the program of one shape.
         batches = [np.minimum(first + np.arange(size), asked.total - 1) for first in starts]
         plans = [leg.planned for some in passes for leg in some]
-        total = sum(one.tables_of(batch).evaluations for one in plans for batch in batches)
+        total = sum(own.tables_of(batch).evaluations for own in plans for batch in batches)
         with reported(asked.progress, total) as advance:
             for first, batch in zip(starts, batches, strict=True):
                 with told_when_full(_WHEN_FULL):

@@ -95,6 +95,13 @@ def test_latent_consistency_model(folders, strength):
     assert_close(ours, theirs)
 
 
+def test_a_scale_of_zero_is_no_guidance(model):
+    """As the cards of distilled models write it, and diffusers takes it."""
+    options = {"steps": 2, "height": SIZE[0], "width": SIZE[1], "output": "latents"}
+    off, zero = (model.generate(PROMPTS[0], guidance_scale=s, **options) for s in (1, 0))
+    np.testing.assert_array_equal(off, zero)
+
+
 def test_what_is_given_comes_before_the_preset():
     asked = Request("a", preset="lightning-4")
     assert (asked.steps, asked.sampler, asked.guidance_scale) == (4, "euler", 1.0)
