@@ -1,8 +1,8 @@
 r"""A learned word (textual inversion): a few vectors that pictures of one thing have in common.
 
-    python main.py train --config configs/learned_word.py --model MODEL --workdir runs/learned_word \
-        --data.source folder:pictures --diffusion.adaptation.word "<cat-toy>" \
-        --diffusion.adaptation.initial toy --diffusion.captions.prompt "a photo of <cat-toy>"
+  python main.py train --config configs/learned_word.py --model MODEL --workdir runs/learned_word \
+      --data.source folder:pictures --diffusion.adaptation.word "<cat-toy>" \
+      --diffusion.adaptation.initial toy --diffusion.captions.prompt "a photo of <cat-toy>"
 
 The result is runs/learned_word/word.safetensors.
 """

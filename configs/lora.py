@@ -3,9 +3,9 @@ r"""A LoRA: what pictures of your own show, as a small file for a model that you
     python main.py train --config configs/lora.py --model MODEL --workdir runs/lora \
         --data.source folder:pictures
 
-MODEL is a diffusers folder, a single file or a hub id of SD1, SD2 or SDXL. Captions stand beside the
-pictures; --diffusion.captions.prompt "a drawing in my style" gives all of them the same. The result
-is runs/lora/lora.safetensors, with the keys of sd-scripts, and runs/lora/peft for peft.
+MODEL is a diffusers folder, a single file or a hub id of SD1, SD2 or SDXL. Captions stand beside
+the pictures; --diffusion.captions.prompt "a drawing in my style" gives all of them the same. The
+result is runs/lora/lora.safetensors, with the keys of sd-scripts, and runs/lora/peft for peft.
 """
 
 from sdjax.data import DataConfig

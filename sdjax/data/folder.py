@@ -34,13 +34,14 @@ class ImageFolder:
     Hugging Face's imagefolder: a row a picture, with "file_name", relative to the file, and "text"
     or "caption"; a picture with several rows is several items). What no such file names has its
     caption in `NAME.txt` or `NAME.caption` beside `NAME.png`, and without these the name of its
-    folder, where that is of sd-scripts' kind: `10_sks dog` for ten repeats of "sks dog". Where the folder has a subfolder
-    named like the split, that is the source, and a metadata file above it counts as well. Hidden
-    files and folders (a dot or two underscores before the name) are none of it, nor are the sheets
-    that `sample` writes.
+    folder, where that is of sd-scripts' kind: `10_sks dog` for ten repeats of "sks dog". Where the
+    folder has a subfolder named like the split, that is the source, and a metadata file above it
+    counts as well. Hidden files and folders (a dot or two underscores before the name) are none of
+    it, nor are the sheets that `sample` writes.
 
     source[i] gives {"image": uint8 [height, width, 3], "caption": str}; the caption is "" where
-    there is none. `repeats` says how often an epoch of sd-scripts draws each. `skipped` names what could not be paired: rows without a picture, or unreadable.
+    there is none. `repeats` says how often an epoch of sd-scripts draws each. `skipped` names what
+    could not be paired: rows without a picture, or unreadable.
 
     Raises:
       SdjaxError: where there is no such folder, no picture in it, or a metadata file that cannot be

@@ -1,8 +1,11 @@
 """The model that a recipe trains on top of: a checkpoint, or a published one's random twin."""
 
+import dataclasses
+
 import jax
 import numpy as np
 
+from sdjax.errors import SdjaxError
 from sdjax.pipeline import StableDiffusion
 from sdjax.text.vocabulary import clip_tokenizer
 from sdjax.weights.parts import VAE, TextEncoder, UNet
@@ -18,6 +21,33 @@ def base_model(source, dtype: str = "float32", seed: int = 0) -> StableDiffusion
     if str(source) in PUBLISHED:
         return _random(str(source), dtype, seed)
     return StableDiffusion.from_pretrained(source, dtype=dtype)
+
+
+def based(recipe):
+    """(the recipe with the size of its pictures, the model that it is trained on).
+
+    Raises SdjaxError where there is none, or its sizes do not fit.
+    """
+    if recipe.model is None:
+        raise SdjaxError(
+            "this recipe trains on top of a model: name it by --model, a diffusers folder, a "
+            "single file, a hub id, or sd15, sd21 or sdxl for random weights"
+        )
+    model = base_model(recipe.model, recipe.diffusion.base_dtype)
+    factor, size = model.vae.config.downsampling, recipe.data.image_size
+    if not size:
+        own = model.unet.config.sample_size
+        if own is None:
+            raise SdjaxError(f"{recipe.model} says no size: set data.image_size")
+        size = factor * (own if isinstance(own, int) else min(own))
+    steps = factor * 2 ** (len(model.unet.config.block_out_channels) - 1)
+    if size % factor:
+        raise SdjaxError(
+            f"data.image_size must be a multiple of {factor} for {recipe.model}, best of {steps}, "
+            f"got {size}"
+        )
+    data = dataclasses.replace(recipe.data, image_size=size)
+    return dataclasses.replace(recipe, data=data), model
 
 
 def _random(name, dtype, seed):

@@ -28,12 +28,13 @@ from sdjax.training.objectives.tuning import TuningRun
 from sdjax.weights import VAE, TextEncoder
 
 from . import export
+from .base import based
 from .datasets import CHUNK, captions, encode_all, latent_statistics
 from .known_data import tell_changes
 from .loaded import First, NumberBatches, checked_labels
 from .material import Material
 from .recipe import Recipe
-from .tuning import Tuning, based
+from .tuning import Tuning
 
 
 def train(recipe: Recipe, workdir) -> bool:
@@ -138,7 +139,8 @@ class _Stages:
         another where a picture or caption is.
         """
         values = dataclasses.asdict(self.recipe)
-        values = {name: values[name] for name in ("data", "examples", "pretrained", "model", *names)}
+        always = ("data", "examples", "pretrained", "model")
+        values = {name: values[name] for name in (*always, *names)}
         content = self.material.content
         if content is not None and self.recipe.in_memory:
             values["pictures"] = f"{self.material.count} ({content.digest()})"

@@ -12,7 +12,6 @@ from sdjax.data.beside import pictures_beside
 from sdjax.data.buckets import fitted
 from sdjax.data.folder import ImageFolder
 from sdjax.data.images import crop_and_resize
-from sdjax.data.source import stack
 from sdjax.data.tags import CaptionConfig
 from sdjax.errors import SdjaxError
 from sdjax.pipeline.control import Control
@@ -23,40 +22,13 @@ from sdjax.training.loop.bucket_feed import BucketBatches
 from sdjax.training.loop.feed import ArrayBatches
 from sdjax.training.loop.fit import check
 from sdjax.training.loop.settings import say
-from sdjax.training.objectives.autoencoder import as_float
 from sdjax.training.objectives.tuning import empty_ids, tuned
 
-from .base import base_model
 from .datasets import encode_all
 from .export import scheduler_config
 from .material import Material
+from .pictures import by_size, edges, make_class_pictures, mirrored
 from .texts import Halves, VariedTexts, encoded
-
-
-def based(recipe):
-    """(the recipe with the size of its pictures, the model that it is trained on).
-
-    Raises SdjaxError where there is none, or its sizes do not fit.
-    """
-    if recipe.model is None:
-        raise SdjaxError(
-            "this recipe trains on top of a model: name it by --model, a diffusers folder, a "
-            "single file, a hub id, or sd15, sd21 or sdxl for random weights"
-        )
-    model = base_model(recipe.model, recipe.diffusion.base_dtype)
-    factor, size = model.vae.config.downsampling, recipe.data.image_size
-    if not size:
-        own = model.unet.config.sample_size
-        if own is None:
-            raise SdjaxError(f"{recipe.model} says no size: set data.image_size")
-        size = factor * (own if isinstance(own, int) else min(own))
-    steps = factor * 2 ** (len(model.unet.config.block_out_channels) - 1)
-    if size % factor:
-        raise SdjaxError(
-            f"data.image_size must be a multiple of {factor} for {recipe.model}, best of {steps}, "
-            f"got {size}"
-        )
-    return dataclasses.replace(recipe, data=dataclasses.replace(recipe.data, image_size=size)), model
 
 
 class Tuning:
@@ -311,64 +283,3 @@ class Tuning:
             "ss_tag_frequency": json.dumps({self.recipe.data.source.rpartition("/")[2]: tags}),
             "ss_training_finished_at": str(time.time()),
         }
-
-
-def by_size(source, count) -> list[dict]:
-    """The usable ones of the first items of a source with buckets, stacked bucket by bucket."""
-    groups = {}
-    for index in range(count):
-        item = source[index]
-        if item is not None:
-            groups.setdefault(item["image"].shape, []).append({"index": index, **item})
-    if not groups:
-        raise SdjaxError("the data has no usable picture")
-    say(f"{sum(map(len, groups.values()))} pictures in {len(groups)} buckets: " + ", ".join(
-        f"{shape[1]}x{shape[0]} ({len(items)})" for shape, items in sorted(groups.items())))
-    return [stack(items) for _, items in sorted(groups.items())]
-
-
-def mirrored(arrays):
-    """All items, and after them all of them mirrored."""
-    pictures = ("image", "control", "original", "mask")
-    return {
-        name: np.concatenate([array, array[:, :, ::-1] if name in pictures else array])
-        for name, array in arrays.items()
-    }
-
-
-def make_class_pictures(model, prior, folder, size, sheet):
-    """Makes what is missing of the class's pictures, by their numbers, with the model as it is."""
-    there = len([path for path in folder.iterdir() if path.suffix.lower() == ".png"])
-    missing = range(there, prior.count)
-    if not len(missing):
-        return
-    say(f"making {len(missing)} pictures of {prior.prompt!r} in {folder}")
-    for start in range(missing.start, missing.stop, prior.batch_size):
-        seeds = range(start, min(start + prior.batch_size, missing.stop))
-        pictures = model.generate(
-            [prior.prompt] * len(seeds), seed=[prior.seed + n for n in seeds], steps=sheet.steps,
-            height=size, width=size, progress=False, batch_size=prior.batch_size,
-        )
-        for number, picture in zip(seeds, pictures, strict=True):
-            picture.save(folder / f"{number:05}-class.png")
-
-
-def edges(images, low=0.1):
-    """Outlines of pictures uint8 [N, H, W, 3], float32 [N, H, W, 3] in 0 … 1: Sobel's, of light."""
-    light = (as_float(images).mean(-1) + 1) / 2
-    padded = np.pad(light, ((0, 0), (1, 1), (1, 1)), mode="edge")
-
-    def difference(axis):
-        other = 3 - axis
-        smooth = sum(
-            weight * np.take(padded, np.arange(light.shape[other]) + i, axis=other)
-            for i, weight in enumerate((1, 2, 1))
-        )
-        ahead, behind = (
-            np.take(smooth, np.arange(light.shape[axis]) + i, axis=axis) for i in (2, 0)
-        )
-        return ahead - behind
-
-    size = np.hypot(difference(1), difference(2)) / 4
-    strong = np.clip((size - low) / low, 0, 1).astype(np.float32)
-    return np.repeat(strong[..., None], 3, axis=-1)

@@ -100,7 +100,8 @@ class Peer:
         """
         mean = np.asarray(batch["mean"])
         scale = self.parts["vae"].config.scaling_factor
-        given = noised(objective.config.denoising, objective.schedule, mean * np.float32(scale), keys)
+        latents = mean * np.float32(scale)
+        given = noised(objective.config.denoising, objective.schedule, latents, keys)
         x_0, noise, t = to_torch(given.x_0), to_torch(given.noise), to_torch(given.t).long()
         x = self.scheduler.add_noise(x_0, noise, t)
         context, added = self.context(batch)

@@ -176,7 +176,8 @@ def test_the_published_networks_have_the_modules_that_sd_scripts_adapts(name):
     assert len(set(names)) == len(names)
     examples = {
         "sd15": ["lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_out_0",
-                 "lora_unet_mid_block_attentions_0_proj_in", "lora_unet_up_blocks_0_upsamplers_0_conv",
+                 "lora_unet_mid_block_attentions_0_proj_in",
+                 "lora_unet_up_blocks_0_upsamplers_0_conv",
                  "lora_te_text_model_encoder_layers_11_mlp_fc2"],
         "sd21": ["lora_te_text_model_encoder_layers_22_self_attn_out_proj",
                  "lora_unet_down_blocks_1_resnets_0_time_emb_proj"],

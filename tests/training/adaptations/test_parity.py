@@ -25,9 +25,12 @@ DORA = adaptations.LoRA(rank=2, alpha=4.0, targets=("transformers", "convolution
 WORD = adaptations.LearnedWord(word="<new>", initial="red", vectors=3)
 CONTROL = adaptations.ControlNet()
 CASES = [
-    *((kind, name) for kind in ("sd1", "sd2", "sdxl") for name in ("full", "lora", "word", "control")),
+    *((kind, name) for kind in ("sd1", "sd2", "sdxl")
+      for name in ("full", "lora", "word", "control")),
     ("sd1", "conv"), ("sd1", "dora"), ("sd1", "inpaint"), ("sd1", "edit"), ("sdxl", "dora"),
 ]
+QUICK = [("sd1", "lora"), ("sd1", "word"), ("sd1", "dora"), ("sdxl", "lora")]
+MARKED = [case if case in QUICK else pytest.param(*case, marks=pytest.mark.full) for case in CASES]
 VALUES = {
     "full": FULL, "lora": LORA, "conv": CONV, "dora": DORA, "word": WORD, "control": CONTROL,
     "inpaint": adaptations.Inpaint(), "edit": adaptations.InstructPix2Pix(),
@@ -104,7 +107,7 @@ def flat(tree):
     }
 
 
-@pytest.mark.parametrize("kind, name", CASES)
+@pytest.mark.parametrize("kind, name", MARKED)
 def test_loss_gradients_and_ten_updates_are_pytorchs(kind, name, folder):
     model = sdjax.StableDiffusion.from_pretrained(folder(kind))
     optimizer = OptimizerConfig(learning_rate=RATE, schedule="constant", warmup_steps=0,

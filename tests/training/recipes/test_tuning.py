@@ -87,10 +87,11 @@ def test_a_lora_from_start_to_finish_and_after_a_stop(model, pictures, tmp_path,
 
 
 @pytest.mark.parametrize(("name", "options", "result"), [
-    ("Full", {}, "model/unet/config.json"),
+    pytest.param("Full", {}, "model/unet/config.json", marks=pytest.mark.full),
     ("LearnedWord", {}, "word.safetensors"),
-    ("ControlNet", {"beside": "edges"}, "controlnet/config.json"),
-    ("Inpaint", {}, "model/unet/config.json"),
+    pytest.param("ControlNet", {"beside": "edges"}, "controlnet/config.json",
+                 marks=pytest.mark.full),
+    pytest.param("Inpaint", {}, "model/unet/config.json", marks=pytest.mark.full),
 ])
 def test_other_adaptations_leave_their_results(model, pictures, tmp_path, name, options, result):
     adaptation = getattr(adaptations, name)()
@@ -133,7 +134,8 @@ def test_folders_of_sd_scripts_in_buckets_mirrored_and_masked(
 ):
     folder, masks = tmp_path / "pictures", tmp_path / "masks"
     random = np.random.default_rng(0)
-    for name, size in {"3_red circle/a": (40, 20), "3_red circle/b": (42, 20), "1_x/c": (20, 20)}.items():
+    sizes = {"3_red circle/a": (40, 20), "3_red circle/b": (42, 20), "1_x/c": (20, 20)}
+    for name, size in sizes.items():
         for place, values in ((folder, 256), (masks, 2)):
             path = place / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
