@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator
 
 import jax
-import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
