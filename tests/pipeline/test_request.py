@@ -42,10 +42,12 @@ NUMBERS = {
 def test_numbers_are_numbers(name):
     for value in WRONG:
         taken = np.ndim(value) == 0 and any(value is v or value == v for v in NUMBERS[name])
-        if not taken and not (name == "seed" and isinstance(value, list)):
+        several = name == "guidance_scale" and np.ndim(value) == 1
+        if not taken and not several and not (name == "seed" and isinstance(value, list)):
             assert refusal(**{name: value}).startswith((f"{name} must ", "a seed must lie"))
     for one in (1, 1.0, np.int64(1), np.float32(1), np.array(1), jnp.float32(1), Fraction(1)):
         value = getattr(Request("a", **{name: one}), name)
+        value = value[0] if isinstance(value, list) else value
         assert value == 1 and type(value) in (int, float)
 
 
