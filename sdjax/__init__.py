@@ -38,7 +38,15 @@ _HOME = {
     "sdjax.models": ("UNetConfig", "VAEConfig", "TextEncoderConfig"),
     "sdjax.weights": ("UNet", "VAE", "TinyVAE", "TextEncoder", "ControlNet", "CLIPVision"),
     "sdjax.text": ("Tokenizer", "train_tokenizer"),
-    "sdjax.pipeline": ("StableDiffusion", "Control", "Region", "Preview", "SafetyChecker"),
+    "sdjax.pipeline": (
+        "StableDiffusion",
+        "Control",
+        "T2IAdapter",
+        "IPAdapter",
+        "Region",
+        "Preview",
+        "SafetyChecker",
+    ),
 }
 _MODULES = (
     "absent",
@@ -117,6 +125,8 @@ if TYPE_CHECKING:
     from .pipeline import (
         StableDiffusion as StableDiffusion,
         Control as Control,
+        T2IAdapter as T2IAdapter,
+        IPAdapter as IPAdapter,
         Region as Region,
         Preview as Preview,
         SafetyChecker as SafetyChecker,

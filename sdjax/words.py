@@ -35,6 +35,8 @@ WORDS = {
     "controlnet_conditioning_scale": "controls",
     "crops_coords_top_left": "crop",
     "negative_crops_coords_top_left": "negative_crop",
+    "adapter_conditioning_scale": "controls",
+    "ip_adapter_scale": "controls",
     # A1111 and Forge
     "cfg_scale": "guidance_scale",
     "sampler_name": "sampler",

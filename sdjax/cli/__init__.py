@@ -20,6 +20,7 @@ COMMANDS = {
     "captions": "list what a model was trained to draw",
     "train": "train a model by a recipe of configs/",
     "evaluate": "measure a model",
+    "draw": "make pictures for networks that steer: edges, poses",
     "convert": "turn a checkpoint into another layout",
 }
 """Name -> what it does; the name is also that of its file."""

@@ -12,9 +12,14 @@ from .sample_options import axis, cells, like_a_picture
 # Beside the words for arguments of `generate`.
 _WORDS = {
     **MODEL_WORDS, "controls": "control", "control_image": "control", "controlnet": "control",
-    "controlnet_conditioning_scale": "control", "ip_adapter_image": "control",
+    "controlnet_conditioning_scale": "control", "adapter": "control", "t2i_adapter": "control",
+    "adapter_conditioning_scale": "control", "ip_adapter": "reference",
+    "ip_adapter_image": "reference", "ip_adapter_scale": "reference", "references": "reference",
 }  # fmt: skip
-_SEVERAL = ("--prompt", "--prompt-2", "--image", "--mask", "--depth", "--control", "--region")
+_SEVERAL = (
+    "--prompt", "--prompt-2", "--image", "--mask", "--depth", "--control", "--reference",
+    "--region",
+)  # fmt: skip
 
 
 def sample(
@@ -50,6 +55,8 @@ def sample(
     depth: tuple[Path, ...] = (),
     noise_level: int | None = None,
     control: tuple[str, ...] = (),
+    reference: tuple[str, ...] = (),
+    image_encoder: Path | None = None,
     region: tuple[str, ...] = (),
     prompt_2: tuple[str, ...] = (),
     negative_prompt_2: str | None = None,
@@ -139,8 +146,12 @@ def sample(
             given.
         depth: A map of the picture's depths, lighter is nearer, for a model that takes one.
         noise_level: Of the picture that a model enlarges; 20 where not given.
-        control: A ControlNet and its picture as FOLDER:PICTURE or FOLDER:PICTURE:SCALE; several
-            add up.
+        control: A ControlNet or T2I-Adapter and its picture as FOLDER:PICTURE or
+            FOLDER:PICTURE:SCALE; several add up. `sdjax draw` makes such pictures.
+        reference: An IP-Adapter and a picture of a subject or a style as FILE:PICTURE or
+            FILE:PICTURE:SCALE; several add up.
+        image_encoder: Folder of the CLIP that the IP-Adapters were trained with; image_encoder
+            beside the file where not given.
         region: A prompt for a part of the picture as MASK.png:PROMPT, white where it counts.
         prompt_2: Of SDXL's second text encoder; the prompt where not given.
         negative_prompt_2: Of SDXL's second text encoder; the negative prompt where not given.

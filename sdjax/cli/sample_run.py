@@ -11,10 +11,11 @@ from sdjax.folders import check_writable
 
 from .common import prepare_devices
 from .sample_options import OF_THE_COMMAND, Axis
+from .steered import loaded, shown
 
 SAMPLER_OPTIONS = ("spacing", "sigmas", "eta")
 # Options of the command that a picture of its own is made with, beside those of `generate`.
-_KEPT = ("model", "config", "dtype", "control", "refiner")
+_KEPT = ("model", "config", "dtype", "control", "reference", "image_encoder", "refiner")
 # Of these there may be one for each prompt or image.
 _OF_AN_IMAGE = (
     "image", "mask", "depth", "negative_prompt", "prompt_2", "negative_prompt_2"
@@ -51,7 +52,7 @@ def carry_out(
     from sdjax.pipeline.stable_diffusion import plan_for
     from sdjax.pipeline.told import SCORED
 
-    steered = [_parts(one) for one in given["control"]]
+    steered = shown(given["control"], given["reference"], given["image_encoder"])
     first = request_of(cells[0])
     if given["seed"] == -1 and len(cells) > 1:  # one for all
         cells = [{**cell, "seed": int(first.seeds[0])} for cell in cells]
@@ -59,10 +60,7 @@ def carry_out(
     check_writable(given["out"])
     prepare_devices()
     dtype, offload = given["dtype"], given["offload"]
-    controls = tuple(
-        sdjax.Control.from_pretrained(folder, dtype=dtype, offload=offload)(picture, scale)
-        for folder, picture, scale in steered
-    )
+    controls = loaded(steered, given["image_encoder"], dtype=dtype, offload=offload)
     source = str(sdjax.EMOJI) if given["model"] is None else given["model"]
     found = read_model(source, config=given["config"])
     looking = _looking(given)
@@ -221,18 +219,3 @@ def _region(given: str):
     if not mask or not prompt:
         raise SdjaxError(f"--region must be MASK.png:PROMPT, got {given}")
     return Region(prompt, Path(mask))
-
-
-def _parts(control: str) -> tuple[str, Path, float]:
-    """Network, picture and scale of FOLDER:PICTURE[:SCALE]; SdjaxError for anything else."""
-    network, _, rest = control.partition(":")
-    picture, _, scale = rest.partition(":")
-    try:
-        given = float(scale or 1)
-    except ValueError:
-        given = None
-    if not network or not picture or given is None:
-        raise SdjaxError(f"--control must be FOLDER:PICTURE or FOLDER:PICTURE:SCALE, got {control}")
-    if not Path(picture).is_file():
-        raise SdjaxError(f"no such picture: {picture}")
-    return network, Path(picture), given

@@ -3,6 +3,7 @@
 from .clip import TextEncoder, TextEncoderConfig, TextOutput
 from .clip_vision import CLIPVision, CLIPVisionConfig, VisionOutput
 from .controlnet import ControlNet, ControlNetConfig
+from .t2i_adapter import T2IAdapter, T2IAdapterConfig
 from .tiny_vae import TinyVAE, TinyVAEConfig
 from .unet import UNet
 from .unet_config import UNetConfig
@@ -13,6 +14,8 @@ __all__ = [
     "CLIPVisionConfig",
     "ControlNet",
     "ControlNetConfig",
+    "T2IAdapter",
+    "T2IAdapterConfig",
     "TextEncoder",
     "TextEncoderConfig",
     "TextOutput",

@@ -54,6 +54,9 @@ class Attention(nn.Module):
     the input is group-normalised first (parameter group_norm), and with `residual` the input is
     added to the result, as the pixel-space U-Net and the autoencoder have it; x may then also be
     an image [B, H, W, C]. `linear` takes `linear_attention`.
+
+    Where the collection "references" holds other keys and values [B, M, heads · head_dim] with a
+    scale [B] each as `seen`, what the queries find there is added, scaled (arXiv 2308.06721).
     """
 
     heads: int
@@ -79,7 +82,14 @@ class Attention(nn.Module):
             return y.reshape(*y.shape[:-1], self.heads, self.head_dim)
 
         attend = linear_attention if self.linear else attention
-        y = attend(project("to_q", x), project("to_k", source), project("to_v", source))
+        q = project("to_q", x)
+        y = attend(q, project("to_k", source), project("to_v", source))
+        if self.has_variable("references", "seen"):
+            for keys, values, scale in self.get_variable("references", "seen"):
+                shape = (*keys.shape[:2], self.heads, self.head_dim)
+                keys, values = (part.reshape(shape).astype(self.dtype) for part in (keys, values))
+                scale = scale.reshape(-1, 1, 1, 1).astype(self.dtype)
+                y = y + scale * attend(q, keys, values)
         y = y.reshape(*y.shape[:-2], inner)
         init = {"kernel_init": zeros_init} if self.residual else {}
         y = Dense(inputs.shape[-1], dtype=self.dtype, name="to_out.0", **init)(y)

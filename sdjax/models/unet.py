@@ -82,15 +82,22 @@ class Stage(nn.Module):
 
 
 class DownBlock(Stage):
-    """Blocks of one level on the way down; returns x and what it leaves for the way up."""
+    """Blocks of one level on the way down; returns x and what it leaves for the way up.
+
+    A picture's `feature` is added after the last attention, or where the level has no attention to
+    the context, at its end.
+    """
 
     @nn.compact
-    def __call__(self, x, emb, context):
+    def __call__(self, x, emb, context, feature=None):
         config, level, skips = self.config, self.level, []
         only_cross = config.per_level("only_cross_attention")[level]
-        for i in range(config.per_level("layers_per_block")[level]):
+        layers = config.per_level("layers_per_block")[level]
+        for i in range(layers):
             x = self.residual(i, x, emb)
             x = self.attend(i, x, context, "down", only_cross)
+            if self.attention == "cross" and i == layers - 1:
+                x, feature = with_feature(x, feature), None
             skips.append(x)
         if level + 1 < len(config.block_out_channels):
             down = Downsample(
@@ -98,7 +105,18 @@ class DownBlock(Stage):
             )
             x = down(x)
             skips.append(x)
+        if feature is not None:
+            skips[-1] = x = with_feature(x, feature)
         return x, skips
+
+
+def with_feature(x, feature):
+    """x with a picture's feature of the same shape added, where there is one."""
+    if feature is None:
+        return x
+    if feature.shape != x.shape:
+        raise SdjaxError(f"U-Net features: expected {x.shape} at this level, got {feature.shape}")
+    return x + feature.astype(x.dtype)
 
 
 class MidBlock(Stage):
@@ -149,13 +167,15 @@ class UNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x, t, context=None, added=None, timestep_cond=None, class_labels=None, controls=None
-    ):
+        self, x, t, context=None, added=None, timestep_cond=None, class_labels=None, controls=None,
+        features=(),
+    ):  # fmt: skip
         """x [B, H, W, in_channels], t float [] or [B], context [B, L, cross_attention_dim].
 
         added: {"text_embeds" [B, D], "time_ids" [B, N]} of SDXL; timestep_cond [B, D] of a
         distilled network; class_labels int [B], or what class_embed_type asks for; controls:
-        (one residual for each skip, in the order they are made; one for the middle).
+        (one residual for each skip, in the order they are made; one for the middle); features:
+        of a T2I-Adapter, one for each level on the way down, and maybe one for the middle.
         Returns float32 [B, H, W, out_channels]; raises SdjaxError where an input that the
         configuration needs is missing or has another width.
         """
@@ -166,7 +186,7 @@ class UNet(nn.Module):
         if config.center_input_sample:
             x = 2 * x - 1
 
-        x, skips = self.encode(x, emb, context)
+        x, skips = self.encode(x, emb, context, features=features)
         if controls is not None:
             down, middle = controls
             skips = [skip + control.astype(dtype) for skip, control in zip(skips, down, strict=True)]
@@ -191,25 +211,31 @@ class UNet(nn.Module):
         )
         return out(norm(x)).astype(jnp.float32)
 
-    def encode(self, x, emb, context, hint=None):
+    def encode(self, x, emb, context, hint=None, features=()):
         """The way down and the middle, `hint` added after the first convolution.
 
         Returns the middle's result and what the way up takes from each block before it.
         """
-        config, dtype = self.config, self.dtype
+        config, dtype, levels = self.config, self.dtype, len(self.config.down_block_types)
+        if len(features) not in (0, levels, levels + 1):
+            raise SdjaxError(
+                f"U-Net features: expected {levels}, one for each level, or one more for the "
+                f"middle, got {len(features)}"
+            )
         width, kernel = config.block_out_channels[0], config.conv_in_kernel
         x = Conv(width, kernel, dtype=dtype, tile=self.tile, name="conv_in")(x)
         x = x if hint is None else x + hint
         skips = [x]
         for i, name in enumerate(config.down_block_types):
             kinds = STAGES[name.removesuffix("DownBlock2D")]
-            x, left = self.stage(DownBlock, i, kinds, f"down_blocks.{i}")(x, emb, context)
+            block = self.stage(DownBlock, i, kinds, f"down_blocks.{i}")
+            x, left = block(x, emb, context, features[i] if features else None)
             skips += left
         if config.mid_block_type is not None:
             last = len(config.block_out_channels) - 1
             kinds = MID_BLOCKS[config.mid_block_type]
             x = self.stage(MidBlock, last, kinds, "mid_block")(x, emb, context)
-        return x, skips
+        return with_feature(x, features[levels] if len(features) > levels else None), skips
 
     def stage(self, kind, level, kinds, name):
         """The module of one level, `kinds` being its kind of block and of attention."""

@@ -148,10 +148,10 @@ def plan(
         raise SdjaxError("guidance_rescale is not known for models that edit a picture: leave it 0")
     previews.check_fits(asked.preview, vae.latent_channels)
     controlled = []
-    for control in asked.controls:
-        control.check(unet)
-        count = len(control.picture)
-        controlled.append(inputs.chosen("picture", count, len(asked.prompt), asked.total))
+    for i, control in enumerate(asked.controls):
+        control.check(unet, factor, size)
+        name, count = f"controls {i}: picture", len(control.picture)
+        controlled.append(inputs.chosen(name, count, len(asked.prompt), asked.total))
     ids = told.time_ids(asked, unet, encoders, size, negatives, texts.texts.shape[1])
     return Plan(
         tables, schedule, size, shape, source, scale, distilled, negatives, texts, ids, given,

@@ -7,6 +7,7 @@ everything a request brings (prompt, picture, mask, seed, steps, sampler, guidan
 
 import dataclasses
 import functools
+import itertools
 import math
 from typing import NamedTuple
 
@@ -17,8 +18,11 @@ import numpy as np
 from sdjax import diffusion, parallel
 from sdjax.diffusion.guidance import per_item, rescaled
 from sdjax.models.clip import TextEncoder
+from sdjax.models.clip_vision import CLIPVision
 from sdjax.models.controlnet import ControlNet
 from sdjax.models.embeddings import sinusoidal_embedding
+from sdjax.models.ip_adapter import PLAIN, IPAdapter, placed
+from sdjax.models.t2i_adapter import T2IAdapter
 from sdjax.models.tiny_vae import TinyVAE
 from sdjax.models.unet import UNet
 from sdjax.models.vae import VAE
@@ -80,18 +84,37 @@ class Kept(NamedTuple):
 
 
 class Control(NamedTuple):
-    """A picture for a ControlNet; every array's first axis is the image."""
+    """A picture for a ControlNet."""
 
     picture: jax.Array
-    """float32[N, H, W, channels] in 0 … 1."""
+    """float32[N, 1, H, W, channels] in 0 … 1."""
     scale: jax.Array
     """float32[N, B, E]: for each branch and evaluation."""
     layers: jax.Array
-    """float32[N, residuals]: of the skips in their order, then the middle."""
+    """float32[N, 1, residuals]: of the skips in their order, then the middle."""
+
+
+class Features(NamedTuple):
+    """What a T2I-Adapter has made of a picture."""
+
+    levels: tuple[jax.Array, ...]
+    """float32[N, 1, h, w, C]: as the U-Net takes them, scaled."""
+    scale: jax.Array
+    """float32[N, B, E]."""
+
+
+class Reference(NamedTuple):
+    """What an IP-Adapter has made of pictures."""
+
+    layers: tuple[tuple[jax.Array, jax.Array], ...]
+    """Keys and values [N, B, M, C] for each of the U-Net's attentions to the context."""
+    scale: jax.Array
+    """float32[N, B, E]."""
 
 
 class Branches(NamedTuple):
-    """What each of the B predictions of an image is for; every array begins with [N, B].
+    """What each of the B predictions of an image is for; every array begins with [N, B], or with
+    [N, 1] where it is the same for all of an image.
 
     An evaluation of the table evaluates the network once for each branch. With guidance they are
     the negative prompt and the prompt; there is one branch without.
@@ -106,7 +129,9 @@ class Branches(NamedTuple):
     [N, B, 5] of its refiner (original height, width; crop top, left; aesthetic score)."""
     channels: jax.Array | None
     """float32[N, B, h, w, K]: beside x at the network's input."""
-    controls: tuple[Control, ...]
+    controls: tuple[Control, ...] = ()
+    features: tuple[Features, ...] = ()
+    references: tuple[Reference, ...] = ()
 
 
 class Images(NamedTuple):
@@ -138,6 +163,8 @@ class Seen(NamedTuple):
     channels: jax.Array | None
     pictures: tuple[jax.Array, ...]
     """Of the ControlNets."""
+    features: tuple[jax.Array, ...]
+    """Of the T2I-Adapters, added up."""
 
 
 class Settings(NamedTuple):
@@ -199,11 +226,11 @@ def on_devices(images: Images, place: Place) -> Images:
     own = np.arange(len(place.rows)) % 2
 
     def halved(array):
+        if array.shape[2] == 1:
+            return array
         return np.stack([array[device][:, [branch]] for device, branch in enumerate(own)])
 
-    controls = tuple(c._replace(scale=halved(c.scale)) for c in images.branches.controls)
-    branches = jax.tree.map(halved, images.branches._replace(controls=()))
-    return images._replace(branches=branches._replace(controls=controls))
+    return images._replace(branches=jax.tree.map(halved, images.branches))
 
 
 def prompts_to_embeddings(
@@ -276,10 +303,11 @@ def noise_to_latents(
 
 def _predictions(networks: Networks, params, images: Images, x, t, evaluation) -> jax.Array:
     """The network's predictions [N · B, h, w, C] for x [N, h, w, C]: each branch of each image."""
-    prompt, which, time_ids, channels, controls = images.branches
+    prompt, which, time_ids, channels, controls, features, references = images.branches
     count, branches = which.shape[:2]
 
     def flat(array):
+        array = jnp.broadcast_to(array, (count, branches, *array.shape[2:]))
         return array.reshape(count * branches, *array.shape[2:])
 
     def repeated(array):
@@ -295,7 +323,7 @@ def _predictions(networks: Networks, params, images: Images, x, t, evaluation) -
         return leaf[:, 0] if leaf.shape[1] == 1 else leaf[jnp.arange(len(text)), text]
 
     context, pooled = jax.tree.map(current, prompt)
-    added = distilled = residuals = None
+    added = distilled = None
     if time_ids is not None:
         added = {"text_embeds": pooled, "time_ids": flat(time_ids)}
     if networks.unet.config.time_cond_proj_dim is not None:
@@ -307,7 +335,17 @@ def _predictions(networks: Networks, params, images: Images, x, t, evaluation) -
             frequency_shift=1,
         )
     labels = None if images.labels is None else repeated(images.labels)
-    scales = [current_of(control.scale)[:, None] * repeated(control.layers) for control in controls]
+    shown: tuple[jax.Array, ...] = ()
+    for one in features:
+        scale = current_of(one.scale).reshape(-1, 1, 1, 1)
+        own = tuple(scale * flat(level) for level in one.levels)
+        shown = tuple(itertools.starmap(jnp.add, itertools.zip_longest(shown, own, fillvalue=0)))
+    variables = {"params": params["unet"]}
+    if references:
+        looked_at = [jax.tree.map(flat, one.layers) for one in references]
+        counts = [current_of(one.scale) for one in references]
+        variables["references"] = placed(networks.unet.config, looked_at, counts)
+    scales = [current_of(control.scale)[:, None] * flat(control.layers) for control in controls]
 
     def seen(places: Seen):
         """The predictions for a window of the latents."""
@@ -325,13 +363,14 @@ def _predictions(networks: Networks, params, images: Images, x, t, evaluation) -
         if places.channels is not None:
             x = jnp.concatenate([x, places.channels], axis=-1)
         return networks.unet.apply(
-            {"params": params["unet"]}, x, t, context, added, distilled, labels, residuals
+            variables, x, t, context, added, distilled, labels, residuals, places.features
         )
 
     places = Seen(
         repeated(x),
         None if channels is None else flat(channels),
-        tuple(repeated(control.picture) for control in controls),
+        tuple(flat(control.picture) for control in controls),
+        shown,
     )
     return over_windows(seen, places, networks.windows, "even")
 
@@ -361,6 +400,29 @@ def pixels_to_moments(
         lambda part: vae.posterior(params, part), images, coder.tiles, "ramp"
     )
     return mean, jnp.exp(0.5 * log_variance)
+
+
+def pictures_to_features(adapter: T2IAdapter, params, pictures: jax.Array) -> tuple[jax.Array, ...]:
+    """A T2I-Adapter's features of pictures [N, H, W, channels] in 0 … 1, one array a level."""
+    return adapter.apply({"params": params}, pictures)
+
+
+def pictures_to_references(
+    encoder: CLIPVision, adapter: IPAdapter, params, given: tuple[jax.Array, jax.Array]
+):
+    """An IP-Adapter's keys and values [N, M, C] for each attention.
+
+    params: the encoder's and the adapter's. given: pictures [N, P, H, W, 3] in CLIP's units, P of
+    them shown together, and float32 [N]: 0 where an embedding is to be zero, for no picture.
+    """
+    pictures, keep = given
+    seen = encoder.apply({"params": params[0]}, pictures.reshape(-1, *pictures.shape[2:]))
+    if adapter.config.kind == PLAIN:
+        embedded = seen.pooled.reshape(*pictures.shape[:2], -1) * keep[:, None, None]
+    else:  # of a picture of zeros where there is none
+        embedded = seen.hidden_states[-2]
+        embedded = embedded.reshape(*pictures.shape[:2], *embedded.shape[1:])
+    return adapter.apply({"params": params[1]}, embedded)
 
 
 def upcast(vae: VAE) -> VAE:

@@ -28,7 +28,6 @@ from sdjax.pipeline.arguments import (
     texts,
     whole,
 )
-from sdjax.pipeline.control import Steering, steerings
 from sdjax.pipeline.inputs import Pictures, picture_list
 from sdjax.pipeline.presets import filled, known_preset
 from sdjax.pipeline.previews import Preview, Show, preview
@@ -36,6 +35,7 @@ from sdjax.pipeline.safety import SafetyChecker, checker
 from sdjax.pipeline.tiling import window_sides
 from sdjax.pipeline.regions import Region, regions
 from sdjax.text.chunks import Weighting, check_weighting
+from sdjax.pipeline.steering import Steering, steerings
 from sdjax.words import hint
 
 Prompt = str | Sequence[str]

@@ -10,12 +10,13 @@ import numpy as np
 from sdjax import diffusion, parallel
 from sdjax.pipeline import canvas, conditions, previews, programs
 from sdjax.pipeline.conditions import Pictures
-from sdjax.pipeline.control import Control
 from sdjax.pipeline.draws import draw, key_data, varied
 from sdjax.pipeline.handoff import Leg, continued
+from sdjax.pipeline.once import one_a_device
 from sdjax.pipeline.plan import Plan
 from sdjax.pipeline.progress import Advance, Look, carry_out
 from sdjax.pipeline.request import Request
+from sdjax.pipeline.steering import Steering
 from sdjax.pipeline.tiling import Tiling
 from sdjax.text.chunks import Weighting, chunked
 from sdjax.text.encode import Embedded
@@ -42,6 +43,8 @@ class Encoded(NamedTuple):
     """Leaves [images, B, T, …] for B branches of T texts."""
     image: Latents | None
     masked: Latents | None
+    controls: list
+    """What each of the request's `controls` makes of its pictures."""
 
 
 def encode(model, asked: Request, planned: Plan, pictures: bool = True) -> Encoded:
@@ -54,6 +57,7 @@ def encode(model, asked: Request, planned: Plan, pictures: bool = True) -> Encod
         latents_of(model, planned.tiling, given.masked())
         if given.kind == conditions.INPAINT
         else None,
+        [one.encoded(planned.size, planned.tiling.tile) for one in asked.controls],
     )
 
 
@@ -100,19 +104,6 @@ def latents_of(model, tiling: Tiling, pictures: Pictures) -> Latents:
     return Latents(mean, std, pictures.which)
 
 
-def one_a_device(run, items):
-    """`run` on a tree of arrays [n, …], one of each for each device at a time: NumPy trees [n, …].
-
-    One program for any n.
-    """
-    devices, count, made = jax.local_device_count(), len(jax.tree.leaves(items)[0]), []
-    for first in range(0, count, devices):
-        numbers = np.minimum(np.arange(first, first + devices), count - 1)
-        done = run(jax.tree.map(lambda leaf: leaf[numbers][:, None], items))
-        made.append(jax.tree.map(lambda leaf: np.asarray(leaf)[:, 0], done))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:count], *made)
-
-
 def batch(
     legs: Sequence[Leg], encoded: Sequence[Encoded], numbers: np.ndarray, advance: Advance | None
 ) -> np.ndarray:
@@ -128,13 +119,12 @@ def batch(
             latents = programs.joined(result, place, count)
             made = continued(legs[i - 1], leg, made, latents, numbers)
         place = programs.place(count, planned.branches)
-        used = [one.control for one in asked.controls]
         look = None
         if asked.preview is not None:
             vae, params = planned.tiling.vae(model.vae), parallel.placed(model.params["vae"])
             seeds = asked.seeds[np.unique(numbers)]  # without what fills a last batch up
             look = asked.preview.every, previews.shown(asked.preview, vae, params, place, seeds)
-        result = sampled(model, used, made, place, advance, planned.tiling, look)
+        result = sampled(model, asked.controls, made, place, advance, planned.tiling, look)
     if asked.output == "latents":
         return programs.joined(result, place, count)
     pixels = programs.joined(decoded(model, planned.tiling, result), place, count)
@@ -170,7 +160,6 @@ def inputs_of(
         if begun.any():
             noised = table.noised(x_0, start)
             start = np.where(begun[:, None, None, None], noised, start)
-    counts = planned.branches, planned.negatives
     rows = table.rows.kind.shape[-1]
     if added is not None:
         added = np.pad(added, [(0, 0), (0, rows - added.shape[1]), *[(0, 0)] * 3])
@@ -180,10 +169,7 @@ def inputs_of(
         which=np.pad(which, [(0, 0), (0, 0), (0, rows - which.shape[2])]),
         time_ids=None if ids is None else np.tile(ids, (count, 1, 1)),
         channels=channels(model, planned, encoded, numbers, drawn),
-        controls=tuple(
-            one.arrays(planned.size, shown[numbers], *counts, whole, rows)
-            for one, shown in zip(asked.controls, planned.controlled, strict=True)
-        ),
+        **steered(asked.controls, planned, encoded, numbers, whole, rows),
     )
     label = given.noise_level if given.kind == conditions.UPSCALE else None
     images = programs.Images(
@@ -197,6 +183,18 @@ def inputs_of(
     )
     settings = programs.Settings(table, np.float32(asked.guidance_rescale))
     return programs.Inputs(start, settings, images)
+
+
+def steered(
+    controls: Sequence[Steering], planned: Plan, encoded: Encoded, numbers: np.ndarray, tables,
+    rows: int,
+) -> dict[str, tuple]:  # fmt: skip
+    """The fields of `programs.Branches` that the pictures of `controls` fill."""
+    fields: dict[str, tuple] = {"controls": (), "features": (), "references": ()}
+    counts = planned.branches, planned.negatives
+    for one, made, shown in zip(controls, encoded.controls, planned.controlled, strict=True):
+        fields[one.acts] += (one.arrays(made, shown[numbers], *counts, tables, rows),)
+    return fields
 
 
 def weights(planned: Plan, numbers: np.ndarray) -> np.ndarray | None:
@@ -240,7 +238,7 @@ def channels(
 
 
 def sampled(
-    model, controls: list[Control], inputs: programs.Inputs, place: programs.Place,
+    model, controls: Sequence[Steering], inputs: programs.Inputs, place: programs.Place,
     advance: Advance | None, tiling: Tiling, look: Look | None = None,
 ) -> jax.Array:  # fmt: skip
     """Latents [devices, n, h, w, C] of a batch."""
@@ -262,17 +260,18 @@ def sampled(
 
 
 def networks_of(
-    model, controls: list[Control], tiling: Tiling
+    model, controls: Sequence[Steering], tiling: Tiling
 ) -> tuple[programs.Networks, dict[str, Any]]:
     """The networks that sample, and their parameters."""
+    beside = [one.source for one in controls if one.acts == "controls"]
     networks = programs.Networks(
         tiling.network(model.unet),
-        tuple(tiling.network(control.network) for control in controls),
+        tuple(tiling.network(source.network) for source in beside),
         tiling.windows,
     )
     params = {
         "unet": model.params["unet"],
-        "controls": tuple(control.params for control in controls),
+        "controls": tuple(source.params for source in beside),
     }
     return networks, parallel.placed(params)
 

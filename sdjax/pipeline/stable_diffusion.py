@@ -13,7 +13,6 @@ from sdjax.pipeline import hires as hires_fix
 from sdjax.pipeline import programs, run
 from sdjax.pipeline.adapted import Adapted
 from sdjax.pipeline.captions import warn_of_unseen
-from sdjax.pipeline.control import Steering
 from sdjax.pipeline.files import GUIDANCE_SCALE, Model, read_model, write_model
 from sdjax.pipeline.inputs import Pictures
 from sdjax.pipeline.pictures import check_finite_images, to_pictures
@@ -25,6 +24,7 @@ from sdjax.pipeline.prompts import plain
 from sdjax.pipeline.regions import Region
 from sdjax.pipeline.request import ARGUMENTS, Prompt, Request
 from sdjax.pipeline.safety import SafetyChecker, marked
+from sdjax.pipeline.steering import Steering
 from sdjax.room import told_when_full
 from sdjax.text.chunks import Weighting
 from sdjax.text.tokenizer import Tokenizer
@@ -301,7 +301,8 @@ class StableDiffusion(Adapted):
         image_guidance_scale: how much `image` counts for a model that edits; None for 1.5.
         depth: for a model that takes them: larger is nearer, of any range; [H, W] or a picture.
         noise_level: of the small picture of an upscaler, as a timestep; None for 20.
-        controls: pictures for ControlNets, each a `sdjax.Control` called with one; they add up.
+        controls: pictures that steer, each a `sdjax.Control`, `sdjax.T2IAdapter` or
+            `sdjax.IPAdapter` called with one; they add up.
         regions: prompts for parts of the picture, each an `sdjax.Region`.
         original_size, crop, target_size: what SDXL is told of the picture: (height, width) before
             it was made smaller, (top, left) of what was cut out of it, and (height, width) of the
@@ -393,8 +394,7 @@ class StableDiffusion(Adapted):
         planned = self.planned(asked)
         encoded = run.encode(self, asked, planned)
         inputs = run.inputs_of(self, asked, planned, encoded, np.arange(asked.total))
-        controls = [one.control for one in asked.controls]
-        networks, params = run.networks_of(self, controls, planned.tiling)
+        networks, params = run.networks_of(self, asked.controls, planned.tiling)
         coder = run.coder(self, planned.tiling) if output == "numpy" else None
         return Program(networks, coder, remat, inputs), {**params, "vae": self.params["vae"]}
 

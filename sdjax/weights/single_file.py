@@ -38,11 +38,13 @@ def read_file(path: str | os.PathLike) -> tuple[State, dict[str, str]]:
     if _is_pickled(path):
         content = read_pickle(path)
         inner = content.get("state_dict", content)
-        state = {
-            str(key): tensor
-            for key, tensor in (inner if isinstance(inner, dict) else {}).items()
-            if isinstance(tensor, LazyTensor)
-        }
+        state = _tensors(inner)
+        if not state and isinstance(inner, dict):  # dictionaries of them, as of an IP-Adapter
+            state = {
+                f"{name}.{key}": tensor
+                for name, group in inner.items()
+                for key, tensor in _tensors(group).items()
+            }
         if not state:
             raise SdjaxError(f"{path} holds no tensors")
         step = content.get("global_step")
@@ -51,6 +53,12 @@ def read_file(path: str | os.PathLike) -> tuple[State, dict[str, str]]:
         state, metadata = read_safetensors(path)
     refuse_quantised(path, state)
     return state, metadata
+
+
+def _tensors(value) -> State:
+    """The tensors of a dictionary in a pickle; nothing of anything else."""
+    given = value if isinstance(value, dict) else {}
+    return {str(key): tensor for key, tensor in given.items() if isinstance(tensor, LazyTensor)}
 
 
 def _is_pickled(path: Path) -> bool:

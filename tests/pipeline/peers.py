@@ -21,6 +21,7 @@ CLASSES = {
     "x4": diffusers.StableDiffusionUpscalePipeline,
     "refiner": diffusers.StableDiffusionXLImg2ImgPipeline,
     "sdxl_inpaint": diffusers.StableDiffusionXLInpaintPipeline,
+    "sdxl_levels": diffusers.StableDiffusionXLPipeline,
 }
 LINEAR = {"use_linear_projection": True, "attention_head_dim": [2, 4]}
 UNETS = {
@@ -46,6 +47,14 @@ UNETS |= {
     "x4": {**UNETS["sd2"], "in_channels": 7, "num_class_embeds": 10, "attention_head_dim": 2},
     "depth": {**UNETS["sd2"], "in_channels": 5},
     "sdxl_inpaint": {**UNETS["sdxl"], "in_channels": 9},
+    "sdxl_levels": {
+        **UNETS["sdxl"],
+        "block_out_channels": [16, 32, 32],
+        "down_block_types": ["DownBlock2D"] + ["CrossAttnDownBlock2D"] * 2,
+        "up_block_types": ["CrossAttnUpBlock2D"] * 2 + ["UpBlock2D"],
+        "transformer_layers_per_block": [1, 1, 2],
+        "attention_head_dim": [2, 4, 4],
+    },
     "refiner": {
         **UNETS["sdxl"],
         "cross_attention_dim": 32,
@@ -75,7 +84,7 @@ def make(kind, folder):
     parts["text_encoder"] = _text(transformers.CLIPTextModel, text, parts["tokenizer"])
     prediction = "v_prediction" if kind in ("sd2", "x4") else "epsilon"
     scheduler = diffusers.DDIMScheduler(**SCHEDULER, prediction_type=prediction)
-    if kind in ("sdxl", "sdxl_inpaint", "refiner"):
+    if kind.startswith("sdxl") or kind == "refiner":
         tokenizer = parts["tokenizer_2"] = _tokenizer("!")
         model = transformers.CLIPTextModelWithProjection
         parts["text_encoder_2"] = _text(model, BIG_TEXT, tokenizer)

@@ -1,5 +1,7 @@
 """Pictures, masks and depths as conditions, against diffusers' pipeline of each mode."""
 
+import dataclasses
+
 import diffusers
 import jax
 import numpy as np
@@ -205,11 +207,18 @@ def test_controls_that_do_not_fit_are_refused(model, folders, control_folders):
     control = sdjax.Control.from_pretrained(control_folders[0])
     with pytest.raises(sdjax.SdjaxError, match="start must lie before end"):
         control(picture(), start=0.5, end=0.5)
-    with pytest.raises(sdjax.SdjaxError, match="without a picture: call it with one"):
+    with pytest.raises(sdjax.SdjaxError, match="call the Control in it with one"):
         model.generate(PROMPTS[0], controls=[control])
     other = sdjax.StableDiffusion.from_pretrained(folders("sdxl"))
     with pytest.raises(sdjax.SdjaxError, match="of another family"):
         other.generate(PROMPTS[0], controls=[control(picture())])
+    with pytest.raises(sdjax.SdjaxError, match="controls 0: picture must be one, .* got 2"):
+        model.generate(PROMPTS[0], controls=[control([picture(), picture()])])
+    config = control.network.config
+    hint = dataclasses.replace(config, conditioning_embedding_out_channels=(8, 16, 16))
+    coarse = sdjax.Control(type(control.network)(hint), control.params)
+    with pytest.raises(sdjax.SdjaxError, match="for latents of 4 pixels, the model's have 2"):
+        model.generate(PROMPTS[0], controls=[coarse(picture())])
 
 
 def test_image_of_a_batch_is_the_image_alone(model):
