@@ -51,8 +51,8 @@ def passes(model, asked: Request) -> list[list[Leg]]:
     }  # fmt: skip
     second = handoff.legs(model, dataclasses.replace(asked, **seeds, **changes))
     for steering in asked.controls:
-        for picture in steering.picture:  # refused now rather than after the first pass
-            inputs.resized("picture", picture, tuple(size))
+        if steering.acts != "references":  # which have a size of their own
+            steering.resized(tuple(size))  # refused now rather than after the first pass
     return [first, second]
 
 
