@@ -101,8 +101,8 @@ def test_factors_come_back_bit_by_bit(model, name, tmp_path):
     count = 0
     for part, own in tree.items():
         for key, tensor in state_from_params(own).items():
-            module, _, factor = key.rpartition(".lora_")
-            if factor:
+            module, within, factor = key.rpartition(".lora_")
+            if within:
                 found = again[part, f"{module}.weight"][factor.removesuffix(".weight")]
             else:
                 module = key.removesuffix(".magnitude")
