@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def classifier_free_guidance(conditional, unconditional, scale, rescale=0.0):
@@ -162,7 +163,8 @@ def guided(predict, conditional, unconditional, scale, combine=classifier_free_g
 
 def per_item(value, like):
     """A scalar or [batch] value shaped to multiply `like`."""
-    value = jnp.asarray(value)
+    if not isinstance(value, np.ndarray | np.generic):  # those stay on the host, with what is there
+        value = jnp.asarray(value)
     return value.reshape(value.shape + (1,) * (like.ndim - 1)) if value.ndim else value
 
 

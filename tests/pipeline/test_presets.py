@@ -107,7 +107,7 @@ def test_what_is_given_comes_before_the_preset():
     assert (asked.steps, asked.sampler, asked.guidance_scale) == (4, "euler", 1.0)
     assert asked.options == {"spacing": "trailing"}
     asked = Request("a", preset="dmd2-4", steps=2, guidance_scale=1.5, options={"original_steps": 40})
-    assert (asked.steps, asked.guidance_scale) == (2, 1.5)
+    assert (asked.steps, asked.guidance_scale) == (2, [1.5])
     assert asked.options == {"original_steps": 40}
     asked = Request("a", preset="hyper-1", sampler="ddim")
     assert (asked.steps, asked.sampler, asked.options) == (1, "ddim", {"eta": 1.0})
