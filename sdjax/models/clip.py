@@ -13,7 +13,13 @@ import jax
 import jax.numpy as jnp
 
 from sdjax.errors import SdjaxError
-from sdjax.models.clip_layers import HIDDEN_ACTS, ClipLayers, as_json, fields_of, scaled_normal
+from sdjax.models.clip_layers import (
+    ClipLayers,
+    as_json,
+    check_fields,
+    fields_of,
+    scaled_normal,
+)
 from sdjax.models.inputs import check_integers
 from sdjax.models.layers import Dense, Embedding
 from sdjax.models.norms import LayerNorm
@@ -48,18 +54,7 @@ class TextEncoderConfig:
     architectures: tuple[str, ...] = (PLAIN,)
 
     def __post_init__(self):
-        if self.hidden_act not in HIDDEN_ACTS:
-            raise SdjaxError(f"hidden_act must be one of {HIDDEN_ACTS}, got {self.hidden_act!r}")
-        if self.hidden_size % self.num_attention_heads:
-            raise SdjaxError(
-                f"hidden_size must be a multiple of num_attention_heads, got "
-                f"{self.hidden_size} and {self.num_attention_heads}"
-            )
-        if self.architectures not in ((PLAIN,), (PROJECTED,)):
-            raise SdjaxError(
-                f"architectures must be [{PLAIN!r}] or [{PROJECTED!r}], "
-                f"got {list(self.architectures)}"
-            )
+        check_fields(self, (PLAIN, PROJECTED))
 
     @property
     def projected(self) -> bool:

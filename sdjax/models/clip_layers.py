@@ -19,6 +19,26 @@ from sdjax.models.norms import LayerNorm
 HIDDEN_ACTS = ("gelu", "quick_gelu")
 
 
+def check_fields(config, architectures: tuple[str, str]) -> None:
+    """SdjaxError for values of either encoder's configuration that no layers can be made of.
+
+    architectures: the names of the encoder without and with a projection.
+    """
+    if config.hidden_act not in HIDDEN_ACTS:
+        raise SdjaxError(f"hidden_act must be one of {HIDDEN_ACTS}, got {config.hidden_act!r}")
+    if config.hidden_size % config.num_attention_heads:
+        raise SdjaxError(
+            f"hidden_size must be a multiple of num_attention_heads, got "
+            f"{config.hidden_size} and {config.num_attention_heads}"
+        )
+    plain, projected = architectures
+    if config.architectures not in ((plain,), (projected,)):
+        raise SdjaxError(
+            f"architectures must be [{plain!r}] or [{projected!r}], "
+            f"got {list(config.architectures)}"
+        )
+
+
 def fields_of(cls, config: Mapping[str, Any], encoder: str) -> dict[str, Any]:
     """The fields of a configuration class that a transformers config.json gives.
 

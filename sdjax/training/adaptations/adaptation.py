@@ -1,5 +1,6 @@
 """What every adaptation is: a tree to train, and a function of base and tree to parameters."""
 
+import abc
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -59,7 +60,7 @@ class Conditions(NamedTuple):
     """bool [b]: which images have the empty prompt; None leaves that to the run."""
 
 
-class Adaptation:
+class Adaptation(abc.ABC):
     """What is trained on top of a checkpoint.
 
     base: {"unet": tree, "vae": tree, "text_encoder": tree, …}, a pipeline's parameters. A tree
@@ -84,20 +85,20 @@ class Adaptation:
         """
         return self, networks
 
+    @abc.abstractmethod
     def init(self, key: jax.Array, base: Mapping) -> dict:
         """The tree before the first update."""
-        raise NotImplementedError
 
     def kept(self, base: Mapping) -> dict:
         """What of the base `apply` needs once there is a tree."""
         return dict(base)
 
+    @abc.abstractmethod
     def apply(self, base: Mapping, tree: Mapping, key: jax.Array | None = None) -> dict:
         """The base's parts with their parameters as the tree has them; perhaps with further parts.
 
         key: of what is random in training; None for none.
         """
-        raise NotImplementedError
 
     def rates(self, tree: Mapping, learning_rate: float) -> Any:
         """For each leaf of the tree, its learning rate over `learning_rate`."""
@@ -117,6 +118,7 @@ class Adaptation:
         del pictures
         return {}
 
+    @abc.abstractmethod
     def export(
         self, tree: Mapping, folder: Path, model: StableDiffusion, networks: Networks,
         dtype: str = "float32", about: Mapping[str, str] | None = None,
@@ -126,7 +128,6 @@ class Adaptation:
         model: the pipeline that was trained on. networks: as `fitted` made them. about: what else
         a file that has room for it says of the training.
         """
-        raise NotImplementedError
 
 
 def as_float32(tree):

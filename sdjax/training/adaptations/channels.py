@@ -1,5 +1,6 @@
 """U-Nets that take further channels beside the latents, made from ordinary ones."""
 
+import abc
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -18,9 +19,9 @@ from .masks import MaskConfig, random_mask
 class _Widened(Full):
     """A `Full` whose U-Net's first convolution takes more channels; the new ones begin at zero."""
 
+    @abc.abstractmethod
     def extra(self, latents: int) -> int:
         """How many channels there are beside those of the latents."""
-        raise NotImplementedError
 
     def fitted(self, networks):
         """With a U-Net of these channels; SdjaxError where it has others already."""

@@ -164,7 +164,8 @@ class LoRA(Adaptation):
         return unflatten_dict(rates)
 
     def export(self, tree, folder, model, networks, dtype="float32", about=None):
-        """Writes `lora.safetensors` as sd-scripts does, and `peft/` with a folder for each part."""
+        """Writes `lora.safetensors` as sd-scripts does, and `peft/` with a folder for each part and
+        diffusers' own file of all."""
         del networks
         place = folder / "lora.safetensors"
         lora_files.write_sd_scripts(place, self, tree, model, dtype, about or {})

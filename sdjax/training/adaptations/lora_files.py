@@ -50,7 +50,12 @@ def write_sd_scripts(path: Path, adaptation, tree, model, dtype, about) -> None:
 
 
 def write_peft(folder: Path, adaptation, tree, dtype) -> None:
-    """A LoRA as peft saves it: in `folder` one for each part, which PeftModel reads."""
+    """A LoRA as peft saves it: in `folder` one for each part, which PeftModel reads.
+
+    And all parts in diffusers' own file beside them: of sd-scripts' file diffusers leaves out what
+    makes it a DoRA.
+    """
+    together, settings = {}, {}
     for part, own in tree.items():
         state, ranks, alphas, modules = {}, {}, {}, []
         factors = state_from_params(own)
@@ -71,12 +76,18 @@ def write_peft(folder: Path, adaptation, tree, dtype) -> None:
         place = folder / part
         place.mkdir(parents=True, exist_ok=True)
         write_safetensors(place / "adapter_model.safetensors", state, dtype)
-        write_json(place / "adapter_config.json", {
+        config = {
             "peft_type": "LORA", "r": adaptation.rank, "lora_alpha": adaptation.alpha,
             "target_modules": modules, "rank_pattern": ranks, "alpha_pattern": alphas,
             "use_dora": adaptation.dora, "use_rslora": False, "lora_dropout": 0.0, "bias": "none",
-            "inference_mode": True, "init_lora_weights": True, "task_type": None,
-        })
+            "init_lora_weights": True,
+        }  # fmt: skip
+        more = {"inference_mode": True, "task_type": None}
+        write_json(place / "adapter_config.json", config | more)
+        together |= {key.replace(PREFIX, f"{part}.", 1): value for key, value in state.items()}
+        settings |= {f"{part}.{name}": value for name, value in config.items()}
+    metadata = {"lora_adapter_metadata": json.dumps(settings)}
+    write_safetensors(folder / "pytorch_lora_weights.safetensors", together, dtype, metadata)
 
 
 def _parts(model):
