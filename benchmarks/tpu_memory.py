@@ -57,7 +57,7 @@ def case(name: str) -> tuple[Program, dict, int]:
     pooled = np.zeros((1, 2, 1, texts[-1].projection_dim), DTYPE) if model == "sdxl" else None
     latents = run.Latents(*np.zeros((2, 1, *planned.shape), np.float32), np.zeros(1, int))
     encoded = run.Encoded(
-        Embedded(np.zeros((1, 2, 1, 77, width), DTYPE), pooled), latents, latents
+        Embedded(np.zeros((1, 2, 1, 77, width), DTYPE), pooled), latents, latents, controls=[]
     )
     stub = types.SimpleNamespace(unet=unet, vae=vae)
     inputs = run.inputs_of(stub, asked, planned, encoded, np.arange(1))

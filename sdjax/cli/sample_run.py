@@ -46,12 +46,15 @@ def carry_out(
 ) -> None:
     """Makes the pictures of each of the `cells`, options that differ in the axes' settings."""
     import sdjax
+    from sdjax.pipeline.arguments import whole
     from sdjax.pipeline.files import read_model
     from sdjax.pipeline.handoff import changed
     from sdjax.pipeline.pictures import PictureFolder
     from sdjax.pipeline.stable_diffusion import plan_for
     from sdjax.pipeline.told import SCORED
 
+    if given["grid"] is not None:
+        whole(1)("grid", given["grid"])
     steered = shown(given["control"], given["reference"], given["image_encoder"])
     first = request_of(cells[0])
     if given["seed"] == -1 and len(cells) > 1:  # one for all

@@ -53,7 +53,8 @@ def number(low: float = -math.inf, high: float = math.inf) -> Check:
         if given is None or not math.isfinite(given):
             refuse(name, "a finite number", value)
         if not low <= given <= high:
-            raise SdjaxError(f"{name} must lie in {low:g} … {high:g}, got {given:g}")
+            wanted = f"lie in {low:g} … {high:g}" if high < math.inf else f"be at least {low:g}"
+            raise SdjaxError(f"{name} must {wanted}, got {given:g}")
         return float(given)
 
     return check

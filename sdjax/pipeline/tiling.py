@@ -83,11 +83,11 @@ def tiling(
 
 
 def _covered(name: str, side: int, overlap: int, size, factor: int, wrap) -> tuple[Windows, ...]:
-    for given in (side, overlap):
+    for what, given in (("side", side), ("overlap", overlap)):
         if given % factor:
             nearest = max(1, round(given / factor)) * factor
             raise SdjaxError(
-                f"{name} must be multiples of {factor} pixels, got {given}; "
+                f"{name}: the {what} must be a multiple of {factor} pixels, got {given}; "
                 f"the nearest is {nearest}"
             )
     axes = tuple(

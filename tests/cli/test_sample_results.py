@@ -105,6 +105,7 @@ def test_a_picture_of_a1111_is_taken(tmp_path, recwarn, capsys):
     assert "has the setting 'flavour', which this version does not know" in refusal(
         capsys, "--like", path
     )
+    assert "grid must be at least 1, got 0" in refusal(capsys, "--prompt", "a", "--grid", "0")
     assert "--like needs a picture" in refusal(capsys, "--prompt", "a", "--like")
 
 

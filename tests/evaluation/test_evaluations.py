@@ -70,7 +70,7 @@ def test_generate_batches_and_seeds():
     assert made.shape == (5, 64, 64, 3) and made.dtype == np.uint8
     assert [size for size, _, _ in model.calls] == [2, 2, 2]
     assert [seeds for _, seeds, _ in model.calls] == [[7, 8], [9, 10], [11, 11]]
-    assert model.calls[0][2] == {"steps": 3, "sampler": "ddim", "progress": False}
+    assert model.calls[0][2] == {"steps": 3, "sampler": "ddim", "progress": False, "weighting": None}
     np.testing.assert_array_equal(made[3:4], generate(model, captions[3:4]))
     with pytest.raises(SdjaxError, match="no captions"):
         generate(model, [])

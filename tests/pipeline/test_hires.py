@@ -129,7 +129,7 @@ def test_another_strength_compiles_nothing(model):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"hires": 0.5}, "hires must lie in 1 … inf, got 0.5"),
+        ({"hires": 0.5}, "hires must be at least 1, got 0.5"),
         ({"hires_steps": 3}, "hires_steps is for hires, which is missing"),
         ({"hires": 2, "hires_by": "esrgan"}, "hires_by must be latent, .* or nearest"),
         ({"hires": 2, "hires_strength": 0.01}, "strength 0.01 leaves none of 6 steps"),

@@ -186,8 +186,8 @@ class FakeNetwork:
         ({"tile": "z"}, "tile must be x, y or xy, got 'z'"),
         ({"windows": (16, 16)}, "windows: the overlap must be less than the side 16, got 16"),
         ({"windows": (16, 8, 4)}, r"windows must be the side of a window in pixels, or \(side"),
-        ({"windows": 15}, "windows must be multiples of 2 pixels, got 15; the nearest is 16"),
-        ({"vae_tile": 7}, "vae_tile must be multiples of 2 pixels, got 7"),
+        ({"windows": 15}, "windows: the side must be a multiple of 2 pixels, got 15; the nearest is 16"),
+        ({"vae_tile": 7}, "vae_tile: the side must be a multiple of 2 pixels, got 7"),
         ({"tiling": True}, 'it is tile="xy" here'),
     ],
 )

@@ -9,7 +9,7 @@ from sdjax.models.clip import TextEncoder
 from sdjax.models.controlnet import ControlNet
 from sdjax.models.unet import UNet
 from sdjax.models.vae import VAE
-from sdjax.pipeline.programs import pixels_to_moments, scaled
+from sdjax.pipeline.programs import Coder, pixels_to_moments, scaled
 from sdjax.text.encode import embed
 from sdjax.training.adaptations.adaptation import Conditions
 
@@ -37,7 +37,7 @@ def latent_loss(
     conditions: function of (batch, encode, keys) as `Adaptation.conditions`, or None.
     """
     def encode(images):
-        return jax.lax.stop_gradient(pixels_to_moments(vae, parts["vae"], images))
+        return jax.lax.stop_gradient(pixels_to_moments(Coder(vae), parts["vae"], images))
 
     batch = {**batch, **{n: as_float(batch[n]) for n in ("image", "original") if n in batch}}
     mean, std = encode(batch["image"]) if "mean" not in batch else (batch["mean"], batch["std"])
