@@ -12,6 +12,10 @@ os.environ.update(
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # The tests measure what is compiled, so nothing comes from an earlier run.
 os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+# Most of the time goes to compiling programs that run once, on small arrays: a third as long so.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+)
 
 import jax  # noqa: E402  after its settings
 import pytest  # noqa: E402

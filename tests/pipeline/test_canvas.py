@@ -7,22 +7,11 @@ from PIL import Image, ImageFilter
 
 import sdjax
 from sdjax.pipeline import canvas
-from tests.pipeline import peers
 from tests.pipeline.peers import PROMPTS
 from tests.pipeline.test_conditions import generators, picture, theirs
 
 SIZE = 56, 64
 OPTIONS = {"steps": 6, "guidance_scale": 5.0, "seed": 7, "progress": False}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return peers.make("sd1", tmp_path_factory.mktemp("sd1"))
-
-
-@pytest.fixture(scope="module")
-def model(folder):
-    return sdjax.StableDiffusion.from_pretrained(folder)
 
 
 def mask():

@@ -34,23 +34,6 @@ def generators(*seeds):
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    made = {}
-
-    def folder(kind):
-        if kind not in made:
-            made[kind] = peers.make(kind, tmp_path_factory.mktemp(kind))
-        return made[kind]
-
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(folders):
-    return sdjax.StableDiffusion.from_pretrained(folders("sd1"))
-
-
 def theirs(pipeline, folder, scheduler=None, controlnet=None, **options):
     parts = {} if controlnet is None else {"controlnet": controlnet}
     made = peers.quiet(pipeline.from_pretrained(folder, safety_checker=None, **parts))

@@ -15,22 +15,6 @@ from tests.pipeline.test_conditions import SCHEDULERS, SIZE, generators, mask, p
 SIZED = {"height": SIZE[0], "width": SIZE[1]}
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    kinds = ("sdxl", "refiner", "sd1")
-    return {kind: peers.make(kind, tmp_path_factory.mktemp(kind)) for kind in kinds}
-
-
-@pytest.fixture(scope="module")
-def base(folders):
-    return sdjax.StableDiffusion.from_pretrained(folders["sdxl"])
-
-
-@pytest.fixture(scope="module")
-def refiner(folders):
-    return sdjax.StableDiffusion.from_pretrained(folders["refiner"])
-
-
 def ours(model, prompt=PROMPTS[0], **options):
     options = {"steps": 10, "guidance_scale": 5.0, "seed": 7, "output": "numpy", **options}
     return model.generate(prompt, **options)
@@ -49,7 +33,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_base_and_refiner(base, refiner, folders, name):
     sampler, fraction, options = CASES[name]
-    first, second = peers.load("sdxl", folders["sdxl"]), peers.load("refiner", folders["refiner"])
+    first, second = peers.load("sdxl", folders("sdxl")), peers.load("refiner", folders("refiner"))
     start = dict(SIZED)
     if name == "image":
         kind = diffusers.StableDiffusionXLImg2ImgPipeline
@@ -128,16 +112,16 @@ def test_what_does_not_fit_is_refused(base, refiner, arguments, message):
 
 
 def test_models_that_do_not_go_together_are_refused(base, refiner, folders):
-    other = sdjax.StableDiffusion.from_pretrained(folders["refiner"])
+    other = sdjax.StableDiffusion.from_pretrained(folders("refiner"))
     other.vae = dataclasses.replace(
         other.vae, config=dataclasses.replace(other.vae.config, scaling_factor=0.5)
     )
     with pytest.raises(sdjax.SdjaxError, match="scaling_factor is 0.5, expected"):
         ours(base, refiner=other)
-    other = sdjax.StableDiffusion.from_pretrained(folders["refiner"])
+    other = sdjax.StableDiffusion.from_pretrained(folders("refiner"))
     other.scheduler_config["timestep_spacing"] = "trailing"
     with pytest.raises(sdjax.SdjaxError, match="give both the same sampler"):
         ours(base, refiner=other)
-    plain = sdjax.StableDiffusion.from_pretrained(folders["sd1"])
+    plain = sdjax.StableDiffusion.from_pretrained(folders("sd1"))
     with pytest.raises(sdjax.SdjaxError, match="models of the kind of SDXL are told aesthetic"):
         ours(plain, refiner=plain, aesthetic_score=7)

@@ -18,16 +18,6 @@ LARGE = {"height": 36, "width": 48}
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return peers.make("sd1", tmp_path_factory.mktemp("sd1"))
-
-
-@pytest.fixture(scope="module")
-def model(folder):
-    return sdjax.StableDiffusion.from_pretrained(folder)
-
-
-@pytest.fixture(scope="module")
 def control(folder, tmp_path_factory):
     torch.manual_seed(1)
     network = diffusers.ControlNetModel.from_unet(

@@ -52,18 +52,6 @@ def encoder(folder):
     randomised(peer).save_pretrained(folder / "image_encoder")
 
 
-@pytest.fixture(scope="module")
-def models(folders):
-    made = {}
-
-    def model(kind):
-        if kind not in made:
-            made[kind] = sdjax.StableDiffusion.from_pretrained(folders(kind))
-        return made[kind]
-
-    return model
-
-
 def adapter(folder, model, kind, seed=0):
     """(diffusers' dictionaries, ours)."""
     _, files = random_adapter(config_of(model, kind), seed)

@@ -30,11 +30,6 @@ def folder(kind, tmp_path_factory):
     return peers.make(kind, tmp_path_factory.mktemp(kind))
 
 
-@pytest.fixture(scope="module")
-def model(folder):
-    return sdjax.StableDiffusion.from_pretrained(folder)
-
-
 def same_params(one, other):
     jax.tree.map(np.testing.assert_array_equal, one, other)
 

@@ -19,19 +19,8 @@ from tests.pipeline.test_conditions import SIZE, generators, picture
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    kinds = ("sd1", "distilled")
-    return {kind: peers.make(kind, tmp_path_factory.mktemp(kind)) for kind in kinds}
-
-
-@pytest.fixture(scope="module")
-def model(folders):
-    return sdjax.StableDiffusion.from_pretrained(folders["sd1"])
-
-
-@pytest.fixture(scope="module")
 def peer(folders):
-    return peers.load("sd1", folders["sd1"])
+    return peers.load("sd1", folders("sd1"))
 
 
 # As the model cards give them: diffusers' scheduler, its settings, and those of the call.
@@ -86,10 +75,10 @@ def test_latent_consistency_model(folders, strength):
     else:
         kind = diffusers.LatentConsistencyModelImg2ImgPipeline
         options = {"image": picture(), "strength": strength}
-    pipeline = peers.quiet(kind.from_pretrained(folders["distilled"], safety_checker=None))
+    pipeline = peers.quiet(kind.from_pretrained(folders("distilled"), safety_checker=None))
     pipeline.scheduler = diffusers.LCMScheduler.from_config(pipeline.scheduler.config)
     theirs = pipeline(**made, **options).images
-    ours = sdjax.StableDiffusion.from_pretrained(folders["distilled"]).generate(
+    ours = sdjax.StableDiffusion.from_pretrained(folders("distilled")).generate(
         PROMPTS[0], preset="lcm", seed=7, noise="torch", output="numpy", **options
     )
     assert_close(ours, theirs)

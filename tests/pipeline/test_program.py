@@ -6,15 +6,9 @@ import numpy as np
 import pytest
 
 import sdjax
-from tests.pipeline import peers
 from tests.pipeline.peers import PROMPTS
 
 SETTINGS = {"steps": 3, "guidance_scale": 5.0, "noise": "torch", "height": 16, "width": 24}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory):
-    return sdjax.StableDiffusion.from_pretrained(peers.make("sd1", tmp_path_factory.mktemp("sd1")))
 
 
 @pytest.fixture(scope="module")

@@ -39,11 +39,6 @@ def folders(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def model(folders):
-    return sdjax.StableDiffusion.from_pretrained(folders("sd1"))
-
-
 def embedded(model, *texts):
     """Embeddings of texts, the same for all encoders."""
     said = np.empty(len(texts), object)

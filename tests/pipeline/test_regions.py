@@ -55,7 +55,7 @@ def test_pictures_with_regions(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("red", np.ones((4, 4)), -1), "region's weight must lie in 0"),
+        (("red", np.ones((4, 4)), -1), "region's weight must be at least 0, got -1"),
         ((3, np.ones((4, 4))), "region's prompt must be text"),
         (("red", "no.png"), "no.png"),
     ],

@@ -12,22 +12,6 @@ from tests.pipeline.peers import PROMPTS, assert_close
 from tests.pipeline.test_conditions import SIZE, generators, picture
 
 
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    kinds = ("sdxl", "refiner")
-    return {kind: peers.make(kind, tmp_path_factory.mktemp(kind)) for kind in kinds}
-
-
-@pytest.fixture(scope="module")
-def base(folders):
-    return sdjax.StableDiffusion.from_pretrained(folders["sdxl"])
-
-
-@pytest.fixture(scope="module")
-def refiner(folders):
-    return sdjax.StableDiffusion.from_pretrained(folders["refiner"])
-
-
 def theirs(pipeline, prompt=PROMPTS[0], **options):
     options = {"num_inference_steps": 8, "guidance_scale": 5.0, "output_type": "np", **options}
     return pipeline(prompt, generator=options.pop("generator", generators(7)), **options).images
@@ -64,7 +48,7 @@ def plain(base):
 @pytest.mark.parametrize("name", TOLD)
 def test_what_sdxl_is_told(base, folders, plain, name):
     options = {"height": 24, "width": 32, **TOLD[name]}
-    expected = theirs(peers.load("sdxl", folders["sdxl"]), **named(options))
+    expected = theirs(peers.load("sdxl", folders("sdxl")), **named(options))
     made = ours(base, **options)
     assert_close(made, expected)
     assert np.abs(made - plain).max() > 1e-3
@@ -96,7 +80,7 @@ SCORES = {
 @pytest.mark.parametrize("name", SCORES)
 def test_the_refiner_alone(refiner, folders, name):
     options = {"image": picture(), "strength": 0.6, **SCORES[name]}
-    expected = theirs(peers.load("refiner", folders["refiner"]), **named(options))
+    expected = theirs(peers.load("refiner", folders("refiner")), **named(options))
     assert_close(ours(refiner, **options), expected)
 
 

@@ -15,16 +15,6 @@ from tests.pipeline import peers
 from tests.pipeline.peers import PROMPTS, assert_close, torch_latents
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return peers.make("sd1", tmp_path_factory.mktemp("sd1"))
-
-
-@pytest.fixture(scope="module")
-def model(folder):
-    return sdjax.StableDiffusion.from_pretrained(folder)
-
-
 def peer_images(folder, prompts, **options):
     return peers.images(peers.load("sd1", folder), prompts, **options)
 

@@ -32,30 +32,6 @@ def picture(seed=0, size=SIZE):
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    made = {}
-
-    def folder(kind):
-        if kind not in made:
-            made[kind] = peers.make(kind, tmp_path_factory.mktemp(kind))
-        return made[kind]
-
-    return folder
-
-
-@pytest.fixture(scope="module")
-def models(folders):
-    made = {}
-
-    def model(kind):
-        if kind not in made:
-            made[kind] = sdjax.StableDiffusion.from_pretrained(folders(kind))
-        return made[kind]
-
-    return model
-
-
-@pytest.fixture(scope="module")
 def adapters(tmp_path_factory):
     """(diffusers', ours) of a kind and seed."""
 

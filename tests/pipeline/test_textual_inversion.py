@@ -14,11 +14,6 @@ PROMPT = f"a {WORD} red circle"
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return peers.make("sd1", tmp_path_factory.mktemp("sd1"))
-
-
-@pytest.fixture(scope="module")
 def sdxl(tmp_path_factory):
     return peers.make("sdxl", tmp_path_factory.mktemp("sdxl"))
 

@@ -18,16 +18,6 @@ from tests.pipeline.test_conditions import mask, picture
 SIZE = {"height": 24, "width": 32}  # latents of 12x16
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return peers.make("sd1", tmp_path_factory.mktemp("sd1"))
-
-
-@pytest.fixture(scope="module")
-def model(folder):
-    return sdjax.StableDiffusion.from_pretrained(folder)
-
-
 def ours(model, **options):
     options = {**SIZE, "steps": 4, "guidance_scale": 5.0, "output": "numpy", **options}
     return model.generate(PROMPTS[0], **options)

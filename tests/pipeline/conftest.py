@@ -1,0 +1,52 @@
+"""Small pipelines that the files here share: each file makes those that it asks for."""
+
+import pytest
+
+import sdjax
+from tests.pipeline import peers
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A function of a kind of `peers.make`: the folder of its pipeline, made once."""
+    made = {}
+
+    def folder(kind):
+        if kind not in made:
+            made[kind] = peers.make(kind, tmp_path_factory.mktemp(kind))
+        return made[kind]
+
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(folders):
+    """A function of a kind: its pipeline here, read once."""
+    made = {}
+
+    def model(kind):
+        if kind not in made:
+            made[kind] = sdjax.StableDiffusion.from_pretrained(folders(kind))
+        return made[kind]
+
+    return model
+
+
+@pytest.fixture(scope="module")
+def folder(folders):
+    return folders("sd1")
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return sdjax.StableDiffusion.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def base(models):
+    return models("sdxl")
+
+
+@pytest.fixture(scope="module")
+def refiner(models):
+    return models("refiner")
