@@ -43,7 +43,10 @@ class IPAdapterConfig:
 
 
 class Resampler(nn.Module):
-    """The resampler: learned queries that look at x and at themselves: [B, L, *] -> [B, tokens, context_width]."""
+    """The resampler: learned queries look at x and at themselves.
+
+    [B, L, *] -> [B, tokens, context_width].
+    """
 
     config: IPAdapterConfig
     dtype: jnp.dtype = jnp.float32

@@ -93,8 +93,8 @@ def shown(
 def linear_map(vae: VAE | TinyVAE, params) -> tuple[np.ndarray, np.ndarray]:
     """(matrix [C, 3], offset [3]): pixels in [-1, 1] ≈ latents @ matrix + offset.
 
-    The latents are in the U-Net's scale. Fitted by least squares to what the autoencoder makes of patches of colour, which are the same
-    every time.
+    The latents are in the U-Net's scale. Fitted by least squares to what the autoencoder makes of
+    patches of colour, which are the same every time.
     """
     colours = patches()
     latents = latents_of(vae, params, colours)

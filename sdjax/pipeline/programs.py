@@ -477,8 +477,8 @@ def _scale(config):
 def compiled(function, *static, in_axes: tuple):
     """A function of this module with its static arguments given, mapped over the local devices.
 
-    in_axes: for each other argument, or each of its fields, 0 where it is split over the devices and None where it is
-    the same on all. The program is kept for the life of the process.
+    in_axes: for each other argument, or each of its fields, 0 where it is split over the devices
+    and None where it is the same on all. The program is kept for the life of the process.
     """
     mapped = functools.partial(function, *static)
     return jax.pmap(mapped, axis_name=parallel.AXIS, in_axes=in_axes)
