@@ -201,7 +201,9 @@ def parameters(notes, asked, planned, image, model: Mapping[str, str]) -> str:
 
     used = {"steps": asked.steps or planned.tables[0].evaluations, "sampler": asked.sampler}
     used |= {name: asked.options[name] for name in SAMPLER_OPTIONS if name in asked.options}
-    return infotext.written({**notes, **used}, image.size[::-1], model)
+    # Theirs is the size of the first pass.
+    size = image.size[::-1] if asked.hires is None else planned.size
+    return infotext.written({**notes, **used}, size, model)
 
 
 def named(source: str) -> dict[str, str]:

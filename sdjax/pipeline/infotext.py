@@ -8,6 +8,7 @@
 import json
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from sdjax.diffusion.samplers import names
 from sdjax.errors import SdjaxError
@@ -25,6 +26,11 @@ SCHEDULES = {
     "simple": "Simple", "beta": "Beta",
 }  # fmt: skip
 """Of our `sigmas` -> their schedule types."""
+UPSCALERS = {
+    "latent": "Latent", "latent-bicubic": "Latent (bicubic)", "latent-nearest": "Latent (nearest)",
+    "lanczos": "Lanczos", "nearest": "Nearest",
+}  # fmt: skip
+"""Of our `hires_by` -> theirs."""
 NEGATIVE = "Negative prompt:"
 _PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 _LEAST = 3  # pairs that the last line has, or it is one of the prompt
@@ -36,8 +42,16 @@ _NUMBERS = {
     "Denoising strength": ("strength", float),
     "Eta": ("eta", float),
     "Eta DDIM": ("eta", float),
+    "Hires upscale": ("hires", float),
+    "Hires steps": ("hires_steps", int),
+    "Variation seed": ("variation_seed", int),
+    "Variation seed strength": ("variation_strength", float),
+    "Mask blur": ("mask_blur", float),
+    "Masked area padding": ("only_masked", int),
 }
 _SAYS_NOTHING = {"Version", "VAE", "VAE hash"}
+_MASKED = "Only masked"
+_SAY_NOTHING = {("RNG", "CPU"), ("Tiling", "False"), ("Inpaint area", _MASKED)}
 
 
 def written(settings: Mapping[str, object], size: tuple[int, int], model: Mapping[str, str]) -> str:
@@ -48,6 +62,9 @@ def written(settings: Mapping[str, object], size: tuple[int, int], model: Mappin
     known, its "hash".
     """
     sampler = settings.get("sampler")
+    # Theirs is one number: of the second pass, where there is one.
+    strength = settings.get("hires_strength" if settings.get("hires") else "strength")
+    refined, way = settings.get("refiner"), settings.get("hires_by") or "latent"
     pairs = {
         "Steps": settings.get("steps"),
         "Sampler": SAMPLERS.get(sampler, sampler),
@@ -57,9 +74,19 @@ def written(settings: Mapping[str, object], size: tuple[int, int], model: Mappin
         "Size": f"{size[1]}x{size[0]}",
         "Model hash": model.get("hash"),
         "Model": model.get("name"),
-        "Denoising strength": _short(settings.get("strength")),
+        "Variation seed": settings.get("variation_seed"),
+        "Variation seed strength": _short(settings.get("variation_strength")),
+        "Denoising strength": _short(strength),
         "Clip skip": settings["clip_skip"] + 1 if settings.get("clip_skip") else None,
         "Eta": _short(settings.get("eta")),
+        "Mask blur": _short(settings.get("mask_blur")),
+        "Inpaint area": None if settings.get("only_masked") is None else _MASKED,
+        "Masked area padding": settings.get("only_masked"),
+        "Hires upscale": _short(settings.get("hires")),
+        "Hires steps": settings.get("hires_steps"),
+        "Hires upscaler": UPSCALERS.get(way, way) if settings.get("hires") else None,
+        "Refiner": None if refined is None else Path(str(refined)).stem,
+        "Refiner switch at": None if refined is None else _short(settings.get("handoff")),
         "Tiling": "True" if settings.get("tile") == "xy" else None,
         "Version": "sdjax",
     }
@@ -97,6 +124,10 @@ def read(text: str) -> tuple[dict[str, object], dict[str, str]]:
                 left[name] = value
         except ValueError:
             raise SdjaxError(f"{name} in a picture's text is no number: {value!r}") from None
+    if "hires" in settings and "strength" in settings:
+        settings["hires_strength"] = settings.pop("strength")
+    if "Hires upscaler" in left:
+        del settings["hires_by"]
     schedule = settings.pop("schedule", "")
     schedule = "" if "Schedule type" in left else schedule
     if "sampler" in settings:
@@ -117,10 +148,14 @@ def _taken(name: str, value: str, settings: dict[str, object]) -> bool:
     elif name == "Size":
         width, height = map(int, value.split("x"))
         settings |= {"height": height, "width": width}
+    elif name == "Hires upscaler":
+        ways = {theirs: ours for ours, theirs in UPSCALERS.items()}
+        settings["hires_by"] = ways.get(value)
+        return value in ways
     elif name == "Tiling" and value == "True":
         settings["tile"] = "xy"
     else:
-        return name in _SAYS_NOTHING or (name, value) in (("RNG", "CPU"), ("Tiling", "False"))
+        return name in _SAYS_NOTHING or (name, value) in _SAY_NOTHING
     return True
 
 

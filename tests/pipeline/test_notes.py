@@ -16,7 +16,9 @@ Negative prompt: blurry,
 low quality
 Steps: 20, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 6.5, Seed: 965400086, \
 Size: 512x768, Model hash: 6ce0161689, Model: v1-5-pruned, Denoising strength: 0.6, Clip skip: 2, \
-ENSD: 31337, Lora hashes: "a: 1b2c, c: 3d4e", Hires upscale: 2, RNG: CPU, Version: v1.9.4"""
+ENSD: 31337, Lora hashes: "a: 1b2c, c: 3d4e", Hires upscale: 2, \
+Hires steps: 15, Hires upscaler: Latent (nearest), Refiner: xl-refiner [1234abcd], \
+Refiner switch at: 0.8, RNG: CPU, Version: v1.9.4"""
 SETTINGS = {
     "prompt": "a cat, (very:1.2) fluffy\non a mat",
     "negative_prompt": "blurry,\nlow quality",
@@ -26,15 +28,19 @@ SETTINGS = {
     "seed": 965400086,
     "height": 768,
     "width": 512,
-    "strength": 0.6,
+    "hires_strength": 0.6,
     "clip_skip": 1,
+    "hires": 2.0,
+    "hires_steps": 15,
+    "hires_by": "latent-nearest",
 }
 LEFT = {
     "Model hash": "6ce0161689",
     "Model": "v1-5-pruned",
     "ENSD": "31337",
     "Lora hashes": "a: 1b2c, c: 3d4e",
-    "Hires upscale": "2",
+    "Refiner": "xl-refiner [1234abcd]",
+    "Refiner switch at": "0.8",
 }
 OURS = {
     "prompt": "ein „Haus“, 家", "negative_prompt": "no: a, b", "steps": 12, "sampler": "dpmpp_2m",
@@ -56,6 +62,13 @@ def test_a1111s_text_is_read():
          {"prompt": "x", "steps": 3, "sampler": "Euler a", "seed": 1}, {"Schedule type": "Turbo"}),
         ("x\nSteps: 3, Sampler: Euler, Schedule type: Automatic, Seed: 1",
          {"prompt": "x", "steps": 3, "sampler": "Euler Automatic", "seed": 1}, {}),
+        ("x\nSteps: 3, Denoising strength: 0.5, Seed: 1, Mask blur: 4, Inpaint area: Only masked, "
+         "Masked area padding: 32, Variation seed: 5, Variation seed strength: 0.2",
+         {"prompt": "x", "steps": 3, "strength": 0.5, "seed": 1, "mask_blur": 4.0,
+          "only_masked": 32, "variation_seed": 5, "variation_strength": 0.2}, {}),
+        ("x\nSteps: 3, Seed: 1, Hires upscale: 1.5, Hires upscaler: R-ESRGAN 4x+",
+         {"prompt": "x", "steps": 3, "seed": 1, "hires": 1.5},
+         {"Hires upscaler": "R-ESRGAN 4x+"}),
     ],
 )  # fmt: skip
 def test_other_texts(text, settings, left):
@@ -72,6 +85,16 @@ def test_a_text_of_ours_is_a1111s():
     settings, left = infotext.read(text)
     assert settings["clip_skip"] == 1 and settings["tile"] == "xy" and settings["height"] == 64
     assert left == {"Model": "a model: best", "Model hash": "0123456789"}
+
+
+def test_a_second_pass_a_part_and_a_refiner_come_back():
+    given = {"prompt": "x", "steps": 4, "seed": 1, "mask_blur": 2.5, "only_masked": 8, "hires": 1.5,
+             "hires_strength": 0.6, "hires_by": "lanczos", "hires_steps": 3, "variation_seed": 9,
+             "variation_strength": 0.25}  # fmt: skip
+    refined = {"refiner": "models/xl-refiner.safetensors", "handoff": 0.75}
+    settings, left = infotext.read(infotext.written({**given, **refined}, (64, 48), {"name": "m"}))
+    assert settings == {**given, "height": 64, "width": 48}
+    assert left == {"Refiner": "xl-refiner", "Refiner switch at": "0.75", "Model": "m"}
 
 
 def test_a_number_that_is_none_is_told():
