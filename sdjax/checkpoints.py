@@ -17,6 +17,7 @@ from .errors import SdjaxError
 from .parallel import to_host
 
 
+VALIDATION = "validation_loss"
 MARGIN = 2**20  # bytes that a checkpoint takes beside its arrays, at most
 
 
@@ -24,6 +25,7 @@ class Checkpoints:
     """The checkpoints of one run, in `folder`.
 
     keep: newest ones kept. keep_every: also keep for good each step that this divides (0: none).
+    The one of the least validation loss is kept beside them.
     read_only: change nothing in the folder, which must be there. Without it, what a killed run left
       unfinished is removed, so that no other run may be writing there.
     """
@@ -36,8 +38,9 @@ class Checkpoints:
             options = ocp.CheckpointManagerOptions(read_only=True)
         else:
             options = ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
-                keep_period=keep_every or None,
+                best_fn=_validation,
+                best_mode="min",
+                preservation_policy=_policy(keep, keep_every),
                 enable_async_checkpointing=True,
                 cleanup_tmp_directories=True,
             )
@@ -55,9 +58,17 @@ class Checkpoints:
         """Steps of all whole checkpoints, in order."""
         return sorted(self._manager.all_steps())
 
+    def best(self):
+        """(step, validation loss) of the checkpoint with the least of it; None where none has any.
+        """
+        losses = {step: self.notes(step).get(VALIDATION) for step in self.steps()}
+        found = [(loss, -step) for step, loss in losses.items() if loss is not None]
+        return (-min(found)[1], min(found)[0]) if found else None
+
     def save(self, step, state, notes):
         """Begin to save a tree of arrays and a JSON dict as `step`; the writing goes on behind.
 
+        Where the notes have a "validation_loss", the checkpoint of the least is kept.
         The arrays are copied before this returns, so they may be donated at once. A step that is
         already there is left as it is.
         """
@@ -73,6 +84,7 @@ class Checkpoints:
                 args=ocp.args.Composite(
                     arrays=ocp.args.StandardSave(arrays), notes=ocp.args.JsonSave(notes)
                 ),
+                metrics={VALIDATION: notes[VALIDATION]} if VALIDATION in notes else None,
             )
 
     def _check_room(self, step, arrays):
@@ -153,6 +165,20 @@ class Checkpoints:
         except SdjaxError:
             if not told:
                 raise
+
+
+def _validation(metrics):
+    return metrics[VALIDATION]
+
+
+def _policy(newest, every):
+    """Which checkpoints stay."""
+    policies = ocp.checkpoint_managers
+    best = policies.BestN(
+        get_metric_fn=_validation, reverse=True, n=1, keep_checkpoints_without_metrics=False
+    )
+    steps = [policies.EveryNSteps(every)] if every else []
+    return policies.AnyPreservationPolicy([policies.LatestN(newest), best, *steps])
 
 
 def _shapes(tree):

@@ -172,7 +172,8 @@ def options():
     import io
 
     kinds = ("shapes-accuracy", "similarity", "nearest-neighbour", "reconstruction")
-    recipes = ("emoji", "ddpm_resnet", "shapes_pairs", "dreambooth", "controlnet")
+    recipes = ("emoji", "ddpm_resnet", "shapes_pairs", "dreambooth", "controlnet",
+               "autoencoder_gan")
     commands = [["train", "--config", name] for name in recipes]
     commands += [[name] for name in COMMANDS if name != "evaluate"]
     commands += [["evaluate", kind] for kind in kinds]

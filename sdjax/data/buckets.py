@@ -86,17 +86,22 @@ class Buckets:
         if width * height > self.image_size**2:
             ideal = math.sqrt(self.image_size**2 * ratio)
             wide, high = self._down(ideal), self._down(self.image_size**2 / ideal)
+            if not (high and self._down(wide / ratio)):
+                raise self._too_small(width, height)
             by_width = abs(wide / self._down(wide / ratio) - ratio)
             by_height = abs(self._down(high * ratio) / high - ratio)
             resized = (wide, _rounded(wide / ratio)) if by_width < by_height else (
                 _rounded(high * ratio), high)  # fmt: skip
         bucket = tuple(side - side % self.step for side in resized)
         if not all(bucket):
-            raise SdjaxError(
-                f"a picture of {width}x{height} is too small for a bucket, whose sides are "
-                f"multiples of {self.step}: enlarge, or leave it out"
-            )
+            raise self._too_small(width, height)
         return Fit(bucket, resized)
+
+    def _too_small(self, width, height):
+        return SdjaxError(
+            f"a picture of {width}x{height} is too small for a bucket, whose sides are multiples "
+            f"of {self.step}: enlarge, or leave it out"
+        )
 
     def _down(self, value):
         """The multiple of the step at or below a value that is rounded first."""

@@ -44,6 +44,14 @@ class DataConfig:
     max_broken_share: float = 0.01
     """The run stops when more than this share of the source is broken, and more than one item, or
     with 0 any; less is skipped. Counted anew by each start of the program."""
+    caption_lines: bool = False
+    """folder: each line of a caption's file is a caption of its own, one of which is drawn each time
+    in training on top of a model; otherwise all are one."""
+    validation: float = 0.0
+    """Share of the pictures that are kept out of training on top of a model, to judge it by; their
+    names choose them, so that they are the same each time."""
+    validation_source: str = ""
+    """Another source, such as "folder:PATH", all of whose pictures are for that."""
     flip: bool = False
     """Mirrors half of the pictures, by chance each time. Wrong for captions that say left, right or
     words; not for cached latents."""
@@ -55,6 +63,10 @@ class DataConfig:
 
     def __post_init__(self):
         check_at_least(0, self, "image_size", "cache", "threads")
+        if not 0 <= self.validation < 1:
+            raise SdjaxError(f"validation is a share in [0, 1), got {self.validation}")
+        if self.validation and self.validation_source:
+            raise SdjaxError("validation and validation_source exclude each other")
         if not 0 <= self.max_broken_share <= 1:
             raise SdjaxError(
                 f"max_broken_share is a share between 0 and 1, got {self.max_broken_share}"

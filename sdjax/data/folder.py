@@ -41,7 +41,8 @@ class ImageFolder:
 
     source[i] gives {"image": uint8 [height, width, 3], "caption": str}; the caption is "" where
     there is none. `repeats` says how often an epoch of sd-scripts draws each. `skipped` names what
-    could not be paired: rows without a picture, or unreadable.
+    could not be paired: rows without a picture, or unreadable. lines: keep the lines of a caption's
+    file apart, by line breaks, as captions of their own.
 
     Raises:
       SdjaxError: where there is no such folder, no picture in it, or a metadata file that cannot be
@@ -49,7 +50,10 @@ class ImageFolder:
       BrokenItem: from source[i], where picture i cannot be decoded.
     """
 
-    def __init__(self, path, split: str = "train", caption_key: str | None = None):
+    def __init__(
+        self, path, split: str = "train", caption_key: str | None = None, lines: bool = False
+    ):
+        self._lines = lines
         above = pathlib.Path(path).expanduser()
         if not above.is_dir():
             raise SdjaxError(f"expected a folder of pictures, found none at {above}")
@@ -132,7 +136,8 @@ class ImageFolder:
         path = next((path for path in paths if path.is_file()), None)
         if path is not None:
             try:
-                caption = " ".join(read_text(path).split())
+                written = [" ".join(line.split()) for line in read_text(path).splitlines()]
+                caption = ("\n" if self._lines else " ").join(filter(None, written))
             except SdjaxError as error:
                 return "", str(error)
             return caption, None if caption else f"{path.name} is empty"

@@ -37,7 +37,7 @@ def open_source(config: DataConfig) -> "Source":
 
         raw = open_emoji(config.subset, config.data_dir, split=config.split)
     elif kind == "folder" and name:
-        raw = ImageFolder(name, config.split, config.caption_key)
+        raw = ImageFolder(name, config.split, config.caption_key, config.caption_lines)
     elif kind == "tfds" and name:
         from sdjax.data.tfds_source import open_tfds
 
@@ -121,7 +121,7 @@ class Source:
         if self.require_captions and not caption.strip():
             why = getattr(self.raw, "why_no_caption", lambda index: None)(index)
             self._count(BrokenItem(
-                self._name(index), "has no caption" + (f": {why}" if why else "")
+                self.name(index), "has no caption" + (f": {why}" if why else "")
             ))
             return False
         return True
@@ -144,11 +144,12 @@ class Source:
         try:
             fit = self.buckets.fit(width, height)
         except SdjaxError as error:
-            raise BrokenItem(self._name(index), str(error)) from error
+            raise BrokenItem(self.name(index), str(error)) from error
         ids = height, width, *fit.crop[::-1], *fit.bucket[::-1]
         return {"image": fitted(image, fit), "time_ids": np.float32(ids)}
 
-    def _name(self, index):
+    def name(self, index) -> str:
+        """What item `index` is called in messages."""
         return self.raw.name(index) if hasattr(self.raw, "name") else f"item {index}"
 
     def _count(self, broken):

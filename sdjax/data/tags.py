@@ -40,11 +40,17 @@ class CaptionConfig:
         return not self.prompt or "{}" in self.prompt
 
     def of(self, caption: str) -> str:
-        """The caption with the prompt around it."""
-        return self.prompt.replace("{}", caption) if self.prompt else caption
+        """The caption with the prompt around it, around each line where it has several."""
+        if not self.prompt:
+            return caption
+        lines = caption.split("\n") if "{}" in self.prompt else [""]
+        return "\n".join(self.prompt.replace("{}", line) for line in lines)
 
     def varied(self, caption: str, random: np.random.Generator) -> str:
-        """The caption with its tags shuffled and dropped."""
+        """One of the caption's lines, drawn, with its tags shuffled and dropped."""
+        lines = caption.split("\n")
+        if len(lines) > 1:
+            caption = lines[random.integers(len(lines))]
         if not self.varies:
             return caption
         tags = [tag.strip() for tag in caption.split(self.separator)]

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
@@ -82,6 +83,25 @@ def chunked(
                 _fill(chunks, np.s_[n, i::count], tokens, tokenizer)
         result.append(chunks)
     return tuple(result)
+
+
+def literal_chunks(texts: Sequence[str], tokenizer: Tokenizer, count: int) -> np.ndarray:
+    """int32[N, count, L]: texts as they are, without a grammar, in so many chunks.
+
+    They are parted where `chunked` parts them. Chunks that a text lacks are empty. A text that does
+    not fit is cut, and a warning names the words that were lost.
+    """
+    ids = np.empty((len(texts), count, tokenizer.max_length), np.int32)
+    for row, text in zip(ids, texts, strict=True):
+        chunks = [[t.id for t in chunk] for chunk in _chunks([[Weighted(text, 1.0)]], tokenizer)]
+        if lost := [token for chunk in chunks[count:] for token in chunk]:
+            warnings.warn(
+                f"only {count} chunks of a text are read; cut off: "
+                f"{tokenizer.clip.decode(lost)!r}", stacklevel=2,
+            )
+        for i in range(count):
+            row[i] = _row(chunks[i] if i < len(chunks) else [], tokenizer)
+    return ids
 
 
 def _parted(

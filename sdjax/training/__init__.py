@@ -7,18 +7,20 @@ from .loop.fit import Outcome, fit
 from .loop.optimizers import make_optimizer
 from .loop.state import TrainState
 from .loop.step import make_step
+from .objectives.adversary import AdversaryConfig
 from .objectives.autoencoder import AutoencoderObjective, AutoencoderRun
 from .objectives.curriculum import Lesson
 from .objectives.denoising import DenoisingConfig, ScheduleConfig
 from .objectives.latent import LatentObjective, LatentRun
 from .objectives.pixel import PixelObjective, PixelRun
 from .objectives.sheets import SheetConfig
-from .objectives.tuning import PriorConfig, TuningRun
+from .objectives.tuning import PriorConfig, TuningRun, ValidationConfig
 from .recipes.names import known_recipes
 from .recipes.recipe import Recipe, load_config, with_overrides
 from .recipes.train import kept_models, train
 
 __all__ = [
+    "AdversaryConfig",
     "ArrayBatches",
     "AutoencoderObjective",
     "AutoencoderRun",
@@ -37,6 +39,7 @@ __all__ = [
     "SheetConfig",
     "TrainState",
     "TuningRun",
+    "ValidationConfig",
     "adaptations",
     "fit",
     "kept_models",

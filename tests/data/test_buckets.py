@@ -90,5 +90,8 @@ def test_pictures_are_resized_and_cut_in_the_middle():
 def test_what_is_too_small_is_told():
     with pytest.raises(SdjaxError, match="30x200 is too small for a bucket"):
         Buckets(512, enlarge=False).fit(30, 200)
+    for size in ((20_000, 20), (20, 20_000)):  # narrow, though not small
+        with pytest.raises(SdjaxError, match="is too small for a bucket"):
+            Buckets(512, enlarge=False).fit(*size)
     with pytest.raises(SdjaxError, match="largest side of a bucket"):
         Buckets(2048)

@@ -311,3 +311,10 @@ def test_folders_of_sd_scripts_repeat_and_caption(tmp_path):
         ("2_dog/c.png", "dog"), ("others/d.png", "")]
     assert source.repeats == [10, 10, 2, 1]
     assert ImageFolder(tmp_path / "2_dog").items == [("c.png", "dog")]
+
+
+def test_lines_of_a_caption_are_one_caption_or_several(tmp_path):
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text(" a  red cat\n\nan animal \n")
+    assert ImageFolder(tmp_path)[0]["caption"] == "a red cat an animal"
+    assert ImageFolder(tmp_path, lines=True)[0]["caption"] == "a red cat\nan animal"

@@ -39,3 +39,12 @@ def test_settings_that_cannot_be():
         CaptionConfig(tag_dropout=1.0)
     with pytest.raises(SdjaxError, match="separator"):
         CaptionConfig(separator="")
+
+
+def test_one_of_several_captions_is_drawn_each_time():
+    config = CaptionConfig(prompt="{}, photo")
+    caption = config.of("a cat\na dog, red")
+    assert caption == "a cat, photo\na dog, red, photo"
+    seen = {config.varied(caption, np.random.default_rng((0, i))) for i in range(20)}
+    assert seen == {"a cat, photo", "a dog, red, photo"}
+    assert CaptionConfig(prompt="x").of("a\nb") == "x"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sdjax.errors import SdjaxError
-from sdjax.text.chunks import chunked
+from sdjax.text.chunks import chunked, literal_chunks
 from sdjax.text.tokenizer import BEGIN, END
 from sdjax.text.vocabulary import clip_tokenizer
 
@@ -141,3 +141,19 @@ def test_texts_of_other_lengths_are_repeated_until_they_agree():
 def test_another_way_of_weighting_is_refused():
     with pytest.raises(SdjaxError, match="must be a1111, comfy, compel or None"):
         chunked([["red"]], [clip_tokenizer()], "invoke")
+
+
+def test_texts_as_they_are_are_parted_where_prompts_are():
+    tokenizer, text = clip_tokenizer(), words("red", 70) + "," + words(" blue", 100)
+    found = literal_chunks([text, "red"], tokenizer, 4)
+    prompts = chunked([[text], ["red"]], [tokenizer] * 2)
+    np.testing.assert_array_equal(found[0, :3], prompts[0].ids[0])
+    np.testing.assert_array_equal(found[1, 0], prompts[1].ids[0, 0])
+    empty = tokenizer.encode([""])[0]
+    for row in (found[0, 3], *found[1, 1:]):
+        np.testing.assert_array_equal(row, empty)
+    # Brackets and BREAK are text, as in `encode`.
+    literal = literal_chunks(["girl_(series) [x] BREAK"], tokenizer, 1)
+    np.testing.assert_array_equal(literal[:, 0], tokenizer.encode(["girl_(series) [x] BREAK"]))
+    with pytest.warns(UserWarning, match="only 2 chunks of a text are read; cut off: 'blue"):
+        literal_chunks([text], tokenizer, 2)

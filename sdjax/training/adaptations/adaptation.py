@@ -71,6 +71,11 @@ class Adaptation(abc.ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     """Arrays that a batch must have beside latents and ids: "image", "original" or "control"."""
 
+    @property
+    def trains_texts(self) -> bool:
+        """Whether the text encoders are among what is trained."""
+        return False
+
     def bound(self, **values) -> "Adaptation":
         """A copy that knows these values of a model; they are no settings."""
         own = copy.copy(self)
@@ -137,12 +142,11 @@ def as_float32(tree):
 
 def adapted(model: StableDiffusion, networks: Networks, params: Mapping) -> StableDiffusion:
     """The pipeline of these networks and parameters, otherwise as `model`."""
-    names = list(networks.encoders)
-    encoders, tokenizers = list(networks.encoders.values()), list(networks.tokenizers.values())
-    second = {"text_encoder_2": encoders[1], "tokenizer_2": tokenizers[1]} if names[1:] else {}
+    encoders, tokenizers = networks.encoders, networks.tokenizers
     return StableDiffusion(
-        networks.unet, networks.vae, encoders[0], tokenizers[0], model.scheduler_config,
-        {name: params[name] for name in ("unet", "vae", *names)},
-        zero_negative=model.zero_negative, guidance_scale=model.guidance_scale,
-        captions=model.captions, **second,
+        networks.unet, networks.vae, encoders.get("text_encoder"), tokenizers.get("text_encoder"),
+        model.scheduler_config, {name: params[name] for name in ("unet", "vae", *encoders)},
+        text_encoder_2=encoders.get("text_encoder_2"),
+        tokenizer_2=tokenizers.get("text_encoder_2"), zero_negative=model.zero_negative,
+        guidance_scale=model.guidance_scale, captions=model.captions,
     )

@@ -38,6 +38,11 @@ class Full(Adaptation):
         if rate is not None and not rate > 0:
             raise SdjaxError(f"text_encoder_learning_rate must be above 0, got {rate}")
 
+    @property
+    def trains_texts(self):
+        """As the setting says."""
+        return self.text_encoder
+
     def chosen(self, base):
         """For each part the paths of its trained leaves; SdjaxError where there are none."""
         found = {}

@@ -30,6 +30,11 @@ class LearnedWord(Adaptation):
     def __post_init__(self):
         check_at_least(1, self, "vectors")
 
+    @property
+    def trains_texts(self):
+        """Their tables grow."""
+        return True
+
     def fitted(self, networks):
         """Text encoders and tokenizers that know the word; SdjaxError where they do already."""
         encoders, tokenizers, ids = {}, {}, []

@@ -68,6 +68,11 @@ class LoRA(Adaptation):
             return self.conv_rank, self.conv_alpha
         return self.rank, self.alpha
 
+    @property
+    def trains_texts(self):
+        """As the setting says."""
+        return self.text_encoder
+
     def chosen(self, base) -> dict[str, list[tuple[str, ...]]]:
         """For each part the paths of the modules whose kernels are adapted.
 

@@ -14,11 +14,12 @@ from sdjax.errors import SdjaxError, check_at_least, check_choices
 class OptimizerConfig:
     """An Optax optimizer with its learning-rate schedule."""
 
-    name: Literal["adamw", "adafactor", "lion"] = "adamw"
+    name: Literal["adamw", "adafactor", "lion", "prodigy", "schedule_free", "muon"] = "adamw"
     learning_rate: float = 1e-3
-    """Peak learning rate."""
+    """Peak learning rate; with prodigy, which finds that itself, a factor of it, such as 1."""
     schedule: Literal["constant", "cosine", "linear"] = "cosine"
-    """What follows the warm-up, until the last step."""
+    """What follows the warm-up, until the last step; constant with schedule_free, which averages
+    instead."""
     warmup_steps: int = 200
     final_fraction: float = 0.01
     """Learning rate at the last step over the peak (cosine and linear)."""
@@ -39,6 +40,16 @@ class OptimizerConfig:
         for name in ("beta_1", "beta_2"):
             if not 0 <= getattr(self, name) < 1:
                 raise SdjaxError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        if self.name == "schedule_free" and (self.schedule != "constant" or not self.beta_1):
+            raise SdjaxError(
+                f"schedule_free wants the schedule constant, and a beta_1 above 0: got "
+                f"{self.schedule} and {self.beta_1}"
+            )
+        if self.name == "prodigy" and self.learning_rate < 0.01:
+            raise SdjaxError(
+                "prodigy finds the learning rate itself, and takes learning_rate as a factor of "
+                f"it, usually 1: got {self.learning_rate}"
+            )
         if not 0 <= self.final_fraction <= 1:
             raise SdjaxError(f"final_fraction must be in [0, 1], got {self.final_fraction}")
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from sdjax.checkpoints import Checkpoints
+from sdjax.checkpoints import VALIDATION, Checkpoints
 from sdjax.errors import SdjaxError
 from sdjax.folders import one_line_errors
 from sdjax.parallel import check_one_process, replicate, to_host
@@ -24,6 +24,7 @@ from .report import Report
 from .settings import as_json, changes, say, tell
 from .state import TrainState
 from .step import make_step
+from .validation import Best
 
 LAG = 2  # calls between sending a step and reading its metrics, so that an accelerator never waits
 
@@ -42,16 +43,20 @@ class Outcome(NamedTuple):
 
 
 def fit(
-    objective, frozen, batches, config: RunConfig, folder, *, name="train", sheet=None, about=None
+    objective, frozen, batches, config: RunConfig, folder, *, name="train", sheet=None, about=None,
+    validation=None,
 ):
     """Train, or go on training, in `folder`.
 
     objective: has init(key, frozen) -> parameters and loss(params, frozen, batch, keys), see
       `make_step`. Where it has them: kept(frozen) -> what of it the loss needs, and
-      rates(params) -> a tree of what the learning rate of each leaf is multiplied with.
+      rates(params) -> a tree of what the learning rate of each leaf is multiplied with, and
+      optimizers, the OptimizerConfig of each key of the parameters that has one of its own.
     frozen: tree of arrays passed to the loss; it is replicated over the devices here.
     batches: iterator of trees of arrays [config.batch_size, …] with get_state and set_state.
     sheet: ema (on devices) -> (images, captions or None) for the sample sheet, or None.
+    validation: (ema, frozen), both on devices -> float, asked before each checkpoint that is due;
+      that of the least is kept beside the newest ones, see `best_weights`. Or None.
     about: JSON dict kept with every checkpoint, by default the config; what differs from it when
       training goes on, or is found finished, is told.
 
@@ -62,10 +67,10 @@ def fit(
     """
     check_one_process()
     with one_line_errors(folder), told_when_full(WHEN_FULL):
-        return _fit(objective, frozen, batches, config, folder, name, sheet, about)
+        return _fit(objective, frozen, batches, config, folder, name, sheet, about, validation)
 
 
-def _fit(objective, frozen, batches, config, folder, name, sheet, about):
+def _fit(objective, frozen, batches, config, folder, name, sheet, about, validation):
     begun = time.monotonic()
     about = as_json(about or dataclasses.asdict(config))
     optimizer = _optimizer(objective, config)
@@ -90,7 +95,7 @@ def _fit(objective, frozen, batches, config, folder, name, sheet, about):
             for line in [f"{name}: going on after step {step} in {folder}", *changed][:step]:
                 report.say(line)
             run = _Run(objective, optimizer, config, checkpoints, report, sheet, about)
-            run.clock = begun - before
+            run.clock, run.validation = begun - before, validation
             kept = getattr(objective, "kept", None)
             return run.go(state, step, replicate(kept(frozen) if kept else frozen), batches)
         finally:
@@ -139,6 +144,22 @@ def kept_weights(objective, config: RunConfig, folder, frozen=None):
         checkpoints.close()
 
 
+def best_weights(objective, config: RunConfig, folder, frozen=None) -> Best | None:
+    """The checkpoint in `folder` of the least validation loss; None where there was no validation.
+    """
+    checkpoints = _existing(folder)
+    try:
+        found = checkpoints.best()
+        if found is None:
+            return None
+        init = _initial(objective, _optimizer(objective, config))
+        shapes = jax.eval_shape(init, jax.random.key(0), frozen)
+        state, _ = checkpoints.restore(found[0], shapes)
+        return Best(*found, state.ema)
+    finally:
+        checkpoints.close()
+
+
 def _existing(folder):
     return Checkpoints(Path(folder) / "checkpoints", read_only=True)
 
@@ -148,7 +169,8 @@ def _initial(objective, optimizer):
 
 
 def _optimizer(objective, config):
-    return make_optimizer(config.optimizer, config.steps, getattr(objective, "rates", None))
+    rates, parts = (getattr(objective, name, None) for name in ("rates", "optimizers"))
+    return make_optimizer(config.optimizer, config.steps, rates, parts)
 
 
 def _checked(checkpoints, init, config, frozen):
@@ -204,8 +226,9 @@ class _Run:
             stop = signals.received
             if not stop and time.monotonic() > deadline:
                 stop = f"{config.max_minutes:g} minutes are over"
-            if stop or step == config.steps or _passed(before, step, config.checkpoint_every):
-                self._save(state, step, position)
+            due = step == config.steps or _passed(before, step, config.checkpoint_every)
+            if stop or due:
+                self._save(state, step, position, self._judged(state, step, frozen) if due else {})
             if step == config.steps or _passed(before, step, config.sheet_every):
                 self._sheet(state, step)
             if stop and step < config.steps:
@@ -250,10 +273,20 @@ class _Run:
             "lower the learning rate, clip more, or look for broken data"
         )
 
-    def _save(self, state, step, position):
+    def _judged(self, state, step, frozen):
+        if self.validation is None:
+            return {}
+        self._read()
+        paused = time.monotonic()
+        loss = self.validation(state.ema, frozen)
+        self.report.validation(step, loss, self._seconds())
+        self.since += time.monotonic() - paused
+        return {VALIDATION: loss}
+
+    def _save(self, state, step, position, more):
         self._read()  # a state whose loss was not finite must not become a checkpoint
         paused = time.monotonic()
-        notes = {"data": _packed(position), "seconds": self._seconds(), "about": self.about}
+        notes = {"data": _packed(position), "seconds": self._seconds(), "about": self.about} | more
         self.checkpoints.save(step, state, notes)
         self.since += time.monotonic() - paused
 

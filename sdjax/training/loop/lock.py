@@ -5,6 +5,8 @@ from pathlib import Path
 
 from sdjax.errors import SdjaxError
 
+NAME = ".lock"
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -19,7 +21,7 @@ def locked(folder):
 
     The lock goes with the process that holds it, however that ends.
     """
-    with (Path(folder) / ".lock").open("a") as file:
+    with (Path(folder) / NAME).open("a") as file:
         try:
             _lock(file)
         except OSError as error:

@@ -1,7 +1,9 @@
 """Optax optimizers and learning-rate schedules from configuration."""
 
 import jax
+import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from sdjax.errors import SdjaxError
 
@@ -38,25 +40,82 @@ def decayed(params):
 
 
 def make_optimizer(
-    config: OptimizerConfig, steps: int, rates=None
+    config: OptimizerConfig, steps: int, rates=None, parts=None
 ) -> optax.GradientTransformation:
     """The optimizer of a run of `steps` updates, global-norm clipping included.
 
     rates: params -> a tree of floats, what each leaf's learning rate is multiplied with, weight
     decay included; None for 1.
+    parts: {key: OptimizerConfig} of what the tree of parameters, a dict, holds at its top under
+    these keys: each has an optimizer of its own, which neither rates nor the clipping of others
+    touch.
 
     AdamW (arXiv 1711.05101), Lion (arXiv 2302.06675), Adafactor (arXiv 1804.04235; its own
-    relative step sizes are off, so that the configured schedule is the one that counts).
+    relative step sizes are off, so that the configured schedule is the one that counts), Prodigy
+    (arXiv 2306.06101), schedule-free AdamW (arXiv 2405.15682; what is used of it is what
+    `evaluated` gives), Muon (kellerjordan.github.io/posts/muon) for kernels, those of convolutions
+    as matrices [all inputs, outputs], at AdamW's usual size of steps (arXiv 2502.16982), and
+    AdamW without decay for all else.
     """
-    rate = learning_rate(config, steps)
+    if not parts:
+        return _single(config, steps, rates)
+
+    def labels(params):
+        return {
+            key: jax.tree.map(lambda _, key=key: key if key in parts else "", tree)
+            for key, tree in params.items()
+        }
+
+    own = {key: _single(each, steps) for key, each in parts.items()}
+    return optax.partition({"": _single(config, steps, rates), **own}, labels)
+
+
+def evaluated(opt_state, params):
+    """The parameters that an optimizer means to be used: its averages where it is schedule-free,
+    else those that it updates.
+    """
+    kind = optax.contrib.ScheduleFreeState
+    for state in jax.tree.leaves(opt_state, is_leaf=lambda x: isinstance(x, kind)):
+        if isinstance(state, kind):
+            params = _averages(state, params)
+    return params
+
+
+def _averages(state, params):
+    def average(z, y):
+        if isinstance(z, optax.MaskedNode):  # another optimizer's
+            return y
+        return (y - (1 - state.b1) * z) / state.b1
+
+    return jax.tree.map(
+        average, state.z, params, is_leaf=lambda x: isinstance(x, optax.MaskedNode))
+
+
+def _single(config, steps, rates=None):
+    update = _update(config, learning_rate(config, steps), rates)
+    if not config.clip_norm:
+        return update
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
+
+
+def _update(config, rate, rates):
+    decay = {"weight_decay": config.weight_decay}
+    betas = config.beta_1, config.beta_2
+    if config.name == "schedule_free":
+        # The rates belong to the steps that it averages over.
+        base = optax.adamw(rate, 0.0, config.beta_2, config.epsilon, mask=decayed, **decay)
+        return optax.contrib.schedule_free(_scaled(base, rates), rate, config.beta_1)
     if config.name == "adamw":
-        update = optax.adamw(
-            rate, config.beta_1, config.beta_2, config.epsilon,
-            weight_decay=config.weight_decay, mask=decayed,
-        )
+        update = optax.adamw(rate, *betas, config.epsilon, mask=decayed, **decay)
     elif config.name == "lion":
-        update = optax.lion(
-            rate, config.beta_1, config.beta_2, weight_decay=config.weight_decay, mask=decayed
+        update = optax.lion(rate, *betas, mask=decayed, **decay)
+    elif config.name == "prodigy":
+        update = _prodigy(config, rate)
+    elif config.name == "muon":
+        update = optax.contrib.muon(
+            rate, beta=config.beta_1, eps=config.epsilon, weight_decay_mask=decayed,
+            adam_b1=config.beta_1, adam_b2=config.beta_2, consistent_rms=0.2,
+            muon_weight_dimension_numbers=_matrices, **decay,
         )
     else:
         # Adafactor adds its decay after the learning rate, so it is scaled here to mean the same.
@@ -67,10 +126,40 @@ def make_optimizer(
             weight_decay_rate=config.weight_decay * config.learning_rate or None,
             weight_decay_mask=decayed,
         )
-    if rates is not None:
-        update = optax.chain(update, optax.stateless(
-            lambda change, params: jax.tree.map(lambda c, r: c * r, change, rates(params))
-        ))
-    if not config.clip_norm:
+    return _scaled(update, rates)
+
+
+def _scaled(update, rates):
+    if rates is None:
         return update
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), update)
+    return optax.chain(update, optax.stateless(
+        lambda change, params: jax.tree.map(lambda c, r: c * r, change, rates(params))
+    ))
+
+
+def _matrices(params):
+    """Which axes of each leaf Muon takes for a matrix's; None for what it leaves to AdamW."""
+    def axes(path, leaf):
+        if jax.tree_util.keystr(path[-1:], simple=True) != "kernel" or leaf.ndim < 2:
+            return None
+        return optax.contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1)
+
+    return jax.tree_util.tree_map_with_path(axes, params)
+
+
+def _prodigy(config, rate):
+    """Optax's, whose weight decay knows no exceptions, with that of what is `decayed` alone."""
+    inner = optax.contrib.prodigy(
+        rate, (config.beta_1, config.beta_2), eps=config.epsilon,
+        safeguard_warmup=config.warmup_steps > 0,
+    )
+
+    def update(gradient, state, params):
+        change, new = inner.update(gradient, state, params)
+        count = new.count
+        size = jnp.sqrt(1 - config.beta_2**count) / (1 - config.beta_1**count)
+        size = config.weight_decay * size * rate(state.count) * state.estim_lr
+        return jax.tree.map(
+            lambda c, p, own: c - size * p if own else c, change, params, decayed(params)), new
+
+    return optax.GradientTransformation(inner.init, update)

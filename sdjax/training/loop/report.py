@@ -70,6 +70,14 @@ class Report:
             self.say(f"{self._name} {step}/{self._steps}  loss {loss}  {rate} images/s, "
                      f"{seconds_left / 60:.1f} min left")
 
+    def validation(self, step, loss, seconds):
+        """Record the loss of what is kept out of training, as it is after `step`."""
+        line = {"step": step, "seconds": round(seconds, 2), "validation_loss": loss}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        self._board.scalars(step, {"validation_loss": loss})
+        self.say(f"{self._name} {step}/{self._steps}  validation loss {loss:.4f}")
+
     def sheet(self, step, images, captions=None):
         """Write a sample sheet (images as `sdjax.evaluation` takes them) as PNG and to TensorBoard.
 

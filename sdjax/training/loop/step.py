@@ -10,6 +10,7 @@ from jax.flatten_util import ravel_pytree
 from sdjax.parallel import AXIS
 
 from .config import RunConfig
+from .optimizers import evaluated
 from .state import TrainState, ema_update
 
 
@@ -67,7 +68,8 @@ def make_step(loss, optimizer, config: RunConfig):
         metrics["grad_norm"] = optax.tree.norm(gradient)
         change, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, change)
-        ema = ema_update(state.ema, params, state.step, config.ema_decay)
+        used = evaluated(opt_state, params)
+        ema = ema_update(state.ema, used, state.step, config.ema_decay)
         return TrainState(params, opt_state, ema, state.step + 1), metrics
 
     def call(state, frozen, batches):

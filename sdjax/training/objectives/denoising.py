@@ -11,6 +11,8 @@ from sdjax.diffusion.predictions import signal_and_noise
 from sdjax.diffusion.variational import hybrid_loss
 from sdjax.errors import SdjaxError, check_at_least, check_choices
 
+from .pyramid import pyramid_noise
+
 
 @dataclass(frozen=True)
 class ScheduleConfig:
@@ -62,6 +64,10 @@ class DenoisingConfig:
     """Spread the timesteps of a device's batch evenly (arXiv 2107.00630, appendix I.1)."""
     noise_offset: float = 0.0
     """Size of a further noise, one number a channel, that lets brightness be learned."""
+    pyramid_iterations: int = 0
+    """How many sizes of noise at most are added up, in place of one; 6 is usual, 0 for none."""
+    pyramid_discount: float = 0.3
+    """What each further, smaller size counts over the one before."""
     input_perturbation: float = 0.0
     """Size of a further noise that the network sees and is not asked for (arXiv 2301.11706)."""
 
@@ -72,6 +78,9 @@ class DenoisingConfig:
                 "epsilon cannot be learned with zero_terminal_snr, where the last input holds "
                 "nothing else: predict v_prediction or x_0"
             )
+        check_at_least(0, self, "pyramid_iterations")
+        if not 0 <= self.pyramid_discount <= 1:
+            raise SdjaxError(f"pyramid_discount must be in 0 … 1, got {self.pyramid_discount}")
         if self.timestep_std <= 0 or self.timestep_power <= 0:
             raise SdjaxError("timestep_std and timestep_power must be above 0")
 
@@ -93,17 +102,27 @@ class Noised(NamedTuple):
     x_t: jax.Array
 
 
-def noised(config: DenoisingConfig, schedule, x_0, keys, timestep_mean=None) -> Noised:
+def noised(config: DenoisingConfig, schedule, x_0, keys, timestep_mean=None, t=None) -> Noised:
     """Draw a timestep and noise for each image of x_0 [b, …] from its key, keys [b].
 
     timestep_mean: float [b], each image's own, in place of the configuration's.
+    t: int32 [b], timesteps that are given.
     """
     noise = _draw(keys, "noise", lambda key: jax.random.normal(key, x_0.shape[1:]))
     if config.noise_offset:
         shape = (1,) * (x_0.ndim - 2) + x_0.shape[-1:]
         offset = _draw(keys, "offset", lambda key: jax.random.normal(key, shape))
         noise = noise + config.noise_offset * offset
-    t = draw_timesteps(config, keys, timestep_mean, len(schedule))
+    if config.pyramid_iterations:
+        if x_0.ndim != 4:
+            raise SdjaxError("pyramid_iterations are of pictures: set them to 0")
+        number = _PURPOSES.index("pyramid")
+        noise = jax.vmap(lambda key, own: pyramid_noise(
+            jax.random.fold_in(key, number), own, config.pyramid_iterations,
+            config.pyramid_discount,
+        ))(keys, noise)
+    if t is None:
+        t = draw_timesteps(config, keys, timestep_mean, len(schedule))
     seen = noise
     if config.input_perturbation:
         further = _draw(keys, "perturbation", lambda key: jax.random.normal(key, x_0.shape[1:]))
@@ -162,7 +181,8 @@ def dropped(keys, rate):
     return _draw(keys, "dropout", jax.random.uniform) < rate
 
 
-_PURPOSES = ("posterior", "timestep", "noise", "offset", "dropout", "network", "perturbation")
+_PURPOSES = ("posterior", "timestep", "noise", "offset", "dropout", "network", "perturbation",
+             "pyramid")
 
 
 def _draw(keys, purpose, function):

@@ -8,7 +8,7 @@ import numpy as np
 from sdjax import diffusion
 from sdjax.data.tags import CaptionConfig
 from sdjax.diffusion.predictions import prediction_name
-from sdjax.errors import SdjaxError, check_at_least
+from sdjax.errors import SdjaxError, check_at_least, check_choices
 from sdjax.training.adaptations import (
     Adaptation,
     ControlNet,
@@ -22,7 +22,7 @@ from sdjax.training.adaptations import (
 from sdjax.training.loop.config import RunConfig
 
 from .denoising import DenoisingConfig
-from .latent_loss import IDS, latent_loss
+from .latent_loss import IDS, latent_losses
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,23 @@ class PriorConfig:
 
 
 @dataclass(frozen=True)
+class ValidationConfig:
+    """How a run is judged by the pictures that data.validation keeps out: before each checkpoint,
+    by its averaged weights, always at the same timesteps and with the same noise.
+    """
+
+    timesteps: int = 4
+    """At how many timesteps, evenly spread, each picture is looked at."""
+    export: Literal["best", "last"] = "best"
+    """Which checkpoint becomes the result: that of the least validation loss, which is kept, or the
+    last one."""
+
+    def __post_init__(self):
+        check_at_least(1, self, "timesteps")
+        check_choices(self)
+
+
+@dataclass(frozen=True)
 class TuningRun(RunConfig):
     """Training of an adaptation on top of a model."""
 
@@ -90,13 +107,22 @@ class TuningRun(RunConfig):
     """Of the model's parameters, where they are not trained."""
     clip_skip: int = 0
     """Layers left out at the end of the text encoder, as the pipeline counts them."""
+    text_chunks: int = 1
+    """How many chunks of a prompt's length, 75 tokens of Stable Diffusion, are read of a caption."""
+    aesthetic_score: float = 6.0
+    """What SDXL's refiner is told of the pictures."""
+    cache_texts: bool = False
+    """Embed the captions once and keep them in memory and on disk, where neither text encoders are
+    trained nor captions vary. The text encoders then take no memory in training."""
     cache_latents: bool = True
     """Encode the whole set once and keep it in memory, where the adaptation needs no pictures."""
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
     sheet: TuningSheet = field(default_factory=TuningSheet)
 
     def __post_init__(self):
         super().__post_init__()
         check_at_least(0, self, "clip_skip")
+        check_at_least(1, self, "text_chunks")
         if not 0 <= self.caption_dropout < 1:
             raise SdjaxError(f"caption_dropout must be in [0, 1), got {self.caption_dropout}")
 
@@ -121,21 +147,31 @@ class TuningObjective:
     def kept(self, frozen):
         """What of the frozen tree the loss needs."""
         rest = {name: value for name, value in frozen.items() if name not in _base(frozen)}
-        return {**rest, **self.adaptation.kept(_base(frozen))}
+        kept = self.adaptation.kept(_base(frozen))
+        if self.config.cache_texts:
+            kept = {name: tree for name, tree in kept.items() if name not in self.networks.encoders}
+        return {**rest, **kept}
 
     def rates(self, params):
         """What the learning rate of each leaf is multiplied with."""
         return self.adaptation.rates(params, self.config.optimizer.learning_rate)
 
     def loss(self, params, frozen, batch, keys):
-        """Of a batch as `latent_loss` takes it, with what the adaptation `needs`."""
-        networks, config = self.networks, self.config
+        """Of a batch as `latent_losses` takes it, with what the adaptation `needs`."""
         parts = self.adaptation.apply(frozen, params, keys[0])
-        return latent_loss(
+        return self._losses(parts, batch, keys, self.config.caption_dropout).mean(), {}
+
+    def validation_losses(self, params, frozen, batch, keys):
+        """Of each image, float32 [b], without what is left out by chance in training."""
+        return self._losses(self.adaptation.apply(frozen, params), batch, keys, 0.0)
+
+    def _losses(self, parts, batch, keys, caption_dropout):
+        networks, config = self.networks, self.config
+        return latent_losses(
             networks.unet, networks.vae, networks.encoders, parts, batch, keys,
-            denoising=config.denoising, schedule=self.schedule,
-            caption_dropout=config.caption_dropout, clip_skip=config.clip_skip,
-            control=networks.control, conditions=self.adaptation.conditions,
+            denoising=config.denoising, schedule=self.schedule, caption_dropout=caption_dropout,
+            clip_skip=config.clip_skip, control=networks.control,
+            conditions=self.adaptation.conditions,
         )
 
 
@@ -168,6 +204,11 @@ def tuned(config: TuningRun, networks: Networks, scheduler_config) -> TuningObje
             "schedule has no signal there; train v_prediction"
         )
     adaptation, networks = config.adaptation.fitted(networks)
+    if config.cache_texts and (config.captions.varies or adaptation.trains_texts):
+        raise SdjaxError(
+            "cache_texts keeps what captions are embedded as: neither may the text encoders be "
+            "trained, nor captions vary; set cache_texts to False"
+        )
     networks = networks.in_dtype(config.dtype, config.remat)
     if config.clip_skip and len(networks.encoders) > 1:
         last = min(encoder.config.num_hidden_layers for encoder in networks.encoders.values()) - 2

@@ -33,7 +33,8 @@ def based(recipe):
             "this recipe trains on top of a model: name it by --model, a diffusers folder, a "
             "single file, a hub id, or sd15, sd21 or sdxl for random weights"
         )
-    model = base_model(recipe.model, recipe.diffusion.base_dtype)
+    run = recipe.diffusion
+    model = base_model(recipe.model, "float32" if run is None else run.base_dtype)
     factor, size = model.vae.config.downsampling, recipe.data.image_size
     if not size:
         own = model.unet.config.sample_size

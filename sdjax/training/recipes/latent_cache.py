@@ -11,68 +11,89 @@ from flax.traverse_util import flatten_dict
 from sdjax import __version__
 
 
-def made_of(image_size, weights) -> str:
-    """What latents depend on beside their pictures: the size, and the autoencoder's files."""
-    return json.dumps({
-        "version": __version__,
-        "image_size": image_size,
-        "autoencoder": [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in weights],
-    })
+def made_of(options: dict, weights) -> str:
+    """What latents depend on beside their pictures: options such as the size, and the autoencoder's
+    files.
+    """
+    digests = [hashlib.sha256(Path(file).read_bytes()).hexdigest() for file in weights]
+    return json.dumps({"version": __version__, **options, "autoencoder": digests})
 
 
-def made_of_params(image_size, params) -> str:
-    """The same of an autoencoder's parameters in memory."""
+def made_of_params(options: dict, params) -> str:
+    """The same of a network's parameters in memory."""
+    return json.dumps({"version": __version__, **options, "parameters": digest_of(params)})
+
+
+def digest_of(params) -> str:
+    """Of a tree of arrays by its names, shapes and values."""
     digest = hashlib.sha256()
     for path, leaf in sorted(flatten_dict(params).items()):
-        digest.update(".".join(path).encode() + np.ascontiguousarray(leaf).tobytes())
-    return json.dumps({
-        "version": __version__, "image_size": image_size, "parameters": digest.hexdigest(),
-    })
+        leaf = np.ascontiguousarray(leaf)
+        digest.update(f"{'.'.join(path)} {leaf.dtype} {leaf.shape}".encode() + leaf.tobytes())
+    return digest.hexdigest()
 
 
-def cached_latents(path, made_of: str, keys, compute):
-    """{"index" int [n], "mean", "std" float32 [n, h, w, C], "caption" str [n]} of the usable items
-    of a source, in order, kept in the file `path`; None where none is usable.
+def cached_latents(path, made_of: str, keys, compute) -> list[dict]:
+    """For each size of latents {"index" int [n], "mean", "std" float32 [n, h, w, C], "caption" str
+    [n], …} of the usable items of a source, in order, kept in the file `path`; sizes in order.
 
     keys: one an item; items of one key, not "", have the same latents. made_of: what they depend
       on otherwise; a file made of something else is not used.
-    compute: indices -> that dict for the usable ones of these items, or None where none is; it is
-      asked for those that the file lacks.
+    compute: indices -> such a list for the usable ones of these items; it is asked for those that
+      the file lacks.
     """
     saved = _read(path, made_of)
-    row_of = {key: row for row, key in enumerate(saved["key"].tolist())} if saved else {}
-    row_of.pop("", None)
-    lacking = [index for index, key in enumerate(keys) if key not in row_of]
+    place_of = {
+        key: (number, row) for number, arrays in enumerate(saved)
+        for row, key in enumerate(arrays["key"].tolist()) if key
+    }
     parts = []
-    if len(lacking) < len(keys):
-        there = np.array([index for index, key in enumerate(keys) if key in row_of])
-        rows = np.array([row_of[keys[index]] for index in there])
-        parts.append({name: saved[name][rows] for name in ("mean", "std", "caption")}
-                     | {"index": there})
-    if lacking and (made := compute(lacking)):
-        parts.append(made)
-    if not parts:
-        return None
+    for number, arrays in enumerate(saved):
+        there = [i for i, key in enumerate(keys) if place_of.get(key, (None,))[0] == number]
+        if there:
+            rows = np.array([place_of[keys[index]][1] for index in there])
+            parts.append({name: array[rows] for name, array in arrays.items() if name != "key"}
+                         | {"index": np.array(there)})
+    if lacking := [index for index, key in enumerate(keys) if key not in place_of]:
+        parts += compute(lacking)
+    groups = {}
+    for part in parts:
+        groups.setdefault(part["mean"].shape[1:], []).append(part)
+    sets = [_joined(parts) for _, parts in sorted(groups.items())]
+    key_of = [np.array(keys)[arrays["index"]] for arrays in sets]
+    known = [arrays["key"] for arrays in saved]
+    if sets and not (len(known) == len(sets) and all(map(np.array_equal, key_of, known))):
+        _write(path, made_of, [
+            {name: a for name, a in arrays.items() if name != "index"} | {"key": key}
+            for arrays, key in zip(sets, key_of, strict=True)
+        ])
+    return sets
+
+
+def _joined(parts):
+    """Parts of one size in the order of their indices."""
     arrays = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     order = np.argsort(arrays["index"])
-    arrays = {name: array[order] for name, array in arrays.items()}
-    key = np.array(keys)[arrays["index"]]
-    if saved is None or not np.array_equal(key, saved["key"]):
-        _write(path, made_of=made_of, key=key, **{n: a for n, a in arrays.items() if n != "index"})
-    return arrays
+    return {name: array[order] for name, array in arrays.items()}
 
 
 def _read(path, wanted):
     if not path.exists():
-        return None
+        return []
     with np.load(path) as saved:
         if str(saved["made_of"]) != wanted:
-            return None
-        return {name: saved[name] for name in ("key", "mean", "std", "caption")}
+            return []
+        sets = {}
+        for name in saved.files:
+            number, _, field = name.partition("/")
+            if field:
+                sets.setdefault(int(number), {})[field] = saved[name]
+        return [sets[number] for number in sorted(sets)]
 
 
-def _write(path, **arrays):
+def _write(path, made_of, sets):
     unfinished = path.with_suffix(".part")
+    arrays = {f"{number}/{name}": a for number, own in enumerate(sets) for name, a in own.items()}
     with unfinished.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, made_of=made_of, **arrays)
     os.replace(unfinished, path)

@@ -15,6 +15,7 @@ from . import export
 from .datasets import captions, encode_all, read_all, read_items
 from .known_data import content_of
 from .latent_cache import cached_latents, made_of, made_of_params
+from .pictures import by_size
 from .recipe import Recipe
 
 TOKENIZER_CAPTIONS = 20_000  # captions that a vocabulary is learned from, at most
@@ -78,39 +79,57 @@ class Material:
             keep(part, made_by)
         return Tokenizer.from_pretrained(folder)
 
-    def latents(self, given: Path | None, vae, params):
-        """{"mean", "std", "caption", "index"} of all usable pictures; the latents are kept.
+    def latents(self, given: Path | None, vae, params, flip=False) -> list[dict]:
+        """For each size {"mean", "std", "caption", "index"} of all usable pictures; the latents are
+        kept. With buckets there is "time_ids", and with flip "flipped_mean" and "flipped_std", those
+        of the pictures mirrored.
 
         given: the folder of the autoencoder `vae` with its `params`; None where only these tell.
         """
         def compute(indices):
-            pictures = self.pictures(indices)
-            if pictures is None:
-                return None
-            mean, std = encode_all(vae, params, pictures["image"])
-            return {"mean": mean, "std": std, **{n: pictures[n] for n in ("index", "caption")}}
+            sets = []
+            for pictures in self._by_size(indices):
+                found = {n: a for n, a in pictures.items() if n not in ("image", "label")}
+                found["mean"], found["std"] = encode_all(vae, params, pictures["image"])
+                if flip:
+                    other = encode_all(vae, params, pictures["image"][:, :, ::-1])
+                    found["flipped_mean"], found["flipped_std"] = other
+                sets.append(found)
+            return sets
 
         if self.content is None:
-            arrays = compute(range(self.count))
+            sets = compute(range(self.count))
         else:
-            size = self.recipe.data.image_size
+            options = {"image_size": self.recipe.data.image_size}
+            if self.source.buckets is not None:
+                options["buckets"] = repr(self.source.buckets)
+            if flip:
+                options["flip"] = True
             if given is None:
-                wanted = made_of_params(size, params)
+                wanted = made_of_params(options, params)
             else:
-                wanted = made_of(size, sorted(given.rglob("*.safetensors")))
+                wanted = made_of(options, sorted(given.rglob("*.safetensors")))
             path, keys = self.workdir / "latents.npz", self.content.keys(self.count)
-            arrays = cached_latents(path, wanted, keys, compute)
-        if arrays is None:
-            raise SdjaxError("the data has no usable picture")
-        return self._captioned(arrays)
+            sets = cached_latents(path, wanted, keys, compute)
+        return self._captioned(sets)
 
-    def _captioned(self, arrays):
-        """Arrays of items, with the captions that these have now, without those that lack one."""
-        index, texts = arrays["index"], arrays["caption"].tolist()
-        if self.content is not None and self.content.items is not None:
-            texts = [self.content.items[i][1] for i in index]
-        usable = np.array([self.source.has_caption(*item) for item in zip(index, texts)])
-        if not usable.any():
+    def _by_size(self, indices):
+        if self.source.buckets is not None:
+            return by_size(self.source, indices)
+        pictures = self.pictures(indices)
+        return [] if pictures is None else [pictures]
+
+    def _captioned(self, sets):
+        """Sets of items, with the captions that these have now, without those that lack one."""
+        found = []
+        for arrays in sets:
+            index, texts = arrays["index"], arrays["caption"].tolist()
+            if self.content is not None and self.content.items is not None:
+                texts = [self.content.items[i][1] for i in index]
+            usable = np.array([self.source.has_caption(*item) for item in zip(index, texts)])
+            arrays["caption"] = np.array(texts)
+            if usable.any():
+                found.append({name: array[usable] for name, array in arrays.items()})
+        if not found:
             raise SdjaxError("the data has no usable picture")
-        arrays["caption"] = np.array(texts)
-        return {name: array[usable] for name, array in arrays.items()}
+        return found

@@ -3,31 +3,30 @@
 import numpy as np
 
 from sdjax.data.source import stack
-from sdjax.errors import SdjaxError
 from sdjax.training.loop.settings import say
 from sdjax.training.objectives.autoencoder import as_float
 
 
-def by_size(source, count) -> list[dict]:
-    """The usable ones of the first items of a source with buckets, stacked bucket by bucket."""
+def by_size(source, indices) -> list[dict]:
+    """The usable ones of these items of a source with buckets, stacked bucket by bucket."""
     groups = {}
-    for index in range(count):
+    for index in indices:
         item = source[index]
         if item is not None:
             groups.setdefault(item["image"].shape, []).append({"index": index, **item})
-    if not groups:
-        raise SdjaxError("the data has no usable picture")
-    say(f"{sum(map(len, groups.values()))} pictures in {len(groups)} buckets: " + ", ".join(
-        f"{shape[1]}x{shape[0]} ({len(items)})" for shape, items in sorted(groups.items())))
     return [stack(items) for _, items in sorted(groups.items())]
 
 
 def mirrored(arrays):
-    """All items, and after them all of them mirrored."""
+    """All items, and after them all of them mirrored; of latents "flipped_…" are these."""
     pictures = ("image", "control", "original", "mask")
+
+    def other(name, array):
+        return array[:, :, ::-1] if name in pictures else arrays.get(f"flipped_{name}", array)
+
     return {
-        name: np.concatenate([array, array[:, :, ::-1] if name in pictures else array])
-        for name, array in arrays.items()
+        name: np.concatenate([array, other(name, array)])
+        for name, array in arrays.items() if not name.startswith("flipped_")
     }
 
 

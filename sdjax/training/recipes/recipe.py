@@ -26,9 +26,10 @@ class Recipe:
     """One command's worth of training: an autoencoder where one is wanted, then the diffusion."""
 
     data: DataConfig = field(default_factory=DataConfig)
-    diffusion: LatentRun | PixelRun | TuningRun = field(default_factory=PixelRun)
+    diffusion: LatentRun | PixelRun | TuningRun | None = field(default_factory=PixelRun)
+    """None to train the autoencoder of a model alone."""
     model: str | None = None
-    """What a TuningRun trains on top of: a diffusers folder, a single file, a hub id; or sd15, sd21
+    """What a TuningRun, or an autoencoder alone, trains on top of: a diffusers folder, a single file, a hub id; or sd15, sd21
     or sdxl for the published architecture with random weights."""
     autoencoder: AutoencoderRun | None = None
     """Trained first; None where `pretrained` brings one, or for pixels."""
@@ -42,17 +43,33 @@ class Recipe:
     def __post_init__(self):
         check_choices(self)
         check_at_least(0, self, "examples")
-        if self.model is not None and not isinstance(self.diffusion, TuningRun):
+        alone = self.diffusion is None
+        if self.model is not None and not alone and not isinstance(self.diffusion, TuningRun):
             raise SdjaxError(
                 "model is what a TuningRun trains on top of; this recipe trains from noise: use "
                 "one such as configs/lora.py"
             )
-        if isinstance(self.diffusion, PixelRun):
+        if not isinstance(self.diffusion, TuningRun):
+            self._check_validation()
+        if alone:
+            self._check_alone()
+        elif isinstance(self.diffusion, PixelRun):
             self._check_pixels()
         elif isinstance(self.diffusion, TuningRun):
             self._check_tuning()
         else:
             self._check_latents()
+
+    def _check_alone(self):
+        if self.autoencoder is None or self.pretrained is not None:
+            raise SdjaxError("without diffusion a recipe trains an autoencoder, and no pretrained")
+        self._check_memory("the autoencoder's training")
+
+    def _check_validation(self):
+        if self.data.validation or self.data.validation_source:
+            raise SdjaxError("data.validation is for training on top of a model")
+        if self.data.caption_lines:
+            raise SdjaxError("data.caption_lines is for training on top of a model")
 
     def _check_pixels(self):
         if self.autoencoder is not None or self.pretrained is not None:
@@ -79,6 +96,8 @@ class Recipe:
                 "or data.flip to False"
             )
         if self.autoencoder is not None:
+            if self.autoencoder.trained != "all":
+                raise SdjaxError("autoencoder.trained 'decoder' is for that of a model: name it")
             self._check_memory("the autoencoder's training")
             self.check_autoencoder(self.autoencoder.vae)
         elif self.diffusion.cache_latents:
@@ -105,7 +124,7 @@ class Recipe:
     @property
     def in_memory(self) -> bool:
         """Whether the pictures, or what is made of them, are read into memory before a run."""
-        if isinstance(self.diffusion, TuningRun):
+        if self.diffusion is None or isinstance(self.diffusion, TuningRun):
             return True
         if isinstance(self.diffusion, PixelRun):
             return self.diffusion.cache_images
@@ -161,7 +180,7 @@ def with_overrides(recipe: Recipe, arguments: Sequence[str], prog: str | None = 
     if isinstance(changed.diffusion, TuningRun) and not changed.diffusion.captions.takes_own:
         changed = replace(changed, data=replace(changed.data, require_captions=False))
     asked = any(argument.startswith("--diffusion.sheet.prompts") for argument in arguments)
-    if asked or not changed.diffusion.sheet.prompts or not _other_pictures(recipe, changed):
+    if asked or changed.diffusion is None or not changed.diffusion.sheet.prompts or not _other_pictures(recipe, changed):
         return changed
     sheet = replace(changed.diffusion.sheet, prompts=())
     return replace(changed, diffusion=replace(changed.diffusion, sheet=sheet))

@@ -2,14 +2,20 @@
 
 import numpy as np
 
+from sdjax.text.chunks import literal_chunks
 from sdjax.training.objectives.latent_loss import IDS
 
 
-def encoded(tokenizers, texts) -> dict:
-    """{"ids": int32 [N, L]} of captions, and "ids_2" where there are two tokenizers."""
+def encoded(tokenizers, texts, chunks=1) -> dict:
+    """{"ids": int32 [N, L]} of captions, and "ids_2" where there are two tokenizers; [N, chunks, L]
+    of several chunks.
+    """
+    def ids(tokenizer, texts):
+        return tokenizer.encode(texts) if chunks == 1 else literal_chunks(texts, tokenizer, chunks)
+
     return {
         IDS[name]: np.concatenate([
-            tokenizer.encode(texts[i:i + 1024]) for i in range(0, len(texts), 1024)
+            ids(tokenizer, texts[i:i + 1024]) for i in range(0, len(texts), 1024)
         ])
         for name, tokenizer in tokenizers.items()
     }
@@ -21,8 +27,8 @@ class VariedTexts:
     batches: as `ArrayBatches`. config: a `CaptionConfig`.
     """
 
-    def __init__(self, batches, tokenizers, config, seed):
-        self._batches, self._tokenizers = batches, tokenizers
+    def __init__(self, batches, tokenizers, config, seed, chunks=1):
+        self._batches, self._tokenizers, self._chunks = batches, tokenizers, chunks
         self._config, self._seed = config, seed
         self.get_state, self.set_state = batches.get_state, batches.set_state
 
@@ -33,7 +39,7 @@ class VariedTexts:
         batch = next(self._batches)
         random = np.random.default_rng((self._seed, self.get_state()["drawn"]))
         texts = [self._config.varied(str(text), random) for text in batch.pop("caption")]
-        return batch | encoded(self._tokenizers, texts)
+        return batch | encoded(self._tokenizers, texts, self._chunks)
 
 
 class Halves:

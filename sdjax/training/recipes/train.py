@@ -1,5 +1,6 @@
 """A recipe carried out: autoencoder, tokenizer, latents, diffusion, export; each resumable."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 from sdjax.data import loader
 from sdjax.errors import SdjaxError
 from sdjax.evaluation.features import feature_function
+from sdjax.evaluation.lpips import lpips_features, read_lpips
 from sdjax.folders import one_line_errors, writable_folder
 from sdjax.models.clip import TextEncoderConfig
 from sdjax.parallel import check_one_process
@@ -18,7 +20,7 @@ from sdjax.text import Tokenizer
 from sdjax.text.tokenizer import BEGIN, END
 from sdjax.training.loop.feed import ArrayBatches
 from sdjax.training.loop.fit import WHEN_FULL, check, fit, has_begun, kept_weights
-from sdjax.training.loop.lock import locked
+from sdjax.training.loop.lock import NAME as LOCK, locked
 from sdjax.training.loop.optimizers import make_optimizer
 from sdjax.training.loop.settings import changes_since, keep, say, tell
 from sdjax.training.objectives.autoencoder import AutoencoderObjective, normalized
@@ -30,11 +32,13 @@ from sdjax.weights import VAE, TextEncoder
 from . import export
 from .base import based
 from .datasets import CHUNK, captions, encode_all, latent_statistics
-from .known_data import tell_changes
+from .known_data import NAME as DATA, tell_changes
 from .loaded import First, NumberBatches, checked_labels
 from .material import Material
 from .recipe import Recipe
 from .tuning import Tuning
+
+LPIPS = "lpips:"
 
 
 def train(recipe: Recipe, workdir) -> bool:
@@ -46,16 +50,38 @@ def train(recipe: Recipe, workdir) -> bool:
     several processes, and where the disk is full or fails: what was saved stays.
     """
     check_one_process()
-    workdir = writable_folder(workdir)
+    with _no_trace(Path(workdir)):
+        return _train(recipe, writable_folder(workdir))
+
+
+@contextlib.contextmanager
+def _no_trace(workdir):
+    """What is refused before anything is made leaves no folder that was not there."""
+    made = [folder for folder in (workdir, *workdir.parents) if not folder.exists()]
+    try:
+        yield
+    except Exception:
+        with contextlib.suppress(OSError):
+            if made and {path.name for path in workdir.iterdir()} <= {LOCK, DATA}:
+                for path in workdir.iterdir():
+                    path.unlink()
+                for folder in made:
+                    folder.rmdir()
+        raise
+
+
+def _train(recipe, workdir):
     with one_line_errors(workdir), told_when_full(WHEN_FULL), locked(workdir):
         _check(recipe, workdir)
         model = None
-        if isinstance(recipe.diffusion, TuningRun):
+        if recipe.diffusion is None or isinstance(recipe.diffusion, TuningRun):
             recipe, model = based(recipe)
         stage = _Stages(recipe, workdir)
         tell_changes(workdir, stage.material.content)
         if isinstance(recipe.diffusion, PixelRun):
             finished = stage.pixel()
+        elif recipe.diffusion is None:
+            return stage.autoencoder(model)
         elif model is not None:
             return Tuning(recipe, workdir, model, stage.material).go(stage.fit)
         else:
@@ -67,7 +93,8 @@ def train(recipe: Recipe, workdir) -> bool:
 
 def _check(recipe, workdir):
     """SdjaxError for what would be refused when the runs before it are done."""
-    if (workdir / "model").exists() and not (workdir / "diffusion" / "checkpoints").is_dir():
+    trained = list(recipe.runs)[-1]
+    if (workdir / "model").exists() and not (workdir / trained / "checkpoints").is_dir():
         raise SdjaxError(
             f"{workdir / 'model'} was not made by a training in {workdir}: move it away, or train "
             "into another folder"
@@ -81,9 +108,12 @@ def _check(recipe, workdir):
             )
         try:
             make_optimizer(run.optimizer, run.steps)
+            adversary = getattr(run, "adversary", None)
+            if adversary is not None:
+                make_optimizer(adversary.optimizer, run.steps)
         except SdjaxError as error:
             raise SdjaxError(f"{name}.{error}") from error
-    if not isinstance(recipe.diffusion, TuningRun):
+    if recipe.diffusion is not None and not isinstance(recipe.diffusion, TuningRun):
         recipe.diffusion.sheet.table(recipe.diffusion.denoising)
 
 
@@ -146,10 +176,11 @@ class _Stages:
             values["pictures"] = f"{self.material.count} ({content.digest()})"
         return values
 
-    def fit(self, objective, frozen, batches, run, name, sheet):
+    def fit(self, objective, frozen, batches, run, name, sheet, validation=None):
         """`fit` in the run's own folder of the work folder."""
         about, folder = self.settings(name), self.workdir / name
-        return fit(objective, frozen, batches, run, folder, name=name, sheet=sheet, about=about)
+        return fit(objective, frozen, batches, run, folder, name=name, sheet=sheet, about=about,
+                   validation=validation)
 
     def batches(self, run, arrays, tokenize=None, classes=0, lessons=()):
         """Batches from memory, or from the loader where arrays is None, their labels checked."""
@@ -181,29 +212,47 @@ class _Stages:
             )
         return outcome.finished
 
-    def autoencoder(self):
-        """Trains the autoencoder, where the recipe has one, into workdir/autoencoder/model."""
+    def autoencoder(self, model=None):
+        """Trains the autoencoder, where the recipe has one, into workdir/autoencoder/model.
+
+        model: whose autoencoder is trained further, with the latents' scale that it has.
+        """
         run, folder = self.recipe.autoencoder, self.workdir / "autoencoder"
         if run is None:
             return True
+        frozen = {}
+        if model is not None:
+            run = dataclasses.replace(run, vae=model.vae.config)
+            frozen["vae"] = model.params["vae"]
         if (folder / "model").exists():
             _check_finished(folder / "model", run.vae)
             tell(folder / "model", changes_since(folder / "model", self.settings("autoencoder")))
             return True
-        features = feature_function(run.perceptual) if run.perceptual else None
+        features = None
+        if run.perceptual.startswith(LPIPS):
+            features, frozen["perceptual"] = lpips_features, read_lpips(run.perceptual[len(LPIPS):])
+        elif run.perceptual:
+            features = feature_function(run.perceptual)
         objective = AutoencoderObjective(run, features)
-        check(objective, run, folder)
+        check(objective, run, folder, frozen)
         images = self.material.all_pictures()["image"]
         shown = images[:run.sheet_images]
+        lessons = []
+        if run.adversary is not None and run.adversary.start:
+            lessons = [(np.arange(len(images)), run.adversary.start * run.images_per_step)]
         outcome = self.fit(
-            objective, {}, self.batches(run, {"image": images}), run, "autoencoder",
-            objective.sheet(shown),
+            objective, frozen, self.batches(run, {"image": images}, lessons=lessons), run,
+            "autoencoder", objective.sheet(shown, frozen),
         )
         if outcome.finished:
-            config, params = _with_normal_latents(run, outcome.ema, images)
+            config, params = run.vae, objective.autoencoder(outcome.ema, frozen)
+            if model is None:
+                config, params = _with_normal_latents(run, params, images)
             with export.replacing(folder / "model") as part:
                 VAE(config).save_pretrained(params, part)
                 keep(part, self.settings("autoencoder"))
+            if model is not None:
+                say(f"finished: the autoencoder is in {folder / 'model'}")
         return outcome.finished
 
     def latent_parts(self):
@@ -234,7 +283,7 @@ class _Stages:
         sheet = objective.sheet(given, parts.tokenizer.encode(prompts))
         arrays, lessons, texts = None, (), self.material.known_captions()
         if config.cache_latents:
-            arrays = self.material.latents(parts.given, parts.vae, parts.vae_params)
+            (arrays,) = self.material.latents(parts.given, parts.vae, parts.vae_params)
             texts = arrays.pop("caption").tolist()
             arrays.pop("index")
             arrays["ids"] = _encoded(parts.tokenizer, texts)

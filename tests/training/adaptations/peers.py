@@ -124,14 +124,14 @@ class Peer:
 
     def context(self, batch):
         """What the U-Net attends to, and SDXL's further inputs."""
-        ids = torch.from_numpy(np.asarray(batch["ids"])).long()
+        ids = {
+            part: torch.from_numpy(np.asarray(batch[name])).long()
+            for part, name in (("text_encoder", "ids"), ("text_encoder_2", "ids_2"))
+            if name in batch
+        }
         if "ids_2" not in batch:
-            return self.parts["text_encoder"](ids)[0], None
-        second = torch.from_numpy(np.asarray(batch["ids_2"])).long()
-        outputs = [
-            self.parts[name](own, output_hidden_states=True)
-            for name, own in (("text_encoder", ids), ("text_encoder_2", second))
-        ]
+            return self.parts["text_encoder"](ids["text_encoder"])[0], None
+        outputs = [self.parts[name](own, output_hidden_states=True) for name, own in ids.items()]
         context = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
-        return context, {"text_embeds": outputs[1][0],
+        return context, {"text_embeds": outputs[-1][0],
                          "time_ids": torch.from_numpy(np.asarray(batch["time_ids"]))}

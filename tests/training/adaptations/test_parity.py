@@ -29,6 +29,7 @@ CASES = [
     *((kind, name) for kind in ("sd1", "sd2", "sdxl")
       for name in ("full", "lora", "word", "control")),
     ("sd1", "conv"), ("sd1", "dora"), ("sd1", "inpaint"), ("sd1", "edit"), ("sdxl", "dora"),
+    ("refiner", "lora"),
 ]
 QUICK = [("sd1", "lora"), ("sd1", "word"), ("sd1", "dora"), ("sdxl", "lora")]
 MARKED = [case if case in QUICK else pytest.param(*case, marks=pytest.mark.full) for case in CASES]
@@ -73,7 +74,8 @@ def batch_for(objective, model):
     for name, tokenizer in tokenizers.items():
         batch["ids" if name == "text_encoder" else "ids_2"] = tokenizer.encode(texts)
     if unet.addition_embed_type == "text_time":
-        batch["time_ids"] = random.integers(0, 64, (BATCH, 6)).astype(np.float32)
+        count = 6 if "text_encoder" in tokenizers else 5  # the refiner's
+        batch["time_ids"] = random.integers(0, 64, (BATCH, count)).astype(np.float32)
     pictures = np.clip(normal(BATCH, factor * SIDE, factor * SIDE, 3), -1, 1)
     needs = objective.adaptation.needs
     return batch | {name: (pictures + 1) / 2 if name == "control" else pictures for name in needs}

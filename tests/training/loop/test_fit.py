@@ -40,6 +40,7 @@ def metrics(folder):
 @pytest.mark.parametrize("changes", [
     {}, {"steps_per_call": 2}, {"accumulation": 2, "batch_size": 4},
     {"optimizer": OptimizerConfig(name="adafactor", warmup_steps=2)},
+    {"optimizer": OptimizerConfig(name="schedule_free", schedule="constant", warmup_steps=2)},
 ])
 def test_a_resumed_run_is_bit_for_bit_an_uninterrupted_one(toy, toy_config, tmp_path, changes):
     config = toy_config(**changes)

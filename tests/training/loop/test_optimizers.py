@@ -1,13 +1,15 @@
 """Schedules and what the optimizers are told."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
 from sdjax.errors import SdjaxError
 from sdjax.training import OptimizerConfig, make_optimizer
-from sdjax.training.loop.optimizers import decayed, learning_rate
+from sdjax.training.loop.optimizers import decayed, evaluated, learning_rate
 
 
 def test_warm_up_then_cosine():
@@ -50,7 +52,7 @@ def test_clipping_bounds_the_global_norm():
     assert optax.tree.norm(momentum) == pytest.approx(0.5 * (1 - config.beta_2), rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["adamw", "adafactor", "lion"])
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "lion", "schedule_free", "muon"])
 def test_decay_spares_biases_and_norms(name):
     config = OptimizerConfig(
         name=name, learning_rate=0.1, schedule="constant", warmup_steps=0, weight_decay=0.5,
@@ -63,3 +65,117 @@ def test_decay_spares_biases_and_norms(name):
     np.testing.assert_allclose(change["kernel"], -0.05, rtol=1e-5)
     np.testing.assert_array_equal(change["bias"], 0)
     assert decayed(params) == {"kernel": True, "bias": False}
+
+
+def params_and_gradients(count=4):
+    random = np.random.default_rng(0)
+    shapes = {"a": {"kernel": (3, 4), "bias": (4,)}, "b": {"kernel": (2, 2, 3, 5)}, "c": (2, 3)}
+
+    def draw():
+        return jax.tree.map(lambda shape: jnp.asarray(random.normal(size=shape), jnp.float32),
+                            shapes, is_leaf=lambda x: isinstance(x, tuple))
+
+    return draw(), [draw() for _ in range(count)]
+
+
+def after(optimizer, params, gradients, state=None):
+    """Parameters and state after updates, each compiled as in the step."""
+    state = optimizer.init(params) if state is None else state
+    update = jax.jit(optimizer.update)
+    for gradient in gradients:
+        change, state = update(gradient, state, params)
+        params = optax.apply_updates(params, change)
+    return params, state
+
+
+def matrix(leaf):
+    return optax.contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1)
+
+
+def optaxs(name, rate, mask):
+    """What Optax's own documentation has for each."""
+    own = optax.contrib
+    if name == "adafactor":
+        return optax.adafactor(rate, multiply_by_parameter_scale=False, momentum=0.9,
+                               weight_decay_rate=0.1 * 0.02, weight_decay_mask=mask)
+    if name == "lion":
+        return optax.lion(rate, 0.9, 0.99, weight_decay=0.1, mask=mask)
+    if name == "prodigy":
+        return own.prodigy(rate, (0.9, 0.99), weight_decay=0.1)
+    if name == "schedule_free":
+        base = optax.adamw(rate, 0.0, 0.99, weight_decay=0.1, mask=mask)
+        return own.schedule_free(base, rate, 0.9)
+    return own.muon(
+        rate, beta=0.9, adam_b1=0.9, adam_b2=0.99, weight_decay=0.1, consistent_rms=0.2,
+        muon_weight_dimension_numbers=lambda p: {
+            "a": {"kernel": matrix(p["a"]["kernel"]), "bias": None},
+            "b": {"kernel": matrix(p["b"]["kernel"])}, "c": None},
+    )
+
+
+NAMES = ["adafactor", "lion", "prodigy", "schedule_free", "muon"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_is_optaxs_own_and_goes_on_from_a_saved_state(name):
+    params, gradients = params_and_gradients()
+    if name == "prodigy":  # Optax decays biases too
+        params, gradients = ({k: v for k, v in tree.items() if k == "b"}
+                             for tree in (params, *gradients)), None
+        params, *gradients = params
+    config = OptimizerConfig(name, 0.02, "constant", warmup_steps=0, weight_decay=0.1, clip_norm=0)
+    ours = make_optimizer(config, 10)
+    wanted, wanted_state = after(optaxs(name, optax.constant_schedule(0.02), decayed),
+                                 params, gradients)
+    found, state = after(ours, params, gradients)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7),
+                 found, wanted)
+    half, half_state = after(ours, params, gradients[:2])
+    saved = jax.tree.map(np.array, half_state)
+    again, _ = after(ours, half, gradients[2:], saved)
+    jax.tree.map(np.testing.assert_array_equal, again, found)
+    used = evaluated(state, found)
+    if name == "schedule_free":
+        wanted = optax.contrib.schedule_free_eval_params(wanted_state, wanted)
+        assert abs(used["c"] - found["c"]).max() > 1e-4
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+                 used, wanted)
+
+
+def test_schedule_free_is_the_mean_of_its_steps_whatever_the_rates():
+    """With equal weights x is the plain mean of z, arXiv 2405.15682, equations 3 to 5."""
+    params, gradients = params_and_gradients()
+    config = OptimizerConfig("schedule_free", 0.1, "constant", warmup_steps=0, weight_decay=0,
+                             clip_norm=0)
+    rates = lambda p: jax.tree.map(lambda x: 3.0 if x.ndim == 2 else 1.0, p)  # noqa: E731
+    optimizer = make_optimizer(config, 10, rates)
+    state, y, seen = optimizer.init(params), params, []
+    for gradient in gradients:
+        y, state = after(optimizer, y, [gradient], state)
+        seen.append(state.z)
+    mean = jax.tree.map(lambda *z: sum(z) / len(z), *seen)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5),
+                 evaluated(state, y), mean)
+
+
+def test_parts_of_the_tree_have_optimizers_of_their_own():
+    params, gradients = params_and_gradients()
+    main = OptimizerConfig(learning_rate=0.1, schedule="constant", warmup_steps=0, clip_norm=0.1)
+    own = OptimizerConfig("schedule_free", 0.3, "constant", warmup_steps=0, clip_norm=0.2)
+    found, state = after(make_optimizer(main, 10, parts={"b": own}), params, gradients)
+    used = evaluated(state, found)
+    for config, keys in ((main, "ac"), (own, "b")):
+        alone = [{k: tree[k] for k in keys} for tree in (params, *gradients)]
+        wanted, its = after(make_optimizer(config, 10), alone[0], alone[1:])
+        for key in keys:
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7),
+                         (found[key], used[key]), (wanted[key], evaluated(its, wanted)[key]))
+
+
+@pytest.mark.parametrize(("options", "message"), [
+    ({"name": "schedule_free"}, "wants the schedule constant"),
+    ({"name": "prodigy"}, "a factor of it, usually 1"),
+])
+def test_settings_that_an_optimizer_cannot_have_are_told(options, message):
+    with pytest.raises(SdjaxError, match=message):
+        OptimizerConfig(**options)

@@ -148,10 +148,11 @@ def test_latents_are_made_of_what_the_file_lacks(tmp_path):
         asked.append(list(indices))
         usable = np.array([i for i in indices if i != 3], int)
         mean = usable.astype(np.float32)
-        return {"index": usable, "mean": mean, "std": mean, "caption": usable.astype(str)}
+        return [{"index": usable, "mean": mean, "std": mean, "caption": usable.astype(str)}]
 
     def latents(keys, made_of="autoencoder"):
-        return cached_latents(tmp_path / "latents.npz", made_of, keys, compute)
+        (arrays,) = cached_latents(tmp_path / "latents.npz", made_of, keys, compute)
+        return arrays
 
     first = latents(["a", "b", "c", "", "e"])
     np.testing.assert_array_equal(first["index"], [0, 1, 2, 4])
@@ -162,7 +163,30 @@ def test_latents_are_made_of_what_the_file_lacks(tmp_path):
     np.testing.assert_array_equal(moved["mean"], [4, 1, 0, 0, 5])
     latents(["e", "x"], "another autoencoder")
     assert asked == [[0, 1, 2, 3, 4], [3], [1, 3, 5], [0, 1]]
-    assert cached_latents(tmp_path / "none.npz", "", ["a"], lambda indices: None) is None
+    assert cached_latents(tmp_path / "none.npz", "", ["a"], lambda indices: []) == []
+
+
+def test_latents_of_several_sizes_are_kept_together(tmp_path):
+    asked = []
+
+    def compute(indices):
+        """Odd items are wider."""
+        asked.append(list(indices))
+        return [
+            {"index": np.array(own), "mean": np.full((len(own), 1, width), own[0]),
+             "std": np.zeros((len(own), 1, width)), "caption": np.array(own).astype(str),
+             "time_ids": np.array(own, float)}
+            for width, own in ((1, [i for i in indices if i % 2 == 0]),
+                               (2, [i for i in indices if i % 2])) if own
+        ]
+
+    for keys in ("abcd", "abcd", "abcdef", "abxd"):
+        sets = cached_latents(tmp_path / "latents.npz", "", list(keys), compute)
+        assert [arrays["mean"].shape[2] for arrays in sets] == [1, 2]
+        for number, arrays in enumerate(sets):
+            np.testing.assert_array_equal(arrays["index"], np.arange(number, len(keys), 2))
+            np.testing.assert_array_equal(arrays["time_ids"], arrays["index"])
+    assert asked == [[0, 1, 2, 3], [4, 5], [2]]
 
 
 def test_a_caption_that_is_gone_takes_its_picture_along(pictures, tmp_path, monkeypatch):
@@ -171,7 +195,8 @@ def test_a_caption_that_is_gone_takes_its_picture_along(pictures, tmp_path, monk
     recipe = dataclasses.replace(LATENT, data=data)
 
     def latents():
-        return Material(recipe, tmp_path).latents(tmp_path, None, None)["caption"].tolist()
+        (arrays,) = Material(recipe, tmp_path).latents(tmp_path, None, None)
+        return arrays["caption"].tolist()
 
     assert latents() == [f"a {colour} square" for colour in COLOURS]
     (pictures / "2.txt").write_text("")

@@ -24,14 +24,16 @@ from sdjax.training import (
 )
 from sdjax.training.objectives.tuning import TuningSheet
 from sdjax.weights.tensors import read_safetensors
-from tests.pipeline import peers
+from tests.training.small import small_model
 
 PROMPT = "a large red circle"
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return peers.make("sd1", tmp_path_factory.mktemp("sd1") / "model")
+    folder = tmp_path_factory.mktemp("small") / "model"
+    small_model([PROMPT, "blue square"]).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +101,40 @@ def test_other_adaptations_leave_their_results(model, pictures, tmp_path, name, 
     assert (tmp_path / result).is_file()
 
 
+def test_what_is_kept_out_judges_and_the_best_is_exported(
+    model, pictures, tmp_path, monkeypatch, no_sheets
+):
+    lora = adaptations.LoRA(rank=1, targets=("attn2.to_k",))
+    asked = recipe(model, pictures, lora)
+    asked = dataclasses.replace(asked, data=dataclasses.replace(asked.data, validation=0.25))
+    losses = iter([0.1, 0.2])
+    stage = importlib.import_module("sdjax.training.recipes.tuning")
+    sets, judged = [], []
+
+    def scripted(self, kept_out):
+        judged.extend(kept_out)
+        true = validation(self, kept_out)
+
+        def judge(ema, frozen):
+            values = [true(ema, frozen) for _ in range(2)]
+            assert values[0] == values[1] > 0
+            return next(losses)
+
+        return judge
+
+    validation, stream = stage.Tuning.validation, stage.Tuning.batches
+    monkeypatch.setattr(stage.Tuning, "validation", scripted)
+    monkeypatch.setattr(
+        stage.Tuning, "batches", lambda self, own: sets.extend(own) or stream(self, own))
+    assert train(asked, tmp_path)
+    assert len(sets[0]["index"]) == 3 and len(judged[0]["index"]) == 1
+    assert not set(sets[0]["index"]) & set(judged[0]["index"])
+    told = json.loads((tmp_path / "result.json").read_text())
+    assert told == {"result": "lora.safetensors", "step": 2, "steps": 4, "validation_loss": 0.1}
+    _, metadata = read_safetensors(tmp_path / "lora.safetensors")
+    assert metadata["ss_steps"] == "2"
+
+
 def test_dreambooth_makes_the_pictures_of_its_class(model, pictures, tmp_path, no_sheets):
     lora = adaptations.LoRA(rank=1, targets=("attn2.to_k",))
     asked = recipe(model, pictures, lora, steps=2,
@@ -116,11 +152,53 @@ def test_dreambooth_makes_the_pictures_of_its_class(model, pictures, tmp_path, n
     ({"adaptation": adaptations.Full(layers="nothing")}, "names no parameter"),
     ({"adaptation": adaptations.LoRA(rank=1, targets=("to_z",))}, "names no weight"),
     ({"adaptation": adaptations.ControlNet()}, "needs a picture beside"),
+    ({"data": {"source": "folder:nowhere"}}, "expected a folder of pictures"),
+    ({"data": {"validation": 0.9}}, "leaves none to train on"),
 ])
 def test_what_cannot_be_trained_is_told_first(model, pictures, tmp_path, change, message):
     asked = recipe(model, pictures, change.get("adaptation", adaptations.LoRA(rank=1)))
+    asked = dataclasses.replace(
+        asked, data=dataclasses.replace(asked.data, **change.get("data", {})))
+    work = tmp_path / "new" / "work"
     with pytest.raises(SdjaxError, match=message):
-        train(dataclasses.replace(asked, model=change.get("model", str(model))), tmp_path)
+        train(dataclasses.replace(asked, model=change.get("model", str(model))), work)
+    assert not (tmp_path / "new").exists()
+
+
+def test_pictures_that_cannot_be_used_are_told(model, pictures, tmp_path):
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for i in range(2):
+        Image.fromarray(np.zeros((20, 24, 3), np.uint8)).save(bare / f"{i}.png")
+    cut = {"buckets": True, "bucket_enlarge": False, "bucket_step": 32, "image_size": 64}
+    cases = [({"source": f"folder:{bare}"}, "has no caption: there is no 0.txt beside it"),
+             ({"source": f"folder:{pictures}", **cut}, "24x20 is too small for a bucket")]
+    for change, message in cases:
+        asked = recipe(model, pictures, adaptations.LoRA(rank=1))
+        data = dataclasses.replace(asked.data, **change)
+        with pytest.raises(SdjaxError, match=message) as told:
+            train(dataclasses.replace(asked, data=data), tmp_path / "work")
+        assert "\n" not in str(told.value) and not (tmp_path / "work").exists()
+
+
+def test_the_refiner_is_told_a_score_in_place_of_a_size(model, pictures, monkeypatch):
+    from types import SimpleNamespace
+
+    from sdjax.training.objectives.tuning import tuned
+    from sdjax.training.recipes import sets
+
+    small = sdjax.StableDiffusion.from_pretrained(model)
+    asked = recipe(model, pictures, adaptations.LoRA(rank=1), aesthetic_score=5.5)
+    objective = tuned(asked.diffusion, adaptations.Networks.of(small), small.scheduler_config)
+    latents = {"caption": np.array(["a"] * 2), "index": np.arange(2),
+               "mean": np.zeros((2, 8, 12, 8), np.float32)}
+    material = SimpleNamespace(known_captions=list, latents=lambda *given: [dict(latents)])
+    sizes = "original_size", "crop", "target_size"
+    for told, ids in ((sizes, [16, 24, 0, 0, 16, 24]), ((), None),
+                      ((*sizes[:2], "aesthetic_score"), [16, 24, 0, 0, 5.5])):
+        monkeypatch.setattr(sets, "names", lambda *given, told=told: told)
+        (found,) = sets.Sets(asked, objective, small, small.params).of(material)
+        assert found.get("time_ids", np.array([None])).tolist() == ([ids] * 2 if ids else [None])
 
 
 def test_the_command_line_names_the_model():

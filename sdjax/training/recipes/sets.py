@@ -1,0 +1,161 @@
+"""The arrays that training on top of a model draws from, for each size of picture."""
+
+import numpy as np
+
+from sdjax.data.beside import pictures_beside
+from sdjax.data.buckets import fitted
+from sdjax.data.folder import ImageFolder
+from sdjax.data.held_out import held_out
+from sdjax.data.images import crop_and_resize
+from sdjax.errors import SdjaxError
+from sdjax.pipeline.told import names
+from sdjax.training.adaptations import LearnedWord
+from sdjax.training.loop.settings import say
+
+from .pictures import by_size, edges, mirrored
+
+
+class Sets:
+    """Makes the arrays of a `TuningRun`'s pictures.
+
+    objective: as `tuned` makes it. base: the model's parameters by their parts.
+    """
+
+    def __init__(self, recipe, objective, model, base):
+        self.recipe, self.run, self.model, self.base = recipe, recipe.diffusion, model, base
+        self.objective, self.vae = objective, model.vae
+
+    def of(self, material) -> list[dict]:
+        """For each bucket, or the one size: "caption", "index", "mean" and "std" of latents or
+        "image", and what the adaptation needs; for SDXL "time_ids".
+        """
+        return [self._mirrored(arrays) for arrays in self._prepared(material)]
+
+    def split(self, material) -> tuple[list[dict], list[dict]]:
+        """(what is trained on, as `of` gives it; what data.validation keeps out, never mirrored).
+        """
+        sets = self._prepared(material)
+        index = np.concatenate([arrays["index"] for arrays in sets])
+        names = [material.source.name(int(i)) for i in index]
+        out = index[held_out(names, self.recipe.data.validation)]
+        kept, judged = [], []
+        for arrays in sets:
+            own = np.isin(arrays["index"], out)
+            for rows, found in ((~own, kept), (own, judged)):
+                if rows.any():
+                    found.append({name: array[rows] for name, array in arrays.items()})
+        judged = [
+            {name: a for name, a in arrays.items() if not name.startswith("flipped_")}
+            for arrays in judged
+        ]
+        return [self._mirrored(arrays) for arrays in kept], judged
+
+    def _mirrored(self, arrays):
+        return mirrored(arrays) if self.recipe.data.flip else arrays
+
+    def _prepared(self, material):
+        self._check_word(material.known_captions())
+        sets = self._read(material)
+        sizes = {self._shape(arrays): len(arrays["index"]) for arrays in sets}
+        if self.recipe.data.buckets:
+            say(f"{sum(sizes.values())} pictures in {len(sizes)} buckets: " + ", ".join(
+                f"{width}x{height} ({count})" for (height, width), count in sizes.items()))
+        sets = [self._whole(arrays, material) for arrays in sets]
+        self._check_word([text for arrays in sets for text in arrays["caption"]], True)
+        return sets
+
+    def _read(self, material):
+        data = self.recipe.data
+        if self.run.cache_latents and "image" not in self.objective.adaptation.needs:
+            return material.latents(None, self.vae, self.base["vae"], data.flip)
+        if not data.buckets:
+            return [dict(material.all_pictures())]
+        sets = by_size(material.source, range(material.count))
+        if not sets:
+            raise SdjaxError("the data has no usable picture")
+        return sets
+
+    def _shape(self, arrays):
+        """(height, width) of the pictures."""
+        if "image" in arrays:
+            return arrays["image"].shape[1:3]
+        return tuple(side * self.vae.config.downsampling for side in arrays["mean"].shape[1:3])
+
+    def _whole(self, arrays, material):
+        arrays.pop("label", None)
+        shape = self._shape(arrays)
+        for name in self.objective.adaptation.needs:
+            if name != "image":
+                arrays[name] = self._beside(name, material, arrays, shape)
+        if self.run.masks:
+            arrays["mask"] = self._masks(material, arrays, shape)
+        captions = [self.run.captions.of(str(text)) for text in arrays["caption"]]
+        arrays["caption"] = np.array(captions)
+        told = names(
+            self.model.unet.config, [encoder.config for encoder in self.model.text_encoders])
+        ids = arrays.pop("time_ids", np.tile(np.float32([*shape, 0, 0, *shape]), (len(captions), 1)))
+        if "aesthetic_score" in told:
+            score = np.full((len(ids), 1), self.run.aesthetic_score, np.float32)
+            ids = np.concatenate([ids[:, :4], score], axis=1)
+        if told:
+            arrays["time_ids"] = ids
+        return arrays
+
+    def _check_word(self, texts, whole=False):
+        """SdjaxError where no caption has the word to be learned. whole: texts are those that are
+        trained on, not the pictures' own.
+        """
+        adaptation, captions, prior = self.run.adaptation, self.run.captions, self.run.prior
+        if not isinstance(adaptation, LearnedWord) or not len(texts):
+            return
+        if prior is not None and captions.prompt == prior.prompt:
+            return
+        word = adaptation.word.lower()
+        if not any(word in (text if whole else captions.of(text)).lower() for text in texts):
+            raise SdjaxError(
+                f"no caption has the word {adaptation.word!r} that is to be learned: set "
+                f"diffusion.captions.prompt, such as 'a picture of {adaptation.word}'"
+            )
+
+    def _beside(self, name, material, arrays, shape):
+        """The pictures that steer, or are edited: uint8 or float32 [N, H, W, channels]."""
+        if self.run.beside == "edges":
+            if name != "control":
+                raise SdjaxError("diffusion.beside 'edges' is for a ControlNet")
+            images = arrays["image"] if "image" in arrays else (
+                material.pictures(arrays["index"])["image"])  # fmt: skip
+            return edges(images)
+        if not self.run.beside:
+            raise SdjaxError(
+                f"{type(self.run.adaptation).__name__} needs a picture beside each of the data's: "
+                "set diffusion.beside to a folder with pictures of the same names, for a "
+                "data.source of folder:…, or, for a ControlNet, to 'edges'"
+            )
+        pictures = self._found_beside(self.run.beside, "beside", material, arrays, shape)
+        return pictures if name == "original" else pictures / np.float32(255)
+
+    def _found_beside(self, folder, option, material, arrays, shape):
+        raw = material.source.raw
+        if not isinstance(raw, ImageFolder):
+            raise SdjaxError(f"diffusion.{option} goes with a data.source of folder:…")
+        found = pictures_beside(raw, folder, arrays["index"])
+        buckets = material.source.buckets
+        if buckets is None:
+            size = self.recipe.data.image_size
+            return np.stack([crop_and_resize(picture, size) for picture in found])
+        fits = [buckets.fit(*picture.shape[1::-1]) for picture in found]
+        for fit, index in zip(fits, arrays["index"], strict=True):
+            if fit.bucket != shape[::-1]:
+                raise SdjaxError(
+                    f"the picture in {folder} beside {raw.name(int(index))} has other proportions"
+                )
+        return np.stack([fitted(picture, fit) for picture, fit in zip(found, fits, strict=True)])
+
+    def _masks(self, material, arrays, shape):
+        """What each place of the loss counts, float32 [N, h, w, 1], the means of the masks."""
+        masks = self._found_beside(self.run.masks, "masks", material, arrays, shape)
+        factor = self.model.vae.config.downsampling
+        light = masks.mean(-1, dtype=np.float32) / 255
+        count, height, width = light.shape
+        cells = light.reshape(count, height // factor, factor, width // factor, factor)
+        return cells.mean((2, 4))[..., None]
