@@ -45,8 +45,8 @@ class DataConfig:
     """The run stops when more than this share of the source is broken, and more than one item, or
     with 0 any; less is skipped. Counted anew by each start of the program."""
     caption_lines: bool = False
-    """folder: each line of a caption's file is a caption of its own, one of which is drawn each time
-    in training on top of a model; otherwise all are one."""
+    """folder: each line of a caption's file is a caption of its own, one of which is drawn each
+    time in training on top of a model; otherwise all are one."""
     validation: float = 0.0
     """Share of the pictures that are kept out of training on top of a model, to judge it by; their
     names choose them, so that they are the same each time."""

@@ -1,4 +1,4 @@
-"""LPIPS against its published network in PyTorch, at small widths, from files as they are shared."""
+"""LPIPS against its published network in PyTorch, narrow, from files as they are shared."""
 
 import jax
 import numpy as np

@@ -46,7 +46,8 @@ class AdversaryConfig:
 
     def losses(self, params, images, decoded):
         """(the autoencoder's, the discriminator's), float32 [] each, of images and what is decoded,
-        [b, H, W, 3]. The first has no gradient for the discriminator, the second none for the other.
+        [b, H, W, 3]. The first has no gradient for the discriminator, the second none for the
+        autoencoder.
         """
         def score(params, images):
             return self.network.apply({"params": params}, images)

@@ -108,7 +108,7 @@ class TuningRun(RunConfig):
     clip_skip: int = 0
     """Layers left out at the end of the text encoder, as the pipeline counts them."""
     text_chunks: int = 1
-    """How many chunks of a prompt's length, 75 tokens of Stable Diffusion, are read of a caption."""
+    """How many chunks of a prompt's length, 75 tokens of Stable Diffusion, are read of captions."""
     aesthetic_score: float = 6.0
     """What SDXL's refiner is told of the pictures."""
     cache_texts: bool = False

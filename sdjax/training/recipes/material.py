@@ -81,8 +81,8 @@ class Material:
 
     def latents(self, given: Path | None, vae, params, flip=False) -> list[dict]:
         """For each size {"mean", "std", "caption", "index"} of all usable pictures; the latents are
-        kept. With buckets there is "time_ids", and with flip "flipped_mean" and "flipped_std", those
-        of the pictures mirrored.
+        kept. With buckets there is "time_ids", and with flip "flipped_mean" and "flipped_std",
+        those of the pictures mirrored.
 
         given: the folder of the autoencoder `vae` with its `params`; None where only these tell.
         """

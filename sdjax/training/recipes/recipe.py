@@ -29,8 +29,8 @@ class Recipe:
     diffusion: LatentRun | PixelRun | TuningRun | None = field(default_factory=PixelRun)
     """None to train the autoencoder of a model alone."""
     model: str | None = None
-    """What a TuningRun, or an autoencoder alone, trains on top of: a diffusers folder, a single file, a hub id; or sd15, sd21
-    or sdxl for the published architecture with random weights."""
+    """What a TuningRun, or an autoencoder alone, trains on top of: a diffusers folder, a single
+    file, a hub id; or sd15, sd21 or sdxl for the published architecture with random weights."""
     autoencoder: AutoencoderRun | None = None
     """Trained first; None where `pretrained` brings one, or for pixels."""
     pretrained: str | None = None
@@ -180,7 +180,8 @@ def with_overrides(recipe: Recipe, arguments: Sequence[str], prog: str | None = 
     if isinstance(changed.diffusion, TuningRun) and not changed.diffusion.captions.takes_own:
         changed = replace(changed, data=replace(changed.data, require_captions=False))
     asked = any(argument.startswith("--diffusion.sheet.prompts") for argument in arguments)
-    if asked or changed.diffusion is None or not changed.diffusion.sheet.prompts or not _other_pictures(recipe, changed):
+    prompts = changed.diffusion is not None and changed.diffusion.sheet.prompts
+    if asked or not prompts or not _other_pictures(recipe, changed):
         return changed
     sheet = replace(changed.diffusion.sheet, prompts=())
     return replace(changed, diffusion=replace(changed.diffusion, sheet=sheet))

@@ -93,7 +93,8 @@ class Sets:
         arrays["caption"] = np.array(captions)
         told = names(
             self.model.unet.config, [encoder.config for encoder in self.model.text_encoders])
-        ids = arrays.pop("time_ids", np.tile(np.float32([*shape, 0, 0, *shape]), (len(captions), 1)))
+        whole = np.tile(np.float32([*shape, 0, 0, *shape]), (len(captions), 1))
+        ids = arrays.pop("time_ids", whole)
         if "aesthetic_score" in told:
             score = np.full((len(ids), 1), self.run.aesthetic_score, np.float32)
             ids = np.concatenate([ids[:, :4], score], axis=1)

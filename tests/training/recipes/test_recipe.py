@@ -339,7 +339,7 @@ def test_recipes_are_found_by_name(tmp_path, monkeypatch):
     assert known_recipes() == {path.stem: path for path in CONFIGS}
     monkeypatch.chdir(tmp_path)
     assert load_config("shapes") == load_config(CONFIGS[0].with_name("shapes.py"))
-    with pytest.raises(SdjaxError, match="there are autoencoder_gan, .*, shapes_pairs; did you mean"):
+    with pytest.raises(SdjaxError, match="there are autoencoder_gan, .*, shapes_pairs; did you"):
         load_config("shape")
     with pytest.raises(SdjaxError, match="no recipe configs/shapes.py, .*did you mean shapes?"):
         load_config("configs/shapes.py")
