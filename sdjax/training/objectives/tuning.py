@@ -37,6 +37,8 @@ class TuningSheet:
     guidance_scale: float | None = None
     """None for the model's own."""
     seed: int = 0
+    options: tuple[tuple[str, int | float | bool | str], ...] = ()
+    """Any other arguments of `generate` by their names, such as negative_prompt and sampler."""
 
     def __post_init__(self):
         check_at_least(1, self, "images", "steps")

@@ -1,6 +1,7 @@
 """A recipe on top of a model carried out: pictures, batches, sample pictures, export."""
 
 import dataclasses
+import inspect
 from pathlib import Path
 
 import jax
@@ -41,6 +42,10 @@ class Tuning:
         self.size = recipe.data.image_size
         self.makes = Sets(recipe, self.objective, model, self.base)
         model.scheduler_config = self._scheduler()
+        known = inspect.signature(StableDiffusion.generate).parameters
+        for name, _ in self.run.sheet.options:
+            if name not in known:
+                raise SdjaxError(f"diffusion.sheet.options: there is no option {name!r} of generate")
 
     def go(self, fit) -> bool:
         """Trains, or goes on; True when it is finished and exported."""
@@ -152,15 +157,15 @@ class Tuning:
             if pipeline is None:
                 pipeline = adapted(self.model, self.networks, parts)
             pipeline.params = {name: parts[name] for name in pipeline.params}
-            options = dict(given)
+            options = {**dict(config.options), **given}
             if self.networks.control is not None:
                 control = Control(self.networks.control, parts["controlnet"])
-                options = {"controls": [control(list(given["controls"]))]}
-            images = pipeline.generate(
-                prompts, steps=config.steps, guidance_scale=config.guidance_scale,
-                seed=config.seed, height=self.size, width=self.size, output="numpy",
-                clip_skip=self.run.clip_skip, progress=False, **options,
-            )
-            return images, prompts
+                options["controls"] = [control(list(given["controls"]))]
+            options = {
+                "steps": config.steps, "guidance_scale": config.guidance_scale,
+                "seed": config.seed, "height": self.size, "width": self.size,
+                "clip_skip": self.run.clip_skip, **options, "output": "numpy", "progress": False,
+            }
+            return pipeline.generate(prompts, **options), prompts
 
         return make

@@ -105,7 +105,7 @@ def test_what_is_kept_out_judges_and_the_best_is_exported(
     model, pictures, tmp_path, monkeypatch, no_sheets
 ):
     lora = adaptations.LoRA(rank=1, targets=("attn2.to_k",))
-    asked = recipe(model, pictures, lora)
+    asked = recipe(model, pictures, lora, cache_texts=True)
     asked = dataclasses.replace(asked, data=dataclasses.replace(asked.data, validation=0.25))
     losses = iter([0.1, 0.2])
     stage = importlib.import_module("sdjax.training.recipes.tuning")
@@ -133,6 +133,8 @@ def test_what_is_kept_out_judges_and_the_best_is_exported(
     assert told == {"result": "lora.safetensors", "step": 2, "steps": 4, "validation_loss": 0.1}
     _, metadata = read_safetensors(tmp_path / "lora.safetensors")
     assert metadata["ss_steps"] == "2"
+    with np.load(tmp_path / "texts.npz") as kept:
+        assert len(kept["key"]) == 2  # their one caption, and the empty one
 
 
 def test_dreambooth_makes_the_pictures_of_its_class(model, pictures, tmp_path, no_sheets):
@@ -154,9 +156,11 @@ def test_dreambooth_makes_the_pictures_of_its_class(model, pictures, tmp_path, n
     ({"adaptation": adaptations.ControlNet()}, "needs a picture beside"),
     ({"data": {"source": "folder:nowhere"}}, "expected a folder of pictures"),
     ({"data": {"validation": 0.9}}, "leaves none to train on"),
+    ({"sheet": TuningSheet(options=(("sharpness", 3),))}, "no option 'sharpness' of generate"),
 ])
 def test_what_cannot_be_trained_is_told_first(model, pictures, tmp_path, change, message):
-    asked = recipe(model, pictures, change.get("adaptation", adaptations.LoRA(rank=1)))
+    sheet = {"sheet": change["sheet"]} if "sheet" in change else {}
+    asked = recipe(model, pictures, change.get("adaptation", adaptations.LoRA(rank=1)), **sheet)
     asked = dataclasses.replace(
         asked, data=dataclasses.replace(asked.data, **change.get("data", {})))
     work = tmp_path / "new" / "work"
