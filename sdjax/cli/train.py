@@ -52,6 +52,22 @@ _WORDS = {
     "sample_every_n_steps": f"{_RUN}.sheet_every",
     "sample_prompts": f"{_RUN}.sheet.prompts",
     "flip_aug": "data.flip",
+    "enable_bucket": "data.buckets",
+    "min_bucket_reso": "data.bucket_smallest",
+    "max_bucket_reso": "data.bucket_largest",
+    "bucket_reso_steps": "data.bucket_step",
+    "enable_wildcard": "data.caption_lines",
+    "validation_split": "data.validation",
+    "shuffle_caption": f"{_RUN}.captions.shuffle",
+    "keep_tokens": f"{_RUN}.captions.keep",
+    "caption_tag_dropout_rate": f"{_RUN}.captions.tag_dropout",
+    "caption_dropout_rate": f"{_RUN}.caption_dropout",
+    "multires_noise_iterations": f"{_RUN}.denoising.pyramid_iterations",
+    "multires_noise_discount": f"{_RUN}.denoising.pyramid_discount",
+    "cache_text_encoder_outputs": f"{_RUN}.cache_texts",
+    "prior_loss_weight": f"{_RUN}.prior.weight",
+    "network_dim": f"{_RUN}.adaptation.rank",
+    "network_alpha": f"{_RUN}.adaptation.alpha",
 }
 """What other programs call options of a recipe."""
 

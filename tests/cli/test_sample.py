@@ -76,13 +76,14 @@ def test_other_commands_tell_foreign_options_too(capsys, command, ours):
 
 
 def test_foreign_options_of_training_are_options_of_recipes():
-    """Each leads to a field of a recipe for pictures of prompts."""
-    recipe = training.load_config("shapes")
+    """Each leads to a field of a recipe for pictures of prompts, from noise or on top of a model."""
+    recipes = [training.load_config(name) for name in ("shapes", "dreambooth")]
     for name in train._WORDS.values():
         if name not in ("workdir", "config"):
-            value = recipe
+            values = recipes
             for field in name.split()[0].split("."):
-                value = getattr(value, field)
+                values = [getattr(value, field) for value in values if hasattr(value, field)]
+            assert values, name
 
 
 @pytest.mark.parametrize(

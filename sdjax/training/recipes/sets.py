@@ -34,10 +34,12 @@ class Sets:
     def split(self, material) -> tuple[list[dict], list[dict]]:
         """(what is trained on, as `of` gives it; what data.validation keeps out, never mirrored).
         """
+        share = self.recipe.data.validation
+        held_out([material.source.name(i) for i in range(material.count)], share)  # if it can be
         sets = self._prepared(material)
         index = np.concatenate([arrays["index"] for arrays in sets])
         names = [material.source.name(int(i)) for i in index]
-        out = index[held_out(names, self.recipe.data.validation)]
+        out = index[held_out(names, share)]
         kept, judged = [], []
         for arrays in sets:
             own = np.isin(arrays["index"], out)
@@ -55,6 +57,7 @@ class Sets:
 
     def _prepared(self, material):
         self._check_word(material.known_captions())
+        self._check_beside(material)
         sets = self._read(material)
         sizes = {self._shape(arrays): len(arrays["index"]) for arrays in sets}
         if self.recipe.data.buckets:
@@ -121,24 +124,30 @@ class Sets:
     def _beside(self, name, material, arrays, shape):
         """The pictures that steer, or are edited: uint8 or float32 [N, H, W, channels]."""
         if self.run.beside == "edges":
-            if name != "control":
-                raise SdjaxError("diffusion.beside 'edges' is for a ControlNet")
             images = arrays["image"] if "image" in arrays else (
                 material.pictures(arrays["index"])["image"])  # fmt: skip
             return edges(images)
-        if not self.run.beside:
+        pictures = self._found_beside(self.run.beside, material, arrays, shape)
+        return pictures if name == "original" else pictures / np.float32(255)
+
+    def _check_beside(self, material):
+        """SdjaxError where pictures that are needed beside the data's cannot be had."""
+        run, needs = self.run, self.objective.adaptation.needs
+        if run.beside == "edges" and "original" in needs:
+            raise SdjaxError("diffusion.beside 'edges' is for a ControlNet")
+        if not run.beside and {"original", "control"} & set(needs):
             raise SdjaxError(
-                f"{type(self.run.adaptation).__name__} needs a picture beside each of the data's: "
+                f"{type(run.adaptation).__name__} needs a picture beside each of the data's: "
                 "set diffusion.beside to a folder with pictures of the same names, for a "
                 "data.source of folder:…, or, for a ControlNet, to 'edges'"
             )
-        pictures = self._found_beside(self.run.beside, "beside", material, arrays, shape)
-        return pictures if name == "original" else pictures / np.float32(255)
+        for option in ("beside", "masks"):
+            if getattr(run, option) not in ("", "edges"):
+                if not isinstance(material.source.raw, ImageFolder):
+                    raise SdjaxError(f"diffusion.{option} goes with a data.source of folder:…")
 
-    def _found_beside(self, folder, option, material, arrays, shape):
+    def _found_beside(self, folder, material, arrays, shape):
         raw = material.source.raw
-        if not isinstance(raw, ImageFolder):
-            raise SdjaxError(f"diffusion.{option} goes with a data.source of folder:…")
         found = pictures_beside(raw, folder, arrays["index"])
         buckets = material.source.buckets
         if buckets is None:
@@ -154,7 +163,7 @@ class Sets:
 
     def _masks(self, material, arrays, shape):
         """What each place of the loss counts, float32 [N, h, w, 1], the means of the masks."""
-        masks = self._found_beside(self.run.masks, "masks", material, arrays, shape)
+        masks = self._found_beside(self.run.masks, material, arrays, shape)
         factor = self.model.vae.config.downsampling
         light = masks.mean(-1, dtype=np.float32) / 255
         count, height, width = light.shape

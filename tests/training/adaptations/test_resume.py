@@ -20,7 +20,7 @@ VALUES = {
     "lora": adaptations.LoRA(rank=2, text_encoder=True, rank_dropout=0.3,
                              up_learning_rate_ratio=4.0),
     "dora": adaptations.LoRA(rank=1, targets=("transformers", "convolutions"), dora=True),
-    "word": adaptations.LearnedWord("<new>", initial="red", vectors=2),
+    "word": adaptations.LearnedWord("<new>", initial="a", vectors=2),
     "control": adaptations.ControlNet(dropout=0.3),
     "inpaint": adaptations.Inpaint(),
     "edit": adaptations.InstructPix2Pix(dropout=0.2),

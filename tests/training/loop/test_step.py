@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
 from sdjax.errors import SdjaxError
@@ -16,7 +17,7 @@ from sdjax.parallel import (
     replicate,
     shard_batch,
 )
-from sdjax.training import TrainState, make_optimizer, make_step
+from sdjax.training import OptimizerConfig, TrainState, make_optimizer, make_step
 from sdjax.training.loop.state import ema_update
 from sdjax.training.loop.step import image_keys
 
@@ -54,6 +55,16 @@ def reference(toy, config, updates):
 
 def assert_close(got, wanted):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6), got, wanted)
+
+
+def test_the_averages_of_schedule_free_training_are_what_is_used(toy, toy_config):
+    optimizer = OptimizerConfig("schedule_free", 0.05, "constant", warmup_steps=1, clip_norm=0)
+    state, _ = run(toy, toy_config(optimizer=optimizer, ema_decay=0.0), 3)
+    used = optax.contrib.schedule_free_eval_params(state.opt_state, state.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7),
+                 state.ema, used)
+    assert max(jax.tree.leaves(jax.tree.map(
+        lambda a, b: np.abs(a - b).max(), state.params, state.ema))) > 1e-4
 
 
 def test_two_devices_train_as_one_batch(toy, toy_config):

@@ -196,7 +196,7 @@ def test_the_refiner_is_told_a_score_in_place_of_a_size(model, pictures, monkeyp
     objective = tuned(asked.diffusion, adaptations.Networks.of(small), small.scheduler_config)
     latents = {"caption": np.array(["a"] * 2), "index": np.arange(2),
                "mean": np.zeros((2, 8, 12, 8), np.float32)}
-    material = SimpleNamespace(known_captions=list, latents=lambda *given: [dict(latents)])
+    material = SimpleNamespace(source=None, known_captions=list, latents=lambda *given: [dict(latents)])
     sizes = "original_size", "crop", "target_size"
     for told, ids in ((sizes, [16, 24, 0, 0, 16, 24]), ((), None),
                       ((*sizes[:2], "aesthetic_score"), [16, 24, 0, 0, 5.5])):
