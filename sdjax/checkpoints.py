@@ -11,6 +11,8 @@ import shutil
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import orbax.checkpoint as ocp
 
 from .errors import SdjaxError
@@ -69,12 +71,13 @@ class Checkpoints:
         """Begin to save a tree of arrays and a JSON dict as `step`; the writing goes on behind.
 
         Where the notes have a "validation_loss", the checkpoint of the least is kept.
-        The arrays are copied before this returns, so they may be donated at once. A step that is
-        already there is left as it is.
+        The arrays are copied before this returns, so they may be donated at once; those that are
+        cut over devices are written by whoever holds the parts. A step that is already there is
+        left as it is.
         """
         if step == self.latest():
             return
-        arrays = to_host(state)
+        arrays = to_host(state) if _whole(state) else _copied(state)
         notes = {**notes, "arrays": _shapes(arrays)}
         with self._told():
             self._manager.wait_until_finished()  # older ones make room only then
@@ -82,7 +85,7 @@ class Checkpoints:
             self._manager.save(
                 step,
                 args=ocp.args.Composite(
-                    arrays=ocp.args.StandardSave(arrays), notes=ocp.args.JsonSave(notes)
+                    arrays=ocp.args.PyTreeSave(arrays), notes=ocp.args.JsonSave(notes)
                 ),
                 metrics={VALIDATION: notes[VALIDATION]} if VALIDATION in notes else None,
             )
@@ -124,12 +127,16 @@ class Checkpoints:
     def restore(self, step, like):
         """(state, notes) of `step`; `like` is a tree of arrays or ShapeDtypeStructs of that shape.
 
+        The state is of NumPy arrays, or where the structs have shardings of arrays that lie so,
+        however they lay when they were saved.
+
         Raises SdjaxError, naming the first difference, where the checkpoint is of another
         architecture or optimizer; no array is read then.
         """
         self.check(step, like)
-        like = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
-        args = ocp.args.Composite(arrays=ocp.args.StandardRestore(like))
+        args = ocp.args.Composite(arrays=ocp.args.PyTreeRestore(
+            like, restore_args=jax.tree.map(_restored, like)
+        ))
         return self._manager.restore(step, args=args)["arrays"], self.notes(step)
 
     def check(self, step, like):
@@ -179,6 +186,27 @@ def _policy(newest, every):
     )
     steps = [policies.EveryNSteps(every)] if every else []
     return policies.AnyPreservationPolicy([policies.LatestN(newest), best, *steps])
+
+
+def _whole(tree):
+    """Whether each array has a copy on each of its devices, all of this process."""
+    arrays = [x for x in jax.tree.leaves(tree) if isinstance(x, jax.Array)]
+    return all(x.is_fully_addressable and x.is_fully_replicated for x in arrays)
+
+
+def _copied(tree):
+    if jax.default_backend() != "cpu":
+        return tree  # Orbax copies it to the host before it returns
+    return jax.tree.map(jnp.copy, tree)  # there it would write what is donated meanwhile
+
+
+def _restored(leaf):
+    cut = getattr(leaf, "sharding", None)
+    if not isinstance(leaf, jax.ShapeDtypeStruct) or cut is None:
+        return ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype)
+    return ocp.ArrayRestoreArgs(
+        sharding=cut, global_shape=leaf.shape, dtype=leaf.dtype, strict=True
+    )
 
 
 def _shapes(tree):

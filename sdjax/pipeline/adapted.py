@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from sdjax import parallel
 from sdjax.errors import SdjaxError, check_finite
 from sdjax.models.clip import TextEncoder
@@ -22,7 +20,7 @@ from sdjax.words import told_words
 class Adapted:
     """The parameters of a U-Net, an autoencoder and text encoders, and what changes them.
 
-    A subclass sets the networks, tokenizers and `offload`, then `params`.
+    A subclass sets the networks, tokenizers, `offload` and `place`, then `params`.
     """
 
     unet: UNet
@@ -32,11 +30,13 @@ class Adapted:
     """Names of the text encoders among the parts."""
     offload: bool = False
     """Whether parameters stay in the host's memory, and are on the devices only while used."""
+    place: parallel.Copies | parallel.Sharded = parallel.COPIES
+    """How they lie on the devices."""
 
     @property
     def params(self) -> dict[str, Any]:
-        """Parameters of all networks, adapters applied, a copy on each local device; with `offload`
-        NumPy arrays.
+        """Parameters of all networks, adapters applied, a copy on each local device or cut over them
+        as the placement has it; with `offload` NumPy arrays.
 
         Assigned parameters become the ones that adapters are applied to; loaded ones are dropped.
         """
@@ -54,7 +54,7 @@ class Adapted:
         """Parameters where they are between calls."""
         if self.offload:
             return parallel.to_host(params)
-        return jax.device_put(params, parallel.replicated())
+        return self.place.put(params)
 
     @told_words
     def load_lora(

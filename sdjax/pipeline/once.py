@@ -3,13 +3,15 @@
 import jax
 import numpy as np
 
+from sdjax import parallel
 
-def one_a_device(run, items):
-    """`run` on a tree of arrays [n, …], one of each for each device at a time: NumPy trees [n, …].
+
+def one_a_device(run, items, on=parallel.COPIES):
+    """`run` on a tree of arrays [n, …], one of each for each device of `on` at a time: NumPy trees [n, …].
 
     One program for any n.
     """
-    devices, count, made = jax.local_device_count(), len(jax.tree.leaves(items)[0]), []
+    devices, count, made = on.groups, len(jax.tree.leaves(items)[0]), []
     for first in range(0, count, devices):
         numbers = np.minimum(np.arange(first, first + devices), count - 1)
         done = run(jax.tree.map(lambda leaf: leaf[numbers][:, None], items))

@@ -4,7 +4,6 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import numpy as np
 from PIL import Image
 
@@ -69,15 +68,15 @@ def shown(
     vae, params: the model's. seeds: of the batch's images.
     """
     if asked.vae is None:
-        matrix, offset = linear_map(vae, params)
+        matrix, offset = linear_map(vae, params, place.on)
 
         def decode(latents):
             pixels = programs.joined(latents, place, len(seeds)) @ matrix + offset
             return np.clip(pixels, -1, 1)
     else:
-        own = jax.device_put(asked.params, parallel.replicated())
+        own = place.on.put(asked.params)
         run = programs.compiled(
-            programs.latents_to_pixels, programs.Coder(asked.vae), in_axes=(None, 0)
+            programs.latents_to_pixels, programs.Coder(asked.vae), in_axes=(None, 0), on=place.on
         )
 
         def decode(latents):
@@ -90,14 +89,14 @@ def shown(
     return show
 
 
-def linear_map(vae: VAE | TinyVAE, params) -> tuple[np.ndarray, np.ndarray]:
+def linear_map(vae: VAE | TinyVAE, params, on=parallel.COPIES) -> tuple[np.ndarray, np.ndarray]:
     """(matrix [C, 3], offset [3]): pixels in [-1, 1] ≈ latents @ matrix + offset.
 
     The latents are in the U-Net's scale. Fitted by least squares to what the autoencoder makes of
     patches of colour, which are the same every time.
     """
     colours = patches()
-    latents = latents_of(vae, params, colours)
+    latents = latents_of(vae, params, colours, on)
     # At the edges the encoder sees padding.
     inside = (slice(None), slice(1, -1), slice(1, -1))
     known, wanted = (a[inside].reshape(-1, a.shape[-1]) for a in (latents, colours))
@@ -106,11 +105,15 @@ def linear_map(vae: VAE | TinyVAE, params) -> tuple[np.ndarray, np.ndarray]:
     return np.float32(solution[:-1]), np.float32(solution[-1])
 
 
-def latents_of(vae: VAE | TinyVAE, params, colours: np.ndarray) -> np.ndarray:
+def latents_of(
+    vae: VAE | TinyVAE, params, colours: np.ndarray, on=parallel.COPIES
+) -> np.ndarray:
     """Latents [N, h, w, C] in the U-Net's scale of pictures with a colour [N, h, w, 3] for each."""
-    factor, devices = vae.config.downsampling, jax.local_device_count()
+    factor, devices = vae.config.downsampling, on.groups
     pictures = np.repeat(np.repeat(colours, factor, axis=1), factor, axis=2)
-    encode = programs.compiled(programs.pixels_to_moments, programs.Coder(vae), in_axes=(None, 0))
+    encode = programs.compiled(
+        programs.pixels_to_moments, programs.Coder(vae), in_axes=(None, 0), on=on
+    )
     rows = np.minimum(np.arange(-(-len(pictures) // devices) * devices), len(pictures) - 1)
     mean, _ = encode(params, pictures[rows].reshape(devices, -1, *pictures.shape[1:]))
     mean = np.asarray(mean).reshape(-1, *mean.shape[2:])[: len(pictures)]

@@ -1,7 +1,7 @@
 """The compiled programs of a generation: texts and pictures to embeddings, noise to latents to
 pixels.
 
-Each is pmapped over the local devices. Networks and shapes are static; parameters are arguments;
+Each is mapped over the devices of a placement. Networks and shapes are static; parameters are arguments;
 everything a request brings (prompt, picture, mask, seed, steps, sampler, guidance) is traced.
 """
 
@@ -42,19 +42,21 @@ class Place(NamedTuple):
     across: bool
     """Whether a guided image takes two devices: an even one for the negative prompt, the next
     for the prompt. Else all branches are one batch on the image's device."""
+    on: parallel.Copies | parallel.Sharded = parallel.COPIES
+    """What a device is: one with a copy of the parameters, or several that share one."""
 
 
-def place(count: int, branches: int) -> Place:
-    """Lays `count` images out over the local devices, with the fewest evaluations in a row.
+def place(count: int, branches: int, on=parallel.COPIES) -> Place:
+    """Lays `count` images out over the devices of `on`, with the fewest evaluations in a row.
 
     branches: predictions that an evaluation of an image takes; 2 with guidance.
     """
-    devices = jax.local_device_count()
+    devices = on.groups
     pairs = branches == 2 and devices % 2 == 0
     across = pairs and -(-2 * count // devices) < 2 * -(-count // devices)
     groups = devices // 2 if across else devices
     rows = np.minimum(np.arange(groups * -(-count // groups)), count - 1).reshape(groups, -1)
-    return Place(np.repeat(rows, 2, axis=0) if across else rows, across)
+    return Place(np.repeat(rows, 2, axis=0) if across else rows, across, on)
 
 
 def joined(mapped, place: Place, count: int) -> np.ndarray:
@@ -474,11 +476,11 @@ def _scale(config):
 
 
 @functools.cache
-def compiled(function, *static, in_axes: tuple):
-    """A function of this module with its static arguments given, mapped over the local devices.
+def compiled(function, *static, in_axes: tuple, on=parallel.COPIES):
+    """A function of this module with its static arguments given, mapped over the devices of `on`.
 
     in_axes: for each other argument, or each of its fields, 0 where it is split over the devices
     and None where it is the same on all. The program is kept for the life of the process.
     """
     mapped = functools.partial(function, *static)
-    return jax.pmap(mapped, axis_name=parallel.AXIS, in_axes=in_axes)
+    return on.map(mapped, in_axes)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from sdjax import diffusion, parallel
+from sdjax import diffusion
 from sdjax.pipeline import canvas, conditions, previews, programs
 from sdjax.pipeline.conditions import Pictures
 from sdjax.pipeline.draws import draw, key_data, varied
@@ -75,15 +75,16 @@ def embedded(model, texts: np.ndarray, weighting: Weighting | None, skip: int) -
     counts = np.array([chunks[0].ids.shape[1] for chunks in read])
     keep = np.float32([text is not None or not model.zero_negative for text in different])
     run = programs.compiled(
-        programs.prompts_to_embeddings, model.text_encoders, weighting, skip, in_axes=(None, 0)
+        programs.prompts_to_embeddings, model.text_encoders, weighting, skip, in_axes=(None, 0),
+        on=model.place,
     )
-    params = parallel.placed(tuple(model.params[part] for part in model.encoder_parts))
+    params = model.place.placed(tuple(model.params[part] for part in model.encoder_parts))
     total, rows, made = math.lcm(*map(int, counts)), [], []
     for count in np.unique(counts):
         some = np.flatnonzero(counts == count)
         chunks = jax.tree.map(lambda *leaves: np.concatenate(leaves), *[read[i] for i in some])
         given = programs.Prompts(chunks, keep[some])
-        done = one_a_device(lambda now: run(params, now), given)
+        done = one_a_device(lambda now: run(params, now), given, model.place)
         made.append(done._replace(context=np.tile(done.context, (1, total // int(count), 1))))
         rows.extend(some)
     whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *made)
@@ -98,9 +99,11 @@ def coder(model, tiling: Tiling) -> programs.Coder:
 
 def latents_of(model, tiling: Tiling, pictures: Pictures) -> Latents:
     """The latents of pictures, each encoded once."""
-    run = programs.compiled(programs.pixels_to_moments, coder(model, tiling), in_axes=(None, 0))
-    params = parallel.placed(model.params["vae"])
-    mean, std = one_a_device(lambda some: run(params, some), pictures.arrays)
+    run = programs.compiled(
+        programs.pixels_to_moments, coder(model, tiling), in_axes=(None, 0), on=model.place
+    )
+    params = model.place.placed(model.params["vae"])
+    mean, std = one_a_device(lambda some: run(params, some), pictures.arrays, model.place)
     return Latents(mean, std, pictures.which)
 
 
@@ -118,10 +121,10 @@ def batch(
         if i:
             latents = programs.joined(result, place, count)
             made = continued(legs[i - 1], leg, made, latents, numbers)
-        place = programs.place(count, planned.branches)
+        place = programs.place(count, planned.branches, model.place)
         look = None
         if asked.preview is not None:
-            vae, params = planned.tiling.vae(model.vae), parallel.placed(model.params["vae"])
+            vae, params = planned.tiling.vae(model.vae), model.place.placed(model.params["vae"])
             seeds = asked.seeds[np.unique(numbers)]  # without what fills a last batch up
             look = asked.preview.every, previews.shown(asked.preview, vae, params, place, seeds)
         result = sampled(model, asked.controls, made, place, advance, planned.tiling, look)
@@ -242,14 +245,15 @@ def sampled(
     advance: Advance | None, tiling: Tiling, look: Look | None = None,
 ) -> jax.Array:  # fmt: skip
     """Latents [devices, n, h, w, C] of a batch."""
-    begin = programs.compiled(programs.begin, in_axes=(0, 0))
+    begin = programs.compiled(programs.begin, in_axes=(0, 0), on=place.on)
     networks, params = networks_of(model, controls, tiling)
     sample = programs.compiled(
-        programs.noise_to_latents, networks, place.across, in_axes=(None, programs.SPLIT, 0, 0)
+        programs.noise_to_latents, networks, place.across, in_axes=(None, programs.SPLIT, 0, 0),
+        on=place.on,
     )
     start, settings, images = inputs
     # Put there once: a table carried out in parts takes them several times.
-    images = jax.device_put(programs.on_devices(images, place), parallel.split())
+    images = jax.device_put(programs.on_devices(images, place), place.on.split())
 
     def run(table, latents):
         return sample(params, settings._replace(table=table), images, latents)
@@ -273,12 +277,12 @@ def networks_of(
         "unet": model.params["unet"],
         "controls": tuple(source.params for source in beside),
     }
-    return networks, parallel.placed(params)
+    return networks, model.place.placed(params)
 
 
 def decoded(model, tiling: Tiling, latents: jax.Array) -> jax.Array:
     """Pixels [devices, n, H, W, 3] of latents [devices, n, h, w, C]."""
     decode = programs.compiled(
-        programs.latents_to_pixels, coder(model, tiling), in_axes=(None, 0)
+        programs.latents_to_pixels, coder(model, tiling), in_axes=(None, 0), on=model.place
     )
-    return decode(parallel.placed(model.params["vae"]), latents)
+    return decode(model.place.placed(model.params["vae"]), latents)

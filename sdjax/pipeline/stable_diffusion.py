@@ -53,6 +53,9 @@ class StableDiffusion(Adapted):
     guidance_scale: what `generate` takes where it is given none; saved with the model.
     offload: whether parameters stay in the host's memory and are on the devices only while they are
         used, for devices with little memory. Pictures are the same.
+    placement: whether each local device has a copy of the parameters, as by default, or several
+        share one, for models larger than a device: `sdjax.parallel.Placement(fsdp=-1)`. Pictures
+        are the same to 1e-5.
     captions: all that the model was trained on, where that is known; saved with the model. A
         warning tells of prompts without a word of them.
     """
@@ -73,6 +76,7 @@ class StableDiffusion(Adapted):
         guidance_scale: float = GUIDANCE_SCALE,
         captions: Sequence[str] = (),
         offload: bool = False,
+        placement: parallel.Placement = parallel.Placement(),
     ):
         self.unet, self.vae = unet, programs.upcast(vae)
         encoders = {
@@ -88,6 +92,7 @@ class StableDiffusion(Adapted):
         self.guidance_scale = guidance_scale
         self.captions = tuple(captions)
         self.offload = offload
+        self.placement, self.place = placement, placement.here()
         self.params = params
 
     @classmethod
@@ -100,14 +105,17 @@ class StableDiffusion(Adapted):
         variant: str | None = None,
         revision: str | None = None,
         offload: bool = False,
+        placement: parallel.Placement = parallel.Placement(),
     ) -> "StableDiffusion":
         """Reads a diffusers folder, an original single file, or a hub id such as "owner/name".
 
         dtype: what the networks compute in and hold their parameters in. variant: "fp16" reads
         those weights. revision: a branch, tag or commit of the hub. offload: keeps the parameters
-        in the host's memory and each part on the devices only while it is used.
+        in the host's memory and each part on the devices only while it is used. placement: see
+        `StableDiffusion`.
         """
-        return cls.from_model(read_model(source, variant, revision), dtype, source, offload)
+        model = read_model(source, variant, revision)
+        return cls.from_model(model, dtype, source, offload, placement)
 
     @classmethod
     @told_words
@@ -119,31 +127,37 @@ class StableDiffusion(Adapted):
         config: str | os.PathLike | None = None,
         prediction_type: str | None = None,
         offload: bool = False,
+        placement: parallel.Placement = parallel.Placement(),
     ) -> "StableDiffusion":
         """Reads an original .safetensors or .ckpt file of SD1, SD2 or SDXL.
 
         config: a diffusers folder whose configurations and tokenizers are used, where the file is
         of another size than the published models. prediction_type: "epsilon" or "v_prediction";
-        by default the file's metadata or the published model's. offload: see `from_pretrained`.
+        by default the file's metadata or the published model's. offload, placement: see
+        `from_pretrained`.
         """
         model = read_model(path, config=config, prediction_type=prediction_type)
-        return cls.from_model(model, dtype, path, offload)
+        return cls.from_model(model, dtype, path, offload, placement)
 
     @classmethod
     def from_model(
-        cls, model: Model, dtype: str, source, offload: bool = False
-    ) -> "StableDiffusion":
+        cls, model: Model, dtype: str, source, offload: bool = False,
+        placement: parallel.Placement = parallel.Placement(),
+    ) -> "StableDiffusion":  # fmt: skip
         """The networks of what `read_model` read from a source, with their parameters."""
         check_whole(model, source)
         parts = model.checkpoint.parts
         kind = dtype_of(dtype)
 
+        place = placement.here()
+
         def read(name, network):
-            config, params = load(
-                parts[name], network.config_class, network.shapes, dtype, source
-            )
+            with place.reading():
+                config, params = load(
+                    parts[name], network.config_class, network.shapes, dtype, source
+                )
             # One part at a time passes through the devices.
-            return config, parallel.to_host(params) if offload else params
+            return config, parallel.to_host(params) if offload else place.placed(params)
 
         unet, unet_params = read("unet", UNet)
         kind_of_vae = _kind_of_vae(parts["vae"])
@@ -166,6 +180,7 @@ class StableDiffusion(Adapted):
             guidance_scale=model.guidance_scale,
             captions=model.captions,
             offload=offload,
+            placement=placement,
         )
 
     @told_words

@@ -148,5 +148,5 @@ def adapted(model: StableDiffusion, networks: Networks, params: Mapping) -> Stab
         model.scheduler_config, {name: params[name] for name in ("unet", "vae", *encoders)},
         text_encoder_2=encoders.get("text_encoder_2"),
         tokenizer_2=tokenizers.get("text_encoder_2"), zero_negative=model.zero_negative,
-        guidance_scale=model.guidance_scale, captions=model.captions,
+        guidance_scale=model.guidance_scale, captions=model.captions, placement=model.placement,
     )

@@ -5,10 +5,9 @@ import threading
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from sdjax.errors import SdjaxError
-from sdjax.parallel import AXIS, shard_batch
+from sdjax.parallel import COPIES
 
 
 class ArrayBatches:
@@ -99,15 +98,13 @@ class Feed:
 
     batches: an iterator of trees of arrays [batch, …], with get_state and set_state.
     leading: (steps_per_call, accumulation); that many batches are stacked for one call.
+    place: where they go, see `sdjax.parallel.Placement`.
     position: what batches.get_state gave right after the call's last batch was drawn, so that a
       checkpoint says where the *used* data ends, not where the thread has got to.
     """
 
-    def __init__(self, batches, leading, ahead=2):
-        self._batches, self._leading = batches, leading
-        self._sharding = NamedSharding(
-            Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec(AXIS)
-        )
+    def __init__(self, batches, leading, place=COPIES, ahead=2):
+        self._batches, self._leading, self._place = batches, leading, place
         self._queue = queue.Queue(ahead)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._draw, name="sdjax-feed", daemon=True)
@@ -124,7 +121,7 @@ class Feed:
         count = int(np.prod(self._leading, dtype=int))
         drawn = [next(self._batches) for _ in range(count)]
         whole = drawn[0] if count == 1 else jax.tree.map(lambda *x: np.concatenate(x), *drawn)
-        return jax.device_put(shard_batch(whole, self._leading), self._sharding)
+        return self._place.batch(whole, self._leading)
 
     def _put(self, item):
         while not self._stopped.is_set():

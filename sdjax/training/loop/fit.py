@@ -14,7 +14,7 @@ import numpy as np
 from sdjax.checkpoints import VALIDATION, Checkpoints
 from sdjax.errors import SdjaxError
 from sdjax.folders import one_line_errors
-from sdjax.parallel import check_one_process, replicate, to_host
+from sdjax.parallel import COPIES, Placement, check_one_process
 from sdjax.room import told_when_full
 
 from .config import RunConfig
@@ -44,7 +44,7 @@ class Outcome(NamedTuple):
 
 def fit(
     objective, frozen, batches, config: RunConfig, folder, *, name="train", sheet=None, about=None,
-    validation=None,
+    validation=None, placement=Placement(),
 ):
     """Train, or go on training, in `folder`.
 
@@ -52,13 +52,15 @@ def fit(
       `make_step`. Where it has them: kept(frozen) -> what of it the loss needs, and
       rates(params) -> a tree of what the learning rate of each leaf is multiplied with, and
       optimizers, the OptimizerConfig of each key of the parameters that has one of its own.
-    frozen: tree of arrays passed to the loss; it is replicated over the devices here.
+    frozen: tree of arrays passed to the loss; it is put on the devices here.
     batches: iterator of trees of arrays [config.batch_size, …] with get_state and set_state.
-    sheet: ema (on devices) -> (images, captions or None) for the sample sheet, or None.
+    sheet: ema -> (images, captions or None) for the sample sheet, or None. The arrays lie on the
+      devices, or where `placement` cuts them on the host.
     validation: (ema, frozen), both on devices -> float, asked before each checkpoint that is due;
       that of the least is kept beside the newest ones, see `best_weights`. Or None.
     about: JSON dict kept with every checkpoint, by default the config; what differs from it when
       training goes on, or is found finished, is told.
+    placement: a `sdjax.parallel.Placement`. Checkpoints do not depend on it.
 
     Returns an Outcome; `finished` is False after SIGTERM, SIGINT or config.max_minutes, when
     everything is saved to go on later. Raises SdjaxError when the loss stops being finite (the
@@ -67,37 +69,43 @@ def fit(
     """
     check_one_process()
     with one_line_errors(folder), told_when_full(WHEN_FULL):
-        return _fit(objective, frozen, batches, config, folder, name, sheet, about, validation)
+        place = placement.laid_out()
+        return _fit(
+            objective, frozen, batches, config, folder, name, sheet, about, validation, place
+        )
 
 
-def _fit(objective, frozen, batches, config, folder, name, sheet, about, validation):
+def _fit(objective, frozen, batches, config, folder, name, sheet, about, validation, place):
     begun = time.monotonic()
+    if place is not COPIES:
+        frozen = place.put(frozen)
     about = as_json(about or dataclasses.asdict(config))
     optimizer = _optimizer(objective, config)
-    place = Path(folder) / "checkpoints"
-    checkpoints = Checkpoints(place, config.keep_checkpoints, config.keep_every)
+    kept_in = Path(folder) / "checkpoints"
+    checkpoints = Checkpoints(kept_in, config.keep_checkpoints, config.keep_every)
     try:
         step, init = checkpoints.latest(), _initial(objective, optimizer)
         if step is None:
             # The key is an argument: XLA would take minutes to draw constants while it compiles.
-            state = jax.jit(init)(jax.random.key(config.seed), frozen)
+            state = place.create(init, jax.random.key(config.seed), frozen)
             step, before, changed = 0, 0.0, []
         else:
-            state, notes = checkpoints.restore(step, _checked(checkpoints, init, config, frozen))
+            shapes = place.shapes(_checked(checkpoints, init, config, frozen))
+            state, notes = checkpoints.restore(step, shapes)
             batches.set_state(_unpacked(notes["data"]))
             before, changed = notes["seconds"], changes(notes["about"], about)
         if step == config.steps:
             say(f"{name}: all {step} steps are done already; more steps train it on")
             tell(folder, changed)
-            return Outcome(to_host(state.ema), step, True, before)
+            return Outcome(place.gathered(state.ema), step, True, before)
         report = Report(folder, name, step, config.steps)
         try:
             for line in [f"{name}: going on after step {step} in {folder}", *changed][:step]:
                 report.say(line)
-            run = _Run(objective, optimizer, config, checkpoints, report, sheet, about)
+            run = _Run(objective, optimizer, config, checkpoints, report, sheet, about, place)
             run.clock, run.validation = begun - before, validation
             kept = getattr(objective, "kept", None)
-            return run.go(state, step, replicate(kept(frozen) if kept else frozen), batches)
+            return run.go(state, step, place.own(kept(frozen) if kept else frozen), batches)
         finally:
             report.close()
     finally:
@@ -186,12 +194,12 @@ def _checked(checkpoints, init, config, frozen):
 
 
 class _Run:
-    def __init__(self, objective, optimizer, config, checkpoints, report, sheet, about):
-        self.about = about
+    def __init__(self, objective, optimizer, config, checkpoints, report, sheet, about, place):
+        self.about, self.place = about, place
         self.config, self.checkpoints, self.report = config, checkpoints, report
         self.make_sheet, self.drawn = sheet, False
         self.learning_rate = learning_rate(config.optimizer, config.steps)
-        self.update = make_step(objective.loss, optimizer, config)
+        self.update = make_step(objective.loss, optimizer, config, place)
         self.clock = time.monotonic()
         self.sent = deque()
         # On the CPU a call runs in the caller's threads, so nothing is gained by running ahead, and
@@ -201,9 +209,10 @@ class _Run:
 
     def go(self, state, step, frozen, batches):
         with _Signals() as signals:
-            feed = Feed(batches, (self.config.steps_per_call, self.config.accumulation))
+            leading = self.config.steps_per_call, self.config.accumulation
+            feed = Feed(batches, leading, self.place)
             try:
-                return self._updates(replicate(state), step, frozen, feed, signals)
+                return self._updates(self.place.own(state), step, frozen, feed, signals)
             finally:
                 feed.close()
 
@@ -236,7 +245,8 @@ class _Run:
                                 "the same command goes on from there")
                 break
         self.checkpoints.wait()
-        return Outcome(to_host(state.ema), step, step == config.steps, self._seconds())
+        ema = self.place.gathered(state.ema)
+        return Outcome(ema, step, step == config.steps, self._seconds())
 
     def _seconds(self):
         return time.monotonic() - self.clock
@@ -296,7 +306,7 @@ class _Run:
         self._read()
         paused = time.monotonic()
         self.report.stage("drawing the sheet" if self.drawn else "compiling and drawing the sheet")
-        images, captions = self.make_sheet(state.ema)
+        images, captions = self.make_sheet(self.place.shown(state.ema))
         path = self.report.sheet(step, images, captions)
         self.report.stage("")
         self.drawn = True

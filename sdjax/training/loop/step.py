@@ -5,9 +5,8 @@ import functools
 import jax
 import jax.numpy as jnp
 import optax
-from jax.flatten_util import ravel_pytree
 
-from sdjax.parallel import AXIS
+from sdjax.parallel import COPIES, Copies, Sharded
 
 from .config import RunConfig
 from .optimizers import evaluated
@@ -24,27 +23,26 @@ def image_keys(seed, step, first, count):
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(count))
 
 
-def make_step(loss, optimizer, config: RunConfig):
+def make_step(loss, optimizer, config: RunConfig, place: Copies | Sharded = COPIES):
     """The compiled step: (state, frozen, batches) -> (state, metrics).
 
     loss(params, frozen, batch, keys) -> (float32 [], dict of float32 []): mean over the images of
       batch, a tree of arrays [b, …]; keys [b] is one PRNG key an image.
-    state: a TrainState, replicated (sdjax.parallel.replicate); it is donated.
-    frozen: any tree of arrays that loss needs, replicated.
-    batches: arrays [devices, steps_per_call, accumulation, b, …] as `shard_batch` makes them.
+    state: a TrainState, as `place.own` lays it out; it is donated.
+    frozen: any tree of arrays that loss needs, as `place.put` lays it out.
+    batches: arrays of (steps_per_call, accumulation) batches, as `place.batch` lays them out.
     metrics: dict of float32 [steps_per_call], `loss` and `grad_norm` among them, averaged over
       devices; grad_norm is that before clipping.
     """
-    devices = jax.local_device_count()
 
     def gradients(params, frozen, step, micro, batch):
         count = len(jax.tree.leaves(batch)[0])
-        first = (micro * devices + jax.lax.axis_index(AXIS)) * count
+        first = (micro * place.parts + place.part()) * count
         keys = image_keys(config.seed, step, first, count)
         (value, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(
             params, frozen, batch, keys
         )
-        return gradient, {"loss": value, **metrics}
+        return place.settled(gradient), {"loss": value, **metrics}
 
     def accumulated(params, frozen, step, batches):
         if config.accumulation == 1:
@@ -64,13 +62,13 @@ def make_step(loss, optimizer, config: RunConfig):
 
     def update(state, batches, frozen):
         out = accumulated(state.params, frozen, state.step, batches)
-        gradient, metrics = _mean_over_devices(out, devices)
+        gradient, metrics = place.mean(out)
         metrics["grad_norm"] = optax.tree.norm(gradient)
         change, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, change)
         used = evaluated(opt_state, params)
         ema = ema_update(state.ema, used, state.step, config.ema_decay)
-        return TrainState(params, opt_state, ema, state.step + 1), metrics
+        return place.settled(TrainState(params, opt_state, ema, state.step + 1)), metrics
 
     def call(state, frozen, batches):
         if config.steps_per_call == 1:
@@ -78,15 +76,4 @@ def make_step(loss, optimizer, config: RunConfig):
             return state, jax.tree.map(lambda x: x[None], metrics)
         return jax.lax.scan(lambda s, b: update(s, b, frozen), state, batches)
 
-    return jax.pmap(call, axis_name=AXIS, in_axes=(None, None, 0), out_axes=None, donate_argnums=0)
-
-
-def _mean_over_devices(tree, devices):
-    if devices == 1:
-        return tree
-    if jax.default_backend() == "cpu":
-        # XLA:CPU meets once for each array; a few hundred of them cost more than the copies into
-        # one vector. Accelerators combine their all-reduces themselves.
-        flat, restore = ravel_pytree(tree)
-        return restore(jax.lax.pmean(flat, AXIS))
-    return jax.lax.pmean(tree, AXIS)
+    return place.compile(call)

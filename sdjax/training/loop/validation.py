@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from sdjax.parallel import map_over_devices
+from sdjax.parallel import COPIES, map_over_devices
 
 
 class Best(NamedTuple):
@@ -25,17 +25,18 @@ class Validation:
     sets: dicts of arrays [N, …], as the losses take them; those of one set are of one shape.
     timesteps: int [K]: each image is asked at each of them, with noise of its own, which depends on
       `seed` and on the places of image and timestep alone.
+    place: where params and frozen lie.
 
     It compiles once for each shape among the sets.
     """
 
-    def __init__(self, losses, sets, timesteps, batch_size, seed):
+    def __init__(self, losses, sets, timesteps, batch_size, seed, place=COPIES):
         def judged(shared, batch, places):
             key = jax.random.key(seed)
             keys = jax.vmap(lambda place: jax.random.fold_in(key, place))(places)
             return losses(*shared, batch, keys)
 
-        self._program = map_over_devices(judged, items=2)
+        self._program = map_over_devices(judged, 2, place)
         self._sets, self._timesteps = sets, np.asarray(timesteps, np.int32)
         self._batch_size = batch_size
 

@@ -6,21 +6,24 @@ import jax
 import numpy as np
 
 from sdjax.errors import SdjaxError
+from sdjax.parallel import Placement
 from sdjax.pipeline import StableDiffusion
 from sdjax.text.vocabulary import clip_tokenizer
 from sdjax.weights.parts import VAE, TextEncoder, UNet
 from sdjax.weights.published import PUBLISHED, published
 
 
-def base_model(source, dtype: str = "float32", seed: int = 0) -> StableDiffusion:
+def base_model(
+    source, dtype: str = "float32", seed: int = 0, placement: Placement = Placement()
+) -> StableDiffusion:
     """The pipeline of a diffusers folder, a single file or a hub id, its parameters in `dtype`.
 
     "sd15", "sd21" and "sdxl" give the published architectures with random weights, for planning
     and tests.
     """
     if str(source) in PUBLISHED:
-        return _random(str(source), dtype, seed)
-    return StableDiffusion.from_pretrained(source, dtype=dtype)
+        return _random(str(source), dtype, seed, placement)
+    return StableDiffusion.from_pretrained(source, dtype=dtype, placement=placement)
 
 
 def based(recipe):
@@ -34,7 +37,8 @@ def based(recipe):
             "single file, a hub id, or sd15, sd21 or sdxl for random weights"
         )
     run = recipe.diffusion
-    model = base_model(recipe.model, "float32" if run is None else run.base_dtype)
+    dtype = "float32" if run is None else run.base_dtype
+    model = base_model(recipe.model, dtype, placement=recipe.placement)
     factor, size = model.vae.config.downsampling, recipe.data.image_size
     if not size:
         own = model.unet.config.sample_size
@@ -51,7 +55,7 @@ def based(recipe):
     return dataclasses.replace(recipe, data=data), model
 
 
-def _random(name, dtype, seed):
+def _random(name, dtype, seed, placement):
     configs = published(name)
     kinds = {"unet": UNet, "vae": VAE, "text_encoder": TextEncoder, "text_encoder_2": TextEncoder}
     networks, params = {}, {}
@@ -71,7 +75,7 @@ def _random(name, dtype, seed):
     return StableDiffusion(
         networks["unet"], networks["vae"], networks["text_encoder"],
         clip_tokenizer(*(["!"] if name == "sd21" else [])), configs["scheduler"], params,
-        zero_negative=name == "sdxl", **second,
+        zero_negative=name == "sdxl", placement=placement, **second,
     )
 
 

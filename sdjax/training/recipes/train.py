@@ -99,7 +99,7 @@ def _check(recipe, workdir):
             f"{workdir / 'model'} was not made by a training in {workdir}: move it away, or train "
             "into another folder"
         )
-    devices = jax.local_device_count()
+    devices = recipe.placement.laid_out().groups
     for name, run in recipe.runs.items():
         if run.batch_size % devices:
             raise SdjaxError(
@@ -179,8 +179,10 @@ class _Stages:
     def fit(self, objective, frozen, batches, run, name, sheet, validation=None):
         """`fit` in the run's own folder of the work folder."""
         about, folder = self.settings(name), self.workdir / name
-        return fit(objective, frozen, batches, run, folder, name=name, sheet=sheet, about=about,
-                   validation=validation)
+        return fit(
+            objective, frozen, batches, run, folder, name=name, sheet=sheet, about=about,
+            validation=validation, placement=self.recipe.placement,
+        )
 
     def batches(self, run, arrays, tokenize=None, classes=0, lessons=()):
         """Batches from memory, or from the loader where arrays is None, their labels checked."""

@@ -98,7 +98,10 @@ class Tuning:
         objective, run = self.objective, self.run
         times = spread_timesteps(run.validation.timesteps, len(objective.schedule))
         sets = [streams.numbers(run, self.networks.tokenizers, arrays) for arrays in sets]
-        return Validation(objective.validation_losses, sets, times, run.batch_size, run.seed)
+        return Validation(
+            objective.validation_losses, sets, times, run.batch_size, run.seed,
+            self.recipe.placement.laid_out(),
+        )
 
     def batches(self, sets):
         """Batches of the data; of DreamBooth's half of them, and half of the class."""

@@ -1,0 +1,40 @@
+"""Devices: one XLA CPU device a core, the compile cache, and where arrays lie on how many devices
+of how many hosts.
+
+Nothing here runs on import; a program that wants CPU devices or the cache asks for them before
+its first computation.
+"""
+
+from .cache import use_compile_cache
+from .copies import (
+    AXIS,
+    placed,
+    replicate,
+    replicated,
+    shard_batch,
+    split,
+    to_host,
+)
+from .devices import THREADS_PER_DEVICE, largest_divisor, use_cpu_devices
+from .distributed import check_one_process
+from .placement import COPIES, Copies, Placement, Sharded, map_over_devices
+
+__all__ = [
+    "AXIS",
+    "COPIES",
+    "THREADS_PER_DEVICE",
+    "Copies",
+    "Placement",
+    "Sharded",
+    "check_one_process",
+    "largest_divisor",
+    "map_over_devices",
+    "placed",
+    "replicate",
+    "replicated",
+    "shard_batch",
+    "split",
+    "to_host",
+    "use_compile_cache",
+    "use_cpu_devices",
+]
