@@ -40,6 +40,10 @@ def sample(
     variation_seed: int | None = None,
     variation_strength: float | None = None,
     count: int = 1,
+    motion: str | None = None,
+    frames: int | None = None,
+    frame_windows: tuple[int, ...] = (),
+    fps: float | None = None,
     height: int | None = None,
     width: int | None = None,
     clip_skip: int = 0,
@@ -80,7 +84,7 @@ def sample(
     noise: Literal["torch", "jax"] | None = None,
     out: Path = Path("images"),
     like: Path | None = None,
-    format: Literal["png", "webp", "jpeg"] = "png",
+    format: Literal["png", "webp", "jpeg", "gif", "mp4"] | None = None,
     json: bool = False,
     grid: int | None = None,
     x: str | None = None,
@@ -128,6 +132,11 @@ def sample(
             takes this one, the others the next.
         variation_strength: How far a variation goes, 0 to 1.
         count: Pictures of each prompt.
+        motion: Motion modules of AnimateDiff for the model: a diffusers folder, the authors' file or
+            a hub id; with --frames clips are made in place of pictures.
+        frames: Frames of each clip.
+        frame_windows: Frames that are seen at a time of a longer clip, and how many of them overlap.
+        fps: Frames a second of the file; 8 where not given.
         height: In pixels; the size the model was trained at where not given.
         width: In pixels; the size the model was trained at where not given.
         clip_skip: Layers of the text encoder left out at its end.

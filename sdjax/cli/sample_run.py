@@ -15,7 +15,9 @@ from .steered import loaded, shown
 
 SAMPLER_OPTIONS = ("spacing", "sigmas", "eta")
 # Options of the command that a picture of its own is made with, beside those of `generate`.
-_KEPT = ("model", "config", "dtype", "control", "reference", "image_encoder", "refiner")
+_KEPT = (
+    "model", "config", "dtype", "control", "reference", "image_encoder", "refiner", "motion"
+)  # fmt: skip
 # Of these there may be one for each prompt or image.
 _OF_AN_IMAGE = (
     "image", "mask", "depth", "negative_prompt", "prompt_2", "negative_prompt_2"
@@ -49,9 +51,11 @@ def carry_out(
     from sdjax.pipeline.arguments import whole
     from sdjax.pipeline.files import read_model
     from sdjax.pipeline.handoff import changed
-    from sdjax.pipeline.pictures import PictureFolder
+    from sdjax.models.motion import MotionConfig
+    from sdjax.pipeline.pictures import FPS, PictureFolder
     from sdjax.pipeline.stable_diffusion import plan_for
     from sdjax.pipeline.told import SCORED
+    from sdjax.weights.motion import find_motion
 
     if given["grid"] is not None:
         whole(1)("grid", given["grid"])
@@ -60,6 +64,7 @@ def carry_out(
     if given["seed"] == -1 and len(cells) > 1:  # one for all
         cells = [{**cell, "seed": int(first.seeds[0])} for cell in cells]
     requests = [request_of(cell) for cell in cells] if len(cells) > 1 else [first]
+    kind = _kind(given)
     check_writable(given["out"])
     prepare_devices()
     dtype, offload = given["dtype"], given["offload"]
@@ -71,13 +76,19 @@ def carry_out(
     for asked in requests:
         asked.controls = controls
         asked.preview, asked.safety_checker = looking
-    refines = given["refiner"] is not None
+    refines, motion = given["refiner"] is not None, None
+    if given["motion"] is not None:
+        motion = MotionConfig.from_dict(find_motion(given["motion"])[0].config)
     plans = [
         # A score is the refiner's.
-        plan_for(found, changed(asked, dict.fromkeys(SCORED if refines else ())), source, dtype)
+        plan_for(
+            found, changed(asked, dict.fromkeys(SCORED if refines else ())), source, dtype, motion
+        )
         for asked in requests
     ]
     pipeline = sdjax.StableDiffusion.from_model(found, dtype, source, offload)
+    if motion is not None:
+        pipeline.load_motion(given["motion"])
     if refines:
         refiner = sdjax.StableDiffusion.from_pretrained(
             given["refiner"], dtype=dtype, offload=offload
@@ -85,19 +96,21 @@ def carry_out(
         for asked in requests:
             asked.refiner = refiner
     model = named(source)
-    folder = PictureFolder(given["out"], given["format"])
+    folder = PictureFolder(given["out"], kind)
     total = sum(asked.total for asked in requests)
     made, captions, paths = [], [], []
     try:
         for cell, asked, planned in zip(cells, requests, plans, strict=True):
             done = 0
             for _, images in pipeline.generated(asked):
-                for image in images:
+                for one in images:
+                    image = one if asked.frames is None else one[len(one) // 2]
                     notes = settings_of(cell, asked, planned, done, image)
                     if "nsfw" in image.info:
                         notes["nsfw"] = image.info["nsfw"]
                     text = parameters(notes, asked, planned, image, model)
-                    paths.append(folder.save(image, notes, text, given["json"]))
+                    fps = given["fps"] or FPS
+                    paths.append(folder.save(one, notes, text, given["json"], fps))
                     made.append(image)
                     captions.append(notes["prompt"])
                     done += 1
@@ -112,6 +125,27 @@ def carry_out(
     if flagged := sum(image.info.get("nsfw", False) for image in made):
         print(f"{flagged} of {len(made)} pictures were flagged by the safety checker")
     print(f"{len(made)} pictures from seed {requests[0].seeds[0]} on, and {listed}")
+
+
+def _kind(given: Mapping[str, Any]) -> str:
+    """Of the files; SdjaxError where what is made does not go into such files."""
+    from sdjax.pipeline.arguments import number
+    from sdjax.pipeline.movies import check_there
+    from sdjax.pipeline.notes import CLIPS, FORMATS
+
+    moving, kind = given["frames"] is not None, given["format"]
+    for name in ("motion", "fps"):
+        if given[name] is not None and not moving:
+            raise SdjaxError(f"--{name} is for clips: give --frames too")
+    if given["fps"] is not None:
+        number(0.1, 1000)("fps", given["fps"])
+    kind = kind or ("gif" if moving else "png")
+    if moving != (kind in CLIPS) and kind != "webp":
+        kinds, what = (CLIPS, "clips") if moving else (FORMATS, "pictures")
+        raise SdjaxError(f"--format of {what} is one of {', '.join(kinds)}, got {kind}")
+    if kind == "mp4":
+        check_there()
+    return kind
 
 
 def _looking(given: Mapping[str, Any]):

@@ -40,13 +40,14 @@ def torch_images(seeds, shapes):
 
     Args:
       seeds: [batch].
-      shapes: (height, width, channels) of each draw; PyTorch has the channels first.
+      shapes: (height, width, channels) of each draw, or with more axes before the channels, which
+        PyTorch has first.
 
     Returns:
       A list of float32[batch, height, width, channels], one a draw.
     """
-    drawn = [torch_draws(seed, [(c, h, w) for h, w, c in shapes]) for seed in seeds]
-    return [np.stack(images).transpose(0, 2, 3, 1) for images in zip(*drawn, strict=True)]
+    drawn = [torch_draws(seed, [(c, *rest) for *rest, c in shapes]) for seed in seeds]
+    return [np.moveaxis(np.stack(images), 1, -1) for images in zip(*drawn, strict=True)]
 
 
 @on_the_host

@@ -13,7 +13,7 @@ class ResnetBlock(nn.Module):
 
     x [B, H, W, in], emb [B, E] **after** its activation, or None; returns [B, H, W, features].
     `scale_shift` lets emb scale and shift the second norm instead of being added before it; `tile`
-    as for `convolve`, here and in the other blocks.
+    as for `convolve`, here and in the other blocks; `frames` as for `GroupNorm`.
     """
 
     features: int
@@ -23,11 +23,14 @@ class ResnetBlock(nn.Module):
     dropout: float = 0.0
     dtype: jnp.dtype = jnp.float32
     tile: tuple[bool, bool] = (False, False)
+    frames: int = 1
 
     @nn.compact
     def __call__(self, x, emb=None):
         def norm(name):
-            return GroupNorm(self.groups, self.epsilon, silu=True, dtype=self.dtype, name=name)
+            return GroupNorm(
+                self.groups, self.epsilon, True, self.frames, dtype=self.dtype, name=name
+            )
 
         h = norm("norm1")(x)
         h = Conv(self.features, dtype=self.dtype, tile=self.tile, name="conv1")(h)

@@ -101,15 +101,26 @@ class GroupNorm(nn.Module):
 
     `modulation` is an optional pair of [B, C] arrays (s, b): the normalised x becomes
     x·(1 + s) + b before the activation (adaptive group normalisation, arXiv 2105.05233).
+    `frames` that follow each other in the batch are normalised together; what modulates them must
+    be the same for all.
     """
 
     groups: int = 32
     epsilon: float = 1e-5
     silu: bool = False
+    frames: int = 1
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x, modulation=None):
+        if self.frames > 1:
+            clips = x.reshape(-1, self.frames * x.shape[1], *x.shape[2:])
+            if modulation is not None:
+                modulation = [m[:: self.frames] for m in modulation]
+            return self._normalised(clips, modulation).reshape(x.shape)
+        return self._normalised(x, modulation)
+
+    def _normalised(self, x, modulation):
         scale, bias = _affine(self, x.shape[-1])
         if modulation is not None:
             extra_scale, extra_bias = (m.astype(jnp.float32) for m in modulation)

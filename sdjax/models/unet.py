@@ -9,6 +9,7 @@ from sdjax.models.blocks import ConvNextBlock, Downsample, ResnetBlock, Upsample
 from sdjax.models.embeddings import TextTimeEmbedding, TimestepEmbedding, sinusoidal_embedding
 from sdjax.models.inputs import check_floats, check_integers
 from sdjax.models.layers import Conv, Embedding, zeros_init
+from sdjax.models.motion import MotionConfig, MotionModule
 from sdjax.models.norms import GroupNorm
 from sdjax.models.transformer import SpatialTransformer
 from sdjax.models.unet_config import MID_BLOCKS, STAGES, UNetConfig
@@ -24,6 +25,8 @@ class Stage(nn.Module):
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
     tile: tuple[bool, bool] = (False, False)
+    motion: MotionConfig | None = None
+    frames: int = 1
 
     def residual(self, index, x, emb):
         """The residual block `resnets.index`: [B, H, W, *], [B, E] -> [B, H, W, features]."""
@@ -37,6 +40,7 @@ class Stage(nn.Module):
             config.norm_num_groups,
             config.norm_eps,
             config.resnet_time_scale_shift == "scale_shift",
+            frames=norm_frames(self.motion, self.frames),
             name=name,
             **options,
         )
@@ -76,6 +80,18 @@ class Stage(nn.Module):
         )
         return block(x)
 
+    def move(self, x, index=None):
+        """The motion module `motion_modules.index`, the middle's where None; x -> the same."""
+        motion = self.motion
+        if motion is None or (index is None and not motion.use_motion_mid_block):
+            return x
+        depth = motion.mid_depth if index is None else motion.depth(self.level, index)
+        module = self.rematted(MotionModule)(
+            motion, self.frames, self.config.norm_num_groups, motion.heads(self.level), depth,
+            self.dtype, name=f"motion_modules.{index or 0}",
+        )  # fmt: skip
+        return module(x)
+
     def rematted(self, module):
         """The module, recomputed in the backward pass where the network was asked to."""
         return nn.remat(module) if self.remat else module
@@ -96,6 +112,7 @@ class DownBlock(Stage):
         for i in range(layers):
             x = self.residual(i, x, emb)
             x = self.attend(i, x, context, "down", only_cross)
+            x = self.move(x, i)
             if self.attention == "cross" and i == layers - 1:
                 x, feature = with_feature(x, feature), None
             skips.append(x)
@@ -130,6 +147,7 @@ class MidBlock(Stage):
             return x  # diffusers' conditional network has a single residual block here
         if self.attention == "cross" or config.add_attention:
             x = self.attend(0, x, context, "mid", groups=config.attn_norm_num_groups)
+        x = self.move(x)
         return self.residual(1, x, emb)
 
 
@@ -146,9 +164,15 @@ class UpBlock(Stage):
         for i in range(config.per_level("layers_per_block")[level] + 1):
             x = self.residual(i, jnp.concatenate([x, skips.pop()], axis=-1), emb)
             x = self.attend(i, x, context, "up", only_cross)
+            x = self.move(x, i)
         if level > 0:
             x = Upsample(self.dtype, self.tile, name="upsamplers.0")(x, size)
         return x
+
+
+def norm_frames(motion: MotionConfig | None, frames: int) -> int:
+    """Frames that the U-Net's own norms take together."""
+    return frames if motion is not None and motion.unet_norm_over_frames else 1
 
 
 class UNet(nn.Module):
@@ -157,13 +181,15 @@ class UNet(nn.Module):
     Computes in `dtype`, returns float32. `remat` recomputes residual blocks and transformers in
     the backward pass, for memory. A random stream named "dropout" turns dropout on. `tile` (y, x)
     makes the result go on over the edges of these axes as on a wall of equal tiles: rolling x by
-    multiples of `2 ** (levels - 1)` rolls it, to rounding.
+    multiples of `2 ** (levels - 1)` rolls it, to rounding. `motion` adds modules that look along
+    the frames of clips.
     """
 
     config: UNetConfig
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
     tile: tuple[bool, bool] = (False, False)
+    motion: MotionConfig | None = None
 
     @nn.compact
     def __call__(
@@ -172,21 +198,27 @@ class UNet(nn.Module):
     ):  # fmt: skip
         """x [B, H, W, in_channels], t float [] or [B], context [B, L, cross_attention_dim].
 
+        Of clips x is [B, F, H, W, in_channels]; controls and features then have B·F items.
         added: {"text_embeds" [B, D], "time_ids" [B, N]} of SDXL; timestep_cond [B, D] of a
         distilled network; class_labels int [B], or what class_embed_type asks for; controls:
         (one residual for each skip, in the order they are made; one for the middle); features:
         of a T2I-Adapter, one for each level on the way down, and maybe one for the middle.
-        Returns float32 [B, H, W, out_channels]; raises SdjaxError where an input that the
+        Returns float32 of x's shape, with out_channels; raises SdjaxError where an input that the
         configuration needs is missing or has another width.
         """
-        config, dtype = self.config, self.dtype
+        config, dtype, shape = self.config, self.dtype, x.shape
+        frames = shape[1] if x.ndim == 5 else 1
+        x = x.reshape(-1, *shape[2:]) if x.ndim == 5 else x
         self.check(x, context, added, timestep_cond, class_labels)
-        emb = self.embed(x.shape[0], t, context, added, timestep_cond, class_labels)
+        emb = self.embed(shape[0], t, context, added, timestep_cond, class_labels)
         context = None if context is None else context.astype(dtype)
+        if frames > 1:
+            emb = jnp.repeat(emb, frames, axis=0)
+            context = None if context is None else jnp.repeat(context, frames, axis=0)
         if config.center_input_sample:
             x = 2 * x - 1
 
-        x, skips = self.encode(x, emb, context, features=features)
+        x, skips = self.encode(x, emb, context, features=features, frames=frames)
         if controls is not None:
             down, middle = controls
             skips = [skip + control.astype(dtype) for skip, control in zip(skips, down, strict=True)]
@@ -197,10 +229,13 @@ class UNet(nn.Module):
             own, skips = skips[-count:], skips[:-count]
             kinds = STAGES[name.removesuffix("UpBlock2D")]
             size = skips[-1].shape[1:3] if skips else None
-            x = self.stage(UpBlock, level, kinds, f"up_blocks.{i}")(x, own, emb, context, size)
+            x = self.stage(UpBlock, level, kinds, f"up_blocks.{i}", frames)(
+                x, own, emb, context, size
+            )
         norm = GroupNorm(
-            config.norm_num_groups, config.norm_eps, silu=True, dtype=dtype, name="conv_norm_out"
-        )
+            config.norm_num_groups, config.norm_eps, True, norm_frames(self.motion, frames),
+            dtype=dtype, name="conv_norm_out",
+        )  # fmt: skip
         out = Conv(
             config.out_channels,
             config.conv_out_kernel,
@@ -209,9 +244,10 @@ class UNet(nn.Module):
             tile=self.tile,
             name="conv_out",
         )
-        return out(norm(x)).astype(jnp.float32)
+        x = out(norm(x)).astype(jnp.float32)
+        return x.reshape(*shape[:-1], config.out_channels)
 
-    def encode(self, x, emb, context, hint=None, features=()):
+    def encode(self, x, emb, context, hint=None, features=(), frames=1):
         """The way down and the middle, `hint` added after the first convolution.
 
         Returns the middle's result and what the way up takes from each block before it.
@@ -228,18 +264,19 @@ class UNet(nn.Module):
         skips = [x]
         for i, name in enumerate(config.down_block_types):
             kinds = STAGES[name.removesuffix("DownBlock2D")]
-            block = self.stage(DownBlock, i, kinds, f"down_blocks.{i}")
+            block = self.stage(DownBlock, i, kinds, f"down_blocks.{i}", frames)
             x, left = block(x, emb, context, features[i] if features else None)
             skips += left
         if config.mid_block_type is not None:
             last = len(config.block_out_channels) - 1
             kinds = MID_BLOCKS[config.mid_block_type]
-            x = self.stage(MidBlock, last, kinds, "mid_block")(x, emb, context)
+            x = self.stage(MidBlock, last, kinds, "mid_block", frames)(x, emb, context)
         return with_feature(x, features[levels] if len(features) > levels else None), skips
 
-    def stage(self, kind, level, kinds, name):
+    def stage(self, kind, level, kinds, name, frames):
         """The module of one level, `kinds` being its kind of block and of attention."""
-        return kind(self.config, level, *kinds, self.dtype, self.remat, self.tile, name=name)
+        options = self.dtype, self.remat, self.tile, self.motion, frames
+        return kind(self.config, level, *kinds, *options, name=name)
 
     def embed(self, batch, t, context, added, timestep_cond, class_labels):
         """The embedding of everything that is not an image, after its SiLU: [B, E].

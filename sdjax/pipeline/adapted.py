@@ -5,16 +5,30 @@ import os
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from sdjax import parallel
 from sdjax.errors import SdjaxError, check_finite
 from sdjax.models.clip import TextEncoder
+from sdjax.models.motion import MotionConfig
 from sdjax.models.unet import UNet
 from sdjax.text.tokenizer import END, Tokenizer
 from sdjax.weights.adapters import Adapter, read_lora, with_adapters
+from sdjax.weights.motion import (
+    FIRST_LENGTH,
+    find_motion,
+    motion_of,
+    read_motion,
+    still,
+    with_motion,
+    write_motion,
+)
 from sdjax.weights.textual_inversion import read_textual_inversion, with_vectors
 from sdjax.words import told_words
+
+LINEAR = "linear"  # the betas that motion modules are trained on, and diffusers' default
 
 
 class Adapted:
@@ -28,6 +42,9 @@ class Adapted:
     tokenizers: tuple[Tokenizer, ...]
     encoder_parts: tuple[str, ...]
     """Names of the text encoders among the parts."""
+    motion: MotionConfig | None = None
+    """Of the motion modules among the U-Net's parameters."""
+    _linear: bool = False
     offload: bool = False
     """Whether parameters stay in the host's memory, and are on the devices only while used."""
     place: parallel.Copies | parallel.Sharded = parallel.COPIES
@@ -49,6 +66,8 @@ class Adapted:
             raise SdjaxError(f"params must have {sorted(expected)}, got {sorted(params)}")
         self._params = self._at_home(dict(params))
         self._base, self._loras = self._params, {}
+        if not motion_of(params["unet"]):
+            self.motion = None
 
     def _at_home(self, params):
         """Parameters where they are between calls."""
@@ -102,6 +121,63 @@ class Adapted:
             if name not in self._loras:
                 loaded = ", ".join(self._loras) or "none"
                 raise SdjaxError(f"no adapter {name!r} is loaded; loaded are: {loaded}")
+
+    @told_words
+    def load_motion(
+        self,
+        source: str | os.PathLike,
+        *,
+        like: Literal["diffusers", "authors"] | None = None,
+        variant: str | None = None,
+        revision: str | None = None,
+        config: str | os.PathLike | None = None,
+    ) -> None:
+        """Adds the motion modules of AnimateDiff (arXiv 2307.04725) to the U-Net, in place of others
+        that are loaded; `generate(…, frames=16)` makes clips with them.
+
+        source: a diffusers folder of a MotionAdapter, the authors' .ckpt or .safetensors file, or a
+        hub id; config: a folder with the config.json of such a file. like: whose norms they are
+        run with, "diffusers" or "authors", and whose betas: the modules are trained on linear
+        ones, and the authors' code takes them; diffusers takes the model's, as this then does, with
+        a warning where those are others. None is the program that the file is for. Adapters stay
+        applied. Pictures without frames come out as before. Raises SdjaxError for modules of
+        another family, and for files with anything else in them.
+        """
+        if like not in (None, "diffusers", "authors"):
+            raise SdjaxError(f'like must be "diffusers" or "authors", got {like!r}')
+        options = {"variant": variant, "revision": revision, "config": config}
+        dtype = np.dtype(self.unet.dtype).name
+        part, theirs = find_motion(source, **options)
+        made, params = read_motion(part, self.unet.config, dtype, source)
+        if like is not None and theirs != (like == "authors"):
+            theirs = like == "authors"
+            first = theirs and made.motion_max_seq_length == FIRST_LENGTH
+            made = dataclasses.replace(
+                made, motion_norm_over_frames=not theirs, unet_norm_over_frames=first
+            )
+        betas = self.scheduler_config.get("beta_schedule", LINEAR)
+        if not theirs and betas != LINEAR:
+            warnings.warn(
+                f"motion modules are trained on linear betas and the model's are {betas}: "
+                'like="authors" takes linear ones',
+                stacklevel=3,
+            )
+        base = {**self._base, "unet": with_motion(self._base["unet"], params)}
+        base = self._at_home(base)
+        self._params = with_adapters(base, list(self._loras.values()))
+        self._base, self.motion, self._linear = base, made, theirs
+
+    def unload_motion(self) -> None:
+        """Takes the motion modules out again."""
+        base = {**self._base, "unet": still(self._base["unet"])}
+        self._params = with_adapters(base, list(self._loras.values()))
+        self._base, self.motion = base, None
+
+    def save_motion(self, folder: str | os.PathLike, dtype: str = "float32") -> None:
+        """Writes the loaded motion modules as a folder that diffusers' MotionAdapter loads."""
+        if self.motion is None:
+            raise SdjaxError("no motion modules are loaded: there is nothing to save")
+        write_motion(self.motion, motion_of(self.params["unet"]), folder, dtype)
 
     @told_words
     def load_textual_inversion(self, path: str | os.PathLike, token: str | None = None) -> str:

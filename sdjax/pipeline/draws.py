@@ -9,7 +9,7 @@ from sdjax.diffusion import Table
 from sdjax.diffusion.torch_noise import rows_of_noise, torch_images
 from sdjax.errors import SdjaxError
 
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]
 PARALLEL = 0.9995  # the cosine from which on two columns of noise count as parallel
 
 # Sampler rows fold in their small index: the largest numbers keep these draws apart from them.
@@ -69,8 +69,8 @@ def varied(
         (other,) = torch_images(seeds, [noise.shape[1:]])
     else:
         other = _by_key(seeds, "start", noise.shape[1:])
-    unit, other_unit = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (noise, other))
-    cosine = (unit * other_unit).sum(axis=1, keepdims=True)
+    unit, other_unit = (x / np.linalg.norm(x, axis=-3, keepdims=True) for x in (noise, other))
+    cosine = (unit * other_unit).sum(axis=-3, keepdims=True)
     parallel = np.abs(cosine) > PARALLEL
     angle = np.arccos(np.where(parallel, 0, cosine))
     shares = np.float32([1 - strength, strength])

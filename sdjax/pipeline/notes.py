@@ -12,7 +12,7 @@ from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
 from sdjax.errors import SdjaxError
-from sdjax.pipeline import infotext
+from sdjax.pipeline import infotext, movies
 
 OURS, A1111 = "sdjax", "parameters"
 """Names of the two texts in a PNG."""
@@ -23,18 +23,27 @@ FORMATS = {
     "jpeg": {"quality": 95, "subsampling": 0},
 }
 """Of picture files -> how PIL writes them."""
+CLIPS = ("gif", "webp", "mp4")
+"""Of files that hold a clip."""
 _CODES = {b"UNICODE\0": "utf-16-be", b"ASCII\0\0\0": "ascii", b"\0" * 8: "utf-8"}
 
 
+def described(notes: Mapping[str, object]) -> str:
+    """Our settings as a line of ASCII, for comments."""
+    return _DESCRIBED + json.dumps(dict(notes), default=str)
+
+
 def file_options(kind: str, notes: Mapping[str, object], parameters: str = "") -> dict[str, object]:
-    """What PIL's `save` takes for a file of a kind of FORMATS that holds these settings.
+    """What PIL's `save` takes for a file of a kind of FORMATS, or a GIF, that holds these settings.
 
     notes: ours, by name; a PNG holds each of them as a text of its own too. parameters: A1111's.
     """
-    options = {"format": kind, **FORMATS[kind]}
+    options = {"format": kind, **FORMATS.get(kind, {})}
     if not notes:
         return options
     ours = json.dumps(dict(notes), ensure_ascii=kind != "png", default=str)  # EXIF has ASCII
+    if kind == "gif":
+        return options | {"comment": described(notes).encode()}
     if kind == "png":
         text = PngInfo()
         for name, value in {**notes, A1111: parameters, OURS: ours}.items():
@@ -55,14 +64,17 @@ def read_settings(path: str | os.PathLike) -> tuple[dict[str, object], dict[str,
     or it holds no settings.
     """
     try:
+        if movies.is_mp4(path):
+            return json.loads(movies.comment(path, _DESCRIBED)), {}
         with Image.open(path) as picture:
             picture.load()
             texts, exif = dict(getattr(picture, "text", {})), picture.getexif()
+            remark = picture.info.get("comment", b"").decode("ascii", "replace")
     except (OSError, ValueError, SyntaxError) as error:
         raise SdjaxError(f"{path}: not a readable picture ({error})") from error
-    described = str(exif.get(ExifTags.Base.ImageDescription, ""))
-    if described.startswith(_DESCRIBED):
-        texts[OURS] = described.removeprefix(_DESCRIBED)
+    for said in (str(exif.get(ExifTags.Base.ImageDescription, "")), remark):
+        if said.startswith(_DESCRIBED):
+            texts[OURS] = said.removeprefix(_DESCRIBED)
     if OURS in texts:
         try:
             found = json.loads(texts[OURS])

@@ -4,8 +4,9 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -13,9 +14,11 @@ from PIL import Image
 from sdjax.errors import SdjaxError
 from sdjax.evaluation.sheets import sheet
 from sdjax.folders import writable_folder
-from sdjax.pipeline.notes import FORMATS, file_options
+from sdjax.pipeline.movies import write_mp4
+from sdjax.pipeline.notes import CLIPS, FORMATS, described, file_options
 from sdjax.weights.arrays import all_finite
 
+FPS = 8.0  # frames a second of a clip, as the motion modules of AnimateDiff are trained
 SHOWN = 192  # pixels that a small picture is enlarged to, at least, on a sheet
 
 
@@ -38,10 +41,18 @@ def to_pictures(images: np.ndarray, seeds: Sequence[int]) -> list[Image.Image]:
     return pictures
 
 
+def to_clips(clips: np.ndarray, seeds: Sequence[int]) -> list[list[Image.Image]]:
+    """The same of clips [N, F, H, W, 3]: a list of frames each."""
+    return [
+        to_pictures(clip, [seed] * len(clip)) for clip, seed in zip(clips, seeds, strict=True)
+    ]
+
+
 class PictureFolder:
     """A folder whose pictures are numbered, NNNNN.png, on from the highest that is there.
 
-    kind: of the pictures' files, one of `notes.FORMATS`; sheets of them are always PNG.
+    kind: of the pictures' files, one of `notes.FORMATS`, or of clips' one of `notes.CLIPS`; sheets
+    of them are always PNG.
 
     Several processes may write into it. A picture appears whole or not at all. Raises SdjaxError
     where nothing can be written.
@@ -49,7 +60,7 @@ class PictureFolder:
 
     def __init__(self, folder: str | os.PathLike, kind: str = "png"):
         self.folder, self.kind = writable_folder(folder), kind
-        endings = "|".join(FORMATS)
+        endings = "|".join({*FORMATS, *CLIPS})
         names = (
             re.match(rf"(\d+)(-\w+)?\.({endings})$", path.name) for path in self.folder.iterdir()
         )
@@ -57,17 +68,28 @@ class PictureFolder:
 
     def save(
         self,
-        image: Image.Image,
+        image: Image.Image | Sequence[Image.Image],
         notes: Mapping[str, object],
         parameters: str = "",
         beside: bool = False,
+        fps: float = FPS,
     ) -> Path:
-        """Writes a picture under the next number, with its settings inside.
+        """Writes a picture, or the frames of a clip, under the next number, with its settings
+        inside.
 
         notes, parameters: see `notes.file_options`. beside: also writes the notes as a JSON file of
-        the picture's name.
+        the picture's name. fps: a clip's frames a second.
         """
-        path = self._write(image, file_options(self.kind, notes, parameters))
+        if isinstance(image, Image.Image):
+            path = self._write(lambda file: image.save(file, **file_options(self.kind, notes, parameters)))
+        elif self.kind == "mp4":
+            comment = described(notes)
+            path = self._write(lambda file: write_mp4(file.name, image, fps, comment))
+        else:
+            first, *others = image
+            options = {"save_all": True, "append_images": others, "loop": 0}
+            options |= {"duration": round(1000 / fps), **file_options(self.kind, notes, parameters)}
+            path = self._write(lambda file: first.save(file, **options))
         if beside:
             text = json.dumps(dict(notes), ensure_ascii=False, indent=2, default=str)
             try:
@@ -92,15 +114,14 @@ class PictureFolder:
 
     def save_beside(self, image: Image.Image, first: Path, word: str) -> Path:
         """Writes a picture that belongs to another one, as NNNNN-word.png."""
-        return self._write(image, {"format": "png"}, first.with_name(f"{first.stem}-{word}.png"))
+        path = first.with_name(f"{first.stem}-{word}.png")
+        return self._write(lambda file: image.save(file, format="png"), path)
 
-    def _write(
-        self, image: Image.Image, options: Mapping[str, object], path: Path | None = None
-    ) -> Path:
+    def _write(self, save: Callable[[BinaryIO], None], path: Path | None = None) -> Path:
         unfinished = self.folder / f".{uuid.uuid4().hex}.part"
         try:
             with unfinished.open("xb") as file:
-                image.save(file, **options)
+                save(file)
             path = path or self._claimed()
             try:
                 unfinished.replace(path)

@@ -9,8 +9,9 @@ import numpy as np
 from sdjax import diffusion
 from sdjax.diffusion.samplers import option_names, step_count
 from sdjax.errors import SdjaxError
+from sdjax.models.motion import MotionConfig
 from sdjax.models.tiny_vae import TinyVAEConfig
-from sdjax.pipeline import canvas, conditions, inputs, previews, prompts, regions, told
+from sdjax.pipeline import canvas, clips, conditions, inputs, previews, prompts, regions, told
 from sdjax.pipeline.conditions import Conditions, Pictures
 from sdjax.pipeline.draws import noise_source
 from sdjax.pipeline.prompts import Texts
@@ -44,8 +45,8 @@ class Plan(NamedTuple):
     """int[images]: which of them each image takes."""
     size: tuple[int, int]
     """Height and width in pixels."""
-    shape: tuple[int, int, int]
-    """Of an image's latents, [h, w, C]."""
+    shape: tuple[int, ...]
+    """Of an image's latents, [h, w, C], or of a clip's, [F, h, w, C]."""
     source: str
     """Who draws the noise, of `draws.draw`."""
     guidance_scale: np.ndarray
@@ -65,6 +66,8 @@ class Plan(NamedTuple):
     """What the prompt and each region count at each place, float32 [images, 1 + regions, h, w]."""
     tiling: Tiling = Tiling()
 
+    frames: int | None = None
+    """Of a clip; None for pictures."""
     whole: list[diffusion.Table] | None = None
     """Where `tables` are parts, all of each: what shares of the evaluations are counted in."""
 
@@ -86,12 +89,13 @@ class Plan(NamedTuple):
 
 
 def plan(
-    asked: Request, scheduler: Mapping, unet, vae, encoders, guidance_scale: float, dtype
+    asked: Request, scheduler: Mapping, unet, vae, encoders, guidance_scale: float, dtype,
+    motion: MotionConfig | None = None,
 ) -> Plan:
     """How a model carries a request out; SdjaxError where it cannot.
 
     scheduler: its scheduler_config.json. unet, vae, encoders: the configurations of its networks.
-    guidance_scale: its own. dtype: what the networks compute in.
+    guidance_scale: its own. dtype: what the networks compute in. motion: its motion modules'.
     """
     kind = conditions.kind_of_channels(unet, vae)
     for name in ("prompt_2", "negative_prompt_2"):
@@ -102,6 +106,11 @@ def plan(
     size = _size(asked, kind, unet, factor)
     shape = (*(side // factor for side in size), vae.latent_channels)
     seen = tiling(asked.tile, asked.windows, asked.vae_tile, size, factor)
+    if asked.frames is None and asked.frame_windows is not None:
+        raise SdjaxError("frame_windows is for clips: give frames= too")
+    if asked.frames is not None:
+        clips.check(asked, kind, motion)
+        shape, seen = (asked.frames, *shape), clips.seen(asked, seen, shape)
     check_room(asked, size, shape, unet, vae, dtype, seen)
     given = _conditions(asked, kind, vae, size)
     layers = min(encoder.num_hidden_layers for encoder in encoders)
@@ -151,11 +160,15 @@ def plan(
     for i, control in enumerate(asked.controls):
         control.check(unet, factor, size)
         name, count = f"controls {i}: picture", len(control.picture)
-        controlled.append(inputs.chosen(name, count, len(asked.prompt), asked.total))
+        if asked.frames is not None and control.acts != "references":
+            which = clips.chosen(name, count, asked.frames, asked.total)
+        else:
+            which = inputs.chosen(name, count, len(asked.prompt), asked.total)
+        controlled.append(which)
     ids = told.time_ids(asked, unet, encoders, size, negatives, texts.texts.shape[1])
     return Plan(
         tables, schedule, size, shape, source, scale, distilled, negatives, texts, ids, given,
-        controlled, fields, seen,
+        controlled, fields, seen, asked.frames,
     )  # fmt: skip
 
 

@@ -339,33 +339,43 @@ def _predictions(networks: Networks, params, images: Images, x, t, evaluation) -
     labels = None if images.labels is None else repeated(images.labels)
     shown: tuple[jax.Array, ...] = ()
     for one in features:
-        scale = current_of(one.scale).reshape(-1, 1, 1, 1)
+        scale = current_of(one.scale).reshape(-1, *(1,) * (x.ndim - 1))
         own = tuple(scale * flat(level) for level in one.levels)
         shown = tuple(itertools.starmap(jnp.add, itertools.zip_longest(shown, own, fillvalue=0)))
-    variables = {"params": params["unet"]}
+    variables, looked_at = {"params": params["unet"]}, {}
     if references:
-        looked_at = [jax.tree.map(flat, one.layers) for one in references]
+        layers = [jax.tree.map(flat, one.layers) for one in references]
         counts = [current_of(one.scale) for one in references]
-        variables["references"] = placed(networks.unet.config, looked_at, counts)
+        looked_at = {"references": placed(networks.unet.config, layers, counts)}
     scales = [current_of(control.scale)[:, None] * flat(control.layers) for control in controls]
 
     def seen(places: Seen):
         """The predictions for a window of the latents."""
         x, residuals = places.x, None
+        frames = x.shape[1:-3]  # none of a picture
+
+        def folded(array):
+            return array.reshape(-1, *array.shape[1 + len(frames) :])
+
+        def each(array):
+            return jnp.repeat(array, frames[0], axis=0) if frames else array
         for network, weights, scale, picture in zip(
             networks.controls, params["controls"], scales, places.pictures, strict=True
         ):
-            own = network.apply({"params": weights}, x, t, context, picture, added)
+            given = folded(x), *jax.tree.map(each, (t, context)), folded(picture)
+            own = network.apply({"params": weights}, *given, jax.tree.map(each, added))
             *down, middle = (
-                residual * scale[:, i].reshape(-1, 1, 1, 1)
+                residual * each(scale[:, i]).reshape(-1, 1, 1, 1)
                 for i, residual in enumerate((*own[0], own[1]))
             )
             own = tuple(down), middle
             residuals = own if residuals is None else jax.tree.map(jnp.add, residuals, own)
         if places.channels is not None:
             x = jnp.concatenate([x, places.channels], axis=-1)
+        known = {**variables, **jax.tree.map(each, looked_at)}
+        features = jax.tree.map(folded, places.features)
         return networks.unet.apply(
-            variables, x, t, context, added, distilled, labels, residuals, places.features
+            known, x, t, context, added, distilled, labels, residuals, features
         )
 
     places = Seen(
@@ -438,9 +448,10 @@ def upcast(vae: VAE) -> VAE:
 
 
 def latents_to_pixels(coder: Coder, params, latents: jax.Array) -> jax.Array:
-    """float32[N, h, w, C] in the U-Net's scale to float32[N, H, W, 3], clipped to [-1, 1]."""
-    vae = coder.vae
-    z = unscaled(vae.config, latents)
+    """float32[N, h, w, C] in the U-Net's scale to float32[N, H, W, 3], clipped to [-1, 1]; of
+    clips [N, F, h, w, C] to [N, F, H, W, 3]."""
+    vae, clips = coder.vae, latents.shape[:-3]
+    z = unscaled(vae.config, latents.reshape(-1, *latents.shape[-3:]))
 
     def decoded(z):
         return over_windows(lambda part: vae.decode(params, part), z, coder.tiles, "ramp")
@@ -452,6 +463,7 @@ def latents_to_pixels(coder: Coder, params, latents: jax.Array) -> jax.Array:
         images = decoded(z)
     else:
         images = jax.lax.map(lambda one: decoded(one[None])[0], z, batch_size=at_once)
+    images = images.reshape(*clips, *images.shape[1:])
     return jnp.clip(images, -1, 1)
 
 

@@ -27,8 +27,8 @@ def check_room(
     one picture, and of the U-Net at the latents', for all that a device makes at once. The pictures
     themselves are all there in the end.
     """
-    pixels, item = math.prod(size), np.dtype(dtype).itemsize
-    places = math.prod([axis.window for axis in seen.windows] or shape[:2])
+    pixels, item = math.prod(size) * (asked.frames or 1), np.dtype(dtype).itemsize
+    places = math.prod([axis.window for axis in seen.windows] or shape[:-1])
     tile = [axis.window * vae.downsampling for axis in seen.tiles] or size
     tiny = isinstance(vae, TinyVAEConfig)
     widths = vae.decoder_block_out_channels if tiny else vae.block_out_channels

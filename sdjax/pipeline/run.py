@@ -127,7 +127,10 @@ def batch(
             vae, params = planned.tiling.vae(model.vae), model.place.placed(model.params["vae"])
             seeds = asked.seeds[np.unique(numbers)]  # without what fills a last batch up
             look = asked.preview.every, previews.shown(asked.preview, vae, params, place, seeds)
-        result = sampled(model, asked.controls, made, place, advance, planned.tiling, look)
+        moving = planned.frames is not None
+        result = sampled(
+            model, asked.controls, made, place, advance, planned.tiling, look, moving
+        )
     if asked.output == "latents":
         return programs.joined(result, place, count)
     pixels = programs.joined(decoded(model, planned.tiling, result), place, count)
@@ -162,10 +165,10 @@ def inputs_of(
             kept = programs.Kept(np.float32(mask), x_0, start)
         if begun.any():
             noised = table.noised(x_0, start)
-            start = np.where(begun[:, None, None, None], noised, start)
+            start = np.where(begun.reshape(-1, *(1,) * len(shape)), noised, start)
     rows = table.rows.kind.shape[-1]
     if added is not None:
-        added = np.pad(added, [(0, 0), (0, rows - added.shape[1]), *[(0, 0)] * 3])
+        added = np.pad(added, [(0, 0), (0, rows - added.shape[1]), *[(0, 0)] * len(shape)])
     which, ids = planned.texts.which[numbers], planned.time_ids
     branches = programs.Branches(
         prompt=jax.tree.map(lambda leaf: leaf[numbers], encoded.prompt),
@@ -201,7 +204,8 @@ def steered(
 
 
 def weights(planned: Plan, numbers: np.ndarray) -> np.ndarray | None:
-    """What each branch after the first counts: float32 [N, B - 1, h or 1, w or 1, 1]."""
+    """What each branch after the first counts: float32 [N, B - 1, h or 1, w or 1, 1], of clips with
+    an axis of one for their frames before those two."""
     if not planned.negatives:
         return None
     scales = planned.texts.shares[numbers]
@@ -213,6 +217,8 @@ def weights(planned: Plan, numbers: np.ndarray) -> np.ndarray | None:
     if planned.negatives == 2:  # Brooks et al. 2022, arXiv 2211.09800, equation 3
         of_image = planned.conditions.image_guidance_scale - scales.sum(axis=1, keepdims=True)
         scales = np.concatenate([of_image, scales], axis=1)
+    if planned.frames is not None:
+        scales = scales[:, :, None]
     return np.float32(scales)[..., None]
 
 
@@ -242,11 +248,11 @@ def channels(
 
 def sampled(
     model, controls: Sequence[Steering], inputs: programs.Inputs, place: programs.Place,
-    advance: Advance | None, tiling: Tiling, look: Look | None = None,
+    advance: Advance | None, tiling: Tiling, look: Look | None = None, moving: bool = False,
 ) -> jax.Array:  # fmt: skip
     """Latents [devices, n, h, w, C] of a batch."""
     begin = programs.compiled(programs.begin, in_axes=(0, 0), on=place.on)
-    networks, params = networks_of(model, controls, tiling)
+    networks, params = networks_of(model, controls, tiling, moving)
     sample = programs.compiled(
         programs.noise_to_latents, networks, place.across, in_axes=(None, programs.SPLIT, 0, 0),
         on=place.on,
@@ -264,12 +270,12 @@ def sampled(
 
 
 def networks_of(
-    model, controls: Sequence[Steering], tiling: Tiling
+    model, controls: Sequence[Steering], tiling: Tiling, moving: bool = False
 ) -> tuple[programs.Networks, dict[str, Any]]:
-    """The networks that sample, and their parameters."""
+    """The networks that sample, and their parameters; `moving` those of clips."""
     beside = [one.source for one in controls if one.acts == "controls"]
     networks = programs.Networks(
-        tiling.network(model.unet),
+        tiling.network(model.unet.clone(motion=model.motion if moving else None)),
         tuple(tiling.network(source.network) for source in beside),
         tiling.windows,
     )

@@ -9,13 +9,14 @@ from PIL import Image
 
 from sdjax import diffusion, parallel
 from sdjax.errors import SdjaxError
+from sdjax.models.motion import MotionConfig
 from sdjax.pipeline import hires as hires_fix
 from sdjax.pipeline import programs, run
-from sdjax.pipeline.adapted import Adapted
+from sdjax.pipeline.adapted import LINEAR, Adapted
 from sdjax.pipeline.captions import warn_of_unseen
 from sdjax.pipeline.files import GUIDANCE_SCALE, Model, read_model, write_model
 from sdjax.pipeline.inputs import Pictures
-from sdjax.pipeline.pictures import check_finite_images, to_pictures
+from sdjax.pipeline.pictures import check_finite_images, to_clips, to_pictures
 from sdjax.pipeline.plan import Plan, plan
 from sdjax.pipeline.previews import Preview, Show
 from sdjax.pipeline.program import Program
@@ -29,6 +30,7 @@ from sdjax.room import told_when_full
 from sdjax.text.chunks import Weighting
 from sdjax.text.tokenizer import Tokenizer
 from sdjax.weights.checkpoint import Checkpoint, Part
+from sdjax.weights.motion import still
 from sdjax.weights.names import state_from_params
 from sdjax.weights.parts import VAE, TextEncoder, TinyVAE, UNet, configuration, load
 from sdjax.weights.single_file import family_of
@@ -199,8 +201,10 @@ class StableDiffusion(Adapted):
         names = self.encoder_parts
         networks = dict(zip(names, self.text_encoders, strict=True))
         networks |= {"unet": self.unet, "vae": self.vae}
+        # Motion modules are a part of their own: `save_motion`.
+        params = {**self.params, "unet": still(self.params["unet"])}
         parts = {
-            name: Part(networks[name].config.to_dict(), state_from_params(self.params[name]))
+            name: Part(networks[name].config.to_dict(), state_from_params(params[name]))
             for name in ("unet", "vae", *names)
         }
         schedulers = self.scheduler_config, self.low_res_scheduler_config
@@ -227,6 +231,8 @@ class StableDiffusion(Adapted):
         variation_seed: int | Sequence[int] | None = None,
         variation_strength: float | None = None,
         count: int = 1,
+        frames: int | None = None,
+        frame_windows: int | tuple[int, int] | None = None,
         height: int | None = None,
         width: int | None = None,
         image: Pictures | None = None,
@@ -267,7 +273,7 @@ class StableDiffusion(Adapted):
         preview: Preview | Show | None = None,
         safety_checker: SafetyChecker | None = None,
         **sampler_options,
-    ) -> list[Image.Image] | np.ndarray:
+    ) -> list[Image.Image] | list[list[Image.Image]] | np.ndarray:
         """Makes `count` images of each prompt, a batch at a time over the local devices.
 
         Only shapes, `clip_skip`, whether guidance is on and which kinds of conditions are present
@@ -295,6 +301,12 @@ class StableDiffusion(Adapted):
             the same for all: the noise that an image starts from is moved towards that of
             variation_seed, variation_seed + 1, … or one for each image. Of the strength, 0 is the
             picture itself and 1 another one.
+        frames: of clips in place of pictures, with motion modules (`load_motion`): each image is then
+            a clip of so many frames, a list of PIL images, or arrays with an axis for the frames
+            after the first. A ControlNet's and a T2I-Adapter's pictures are one for all frames, or
+            one a frame.
+        frame_windows: how many frames the networks see at a time of a longer clip, or that and
+            how many of them overlap, half where it is not given; the predictions are averaged.
         height, width: in pixels; None for the size of `image`, cut to what the latents divide, or
             without one the size the model was trained at. Pictures are resized to it.
         image: a picture to start from, to repaint, to edit or to enlarge, as the model and the
@@ -409,7 +421,8 @@ class StableDiffusion(Adapted):
         planned = self.planned(asked)
         encoded = run.encode(self, asked, planned)
         inputs = run.inputs_of(self, asked, planned, encoded, np.arange(asked.total))
-        networks, params = run.networks_of(self, asked.controls, planned.tiling)
+        moving = planned.frames is not None
+        networks, params = run.networks_of(self, asked.controls, planned.tiling, moving)
         coder = run.coder(self, planned.tiling) if output == "numpy" else None
         return Program(networks, coder, remat, inputs), {**params, "vae": self.params["vae"]}
 
@@ -443,7 +456,7 @@ class StableDiffusion(Adapted):
                 seeds = self.seeds[first : first + size]
                 check_finite_images(made, seeds)
                 if asked.output == "pil":
-                    made = to_pictures(made, seeds)
+                    made = to_clips(made, seeds) if asked.frames else to_pictures(made, seeds)
                 if asked.safety_checker is not None:
                     made = marked(asked.safety_checker, made)
                 yield first, made
@@ -452,13 +465,19 @@ class StableDiffusion(Adapted):
         """How this model carries a request out; SdjaxError where it cannot."""
         return plan(
             asked,
-            self.scheduler_config,
+            self.scheduler_config if asked.frames is None else self.clip_scheduler,
             self.unet.config,
             self.vae.config,
             [encoder.config for encoder in self.text_encoders],
             self.guidance_scale,
             self.unet.dtype,
+            self.motion,
         )
+
+    @property
+    def clip_scheduler(self) -> dict[str, Any]:
+        """The scheduler's settings for clips: with linear betas where the authors' code has them."""
+        return {**self.scheduler_config, **({"beta_schedule": LINEAR} if self._linear else {})}
 
 
 def check_whole(model: Model, source):
@@ -475,8 +494,10 @@ def check_whole(model: Model, source):
         raise SdjaxError(f"{source}: {error}") from error
 
 
-def plan_for(model: Model, asked: Request, source, dtype: str) -> Plan:
-    """`plan` for a model on disk, before its weights are read."""
+def plan_for(
+    model: Model, asked: Request, source, dtype: str, motion: MotionConfig | None = None
+) -> Plan:
+    """`plan` for a model on disk, and motion modules for it, before their weights are read."""
     check_whole(model, source)
     parts = model.checkpoint.parts
     return plan(
@@ -487,6 +508,7 @@ def plan_for(model: Model, asked: Request, source, dtype: str) -> Plan:
         [configuration(parts[name], TextEncoder.config_class, source) for name in model.tokenizers],
         model.guidance_scale,
         dtype,
+        motion,
     )
 
 

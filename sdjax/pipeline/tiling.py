@@ -36,7 +36,8 @@ class Tiling(NamedTuple):
     tile: tuple[bool, bool] = (False, False)
     """Whether the axes (y, x) go on at their other end."""
     windows: tuple[Windows, ...] = ()
-    """Of the U-Net and its ControlNets over the latents' axes; none where they see all at once."""
+    """Of the U-Net and its ControlNets over the latents' axes, a clip's frames the first; none where
+    they see all at once."""
     tiles: tuple[Windows, ...] = ()
     """Of the autoencoder, over the same axes."""
 
@@ -53,7 +54,8 @@ def _inside(tile: tuple[bool, bool], windows: tuple[Windows, ...]) -> tuple[bool
     """The axes on which a window goes on at its own other end: those that it fills."""
     if not windows:
         return tile
-    return tuple(wrap and len(axis.starts) == 1 for wrap, axis in zip(tile, windows, strict=True))
+    sides = zip(tile, windows[-len(tile) :], strict=True)
+    return tuple(wrap and len(axis.starts) == 1 for wrap, axis in sides)
 
 
 def tiling(

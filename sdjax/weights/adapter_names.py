@@ -76,7 +76,6 @@ _OTHERS = (
         r"(.*[._])?(double_blocks|joint_blocks|single_transformer_blocks)[._].*",
         "an adapter of a transformer (Flux, SD3, …)",
     ),
-    (r".*(motion_modules|temporal_transformer)\..*", "of motion modules, for video"),
     (r"emb_params|\*|string_to_param|clip_[lg]", "a learned word: use load_textual_inversion"),
     (r".*\.oft_diag", "an OFT of LyCORIS before 2.0"),
     (

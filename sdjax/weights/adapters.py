@@ -15,6 +15,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from sdjax.errors import SdjaxError
 from sdjax.weights import adapter_names, lora, peft_config
 from sdjax.weights.arrays import all_finite
+from sdjax.weights.motion import MODULES, diffusers_name
 from sdjax.weights.names import state_from_params, state_key
 from sdjax.weights.single_file import read_file
 from sdjax.weights.tensors import LazyTensor
@@ -30,6 +31,7 @@ _FILES = (
     "adapter_model.bin",
     "pytorch_lora_weights.bin",
 )
+_FIRST = "load those that it is for first, with load_motion (--motion)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,6 +97,10 @@ def read_adapter(
     no tensor finds a target, or a module's factors are unknown, given twice, missing, misshapen or
     not finite.
     """
+    state = {diffusers_name(key): tensor for key, tensor in state.items()}
+    moving = any(MODULES in key for key in targets.get("unet", ()))
+    if not moving and any(MODULES in key for key in state):
+        raise SdjaxError(f"it is of motion modules, for clips: {_FIRST}")
     if kind := adapter_names.other_kind(state):
         raise SdjaxError(f"it is {kind}: expected an adapter of the U-Net or the text encoders")
     names = adapter_names.module_names(targets, layers)

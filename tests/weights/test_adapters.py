@@ -303,7 +303,9 @@ NOT_UNDERSTOOD = {
     "an IP-Adapter": {"ip_adapter.1.to_k_ip.weight": (4, 4)},
     "a ControlNet-LLLite": {"lllite_unet_input_blocks_1_1.down.0.weight": (4, 4)},
     "of a transformer": {"lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight": (4, 4)},
-    "of motion modules": {"down_blocks.0.motion_modules.0.to_q.lora.up.weight": (4, 4)},
+    "it is of motion modules, for clips: load": {
+        "down_blocks.0.motion_modules.0.to_q.lora.up.weight": (4, 4)
+    },
     "a learned word: use load_textual_inversion": {"emb_params": (2, 4)},
     "an OFT of LyCORIS before 2.0": {"lora_unet_conv_in.oft_diag": (4, 4, 4)},
     "another method of peft's": {"base_model.model.conv_in.ia3_l": (16, 1)},
