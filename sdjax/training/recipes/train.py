@@ -9,8 +9,6 @@ import numpy as np
 
 from sdjax.data import loader
 from sdjax.errors import SdjaxError
-from sdjax.evaluation.features import feature_function
-from sdjax.evaluation.lpips import lpips_features, read_lpips
 from sdjax.folders import one_line_errors, writable_folder
 from sdjax.models.clip import TextEncoderConfig
 from sdjax.parallel import check_one_process
@@ -22,23 +20,21 @@ from sdjax.training.loop.feed import ArrayBatches
 from sdjax.training.loop.fit import WHEN_FULL, check, fit, has_begun, kept_weights
 from sdjax.training.loop.lock import NAME as LOCK, locked
 from sdjax.training.loop.optimizers import make_optimizer
-from sdjax.training.loop.settings import changes_since, keep, say, tell
-from sdjax.training.objectives.autoencoder import AutoencoderObjective, normalized
+from sdjax.training.loop.settings import say
 from sdjax.training.objectives.latent import LatentObjective, LatentRun
 from sdjax.training.objectives.pixel import PixelObjective, PixelRun
 from sdjax.training.objectives.tuning import TuningRun
 from sdjax.weights import VAE, TextEncoder
 
 from . import export
+from .autoencoder import autoencoder
 from .base import based
-from .datasets import CHUNK, captions, encode_all, latent_statistics
+from .datasets import captions
 from .known_data import NAME as DATA, tell_changes
 from .loaded import First, NumberBatches, checked_labels
 from .material import Material
 from .recipe import Recipe
 from .tuning import Tuning
-
-LPIPS = "lpips:"
 
 
 def train(recipe: Recipe, workdir) -> bool:
@@ -81,11 +77,11 @@ def _train(recipe, workdir):
         if isinstance(recipe.diffusion, PixelRun):
             finished = stage.pixel()
         elif recipe.diffusion is None:
-            return stage.autoencoder(model)
+            return autoencoder(stage, model)
         elif model is not None:
             return Tuning(recipe, workdir, model, stage.material).go(stage.fit)
         else:
-            finished = stage.autoencoder() and stage.latent()
+            finished = autoencoder(stage) and stage.latent()
         if finished:
             say(f"finished: the model is in {workdir / 'model'}")
         return finished
@@ -214,49 +210,6 @@ class _Stages:
             )
         return outcome.finished
 
-    def autoencoder(self, model=None):
-        """Trains the autoencoder, where the recipe has one, into workdir/autoencoder/model.
-
-        model: whose autoencoder is trained further, with the latents' scale that it has.
-        """
-        run, folder = self.recipe.autoencoder, self.workdir / "autoencoder"
-        if run is None:
-            return True
-        frozen = {}
-        if model is not None:
-            run = dataclasses.replace(run, vae=model.vae.config)
-            frozen["vae"] = model.params["vae"]
-        if (folder / "model").exists():
-            _check_finished(folder / "model", run.vae)
-            tell(folder / "model", changes_since(folder / "model", self.settings("autoencoder")))
-            return True
-        features = None
-        if run.perceptual.startswith(LPIPS):
-            features, frozen["perceptual"] = lpips_features, read_lpips(run.perceptual[len(LPIPS):])
-        elif run.perceptual:
-            features = feature_function(run.perceptual)
-        objective = AutoencoderObjective(run, features)
-        check(objective, run, folder, frozen)
-        images = self.material.all_pictures()["image"]
-        shown = images[:run.sheet_images]
-        lessons = []
-        if run.adversary is not None and run.adversary.start:
-            lessons = [(np.arange(len(images)), run.adversary.start * run.images_per_step)]
-        outcome = self.fit(
-            objective, frozen, self.batches(run, {"image": images}, lessons=lessons), run,
-            "autoencoder", objective.sheet(shown, frozen),
-        )
-        if outcome.finished:
-            config, params = run.vae, objective.autoencoder(outcome.ema, frozen)
-            if model is None:
-                config, params = _with_normal_latents(run, params, images)
-            with export.replacing(folder / "model") as part:
-                VAE(config).save_pretrained(params, part)
-                keep(part, self.settings("autoencoder"))
-            if model is not None:
-                say(f"finished: the autoencoder is in {folder / 'model'}")
-        return outcome.finished
-
     def latent_parts(self):
         """What the diffusion of latents needs beside its data."""
         given = Path(self.recipe.pretrained or self.workdir / "autoencoder" / "model")
@@ -305,27 +258,9 @@ class _Stages:
         return outcome.finished
 
 
-def _with_normal_latents(run, params, images):
-    vae = VAE(run.vae)
-    mean, std = latent_statistics(*encode_all(vae, params, images[:16 * CHUNK]))
-    if run.normalize == "channels":
-        return normalized(run.vae, jax.tree.map(np.asarray, params), mean, std)
-    deviation = float(np.sqrt(np.mean(np.square(std) + np.square(mean)) - np.mean(mean) ** 2))
-    return dataclasses.replace(run.vae, scaling_factor=1 / deviation), params
-
-
 def _encoded(tokenizer, texts):
     parts = [tokenizer.encode(texts[i:i + 1024]) for i in range(0, len(texts), 1024)]
     return np.concatenate(parts)
-
-
-def _check_finished(folder, wanted):
-    config = VAE.from_pretrained(folder)[0].config
-    if dataclasses.replace(config, scaling_factor=wanted.scaling_factor) != wanted:
-        raise SdjaxError(
-            f"the autoencoder in {folder} is finished and of another architecture than the "
-            "configuration's: train into another folder, or use the configuration that made it"
-        )
 
 
 def _for_tokenizer(config: TextEncoderConfig, tokenizer):

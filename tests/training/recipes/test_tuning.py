@@ -243,3 +243,18 @@ def test_folders_of_sd_scripts_in_buckets_mirrored_and_masked(
     count = len(wide["mean"]) // 2
     np.testing.assert_array_equal(wide["mask"][count:], wide["mask"][:count, :, ::-1])
     assert wide["mask"].shape[:3] == wide["mean"].shape[:3]
+
+    # What was encoded is kept, bucket by bucket, and what is new is encoded, plain and mirrored.
+    kept, asked_for = importlib.import_module("sdjax.training.recipes.material"), []
+    encode = kept.encode_all
+    monkeypatch.setattr(kept, "encode_all", lambda vae, params, images: (
+        asked_for.append(images.shape[:3]) or encode(vae, params, images)))
+    seen.clear()
+    assert train(asked, tmp_path / "work") and not asked_for
+    again = {tuple(arrays["mean"].shape[:3]): arrays for arrays in seen}
+    for shape, arrays in shapes.items():
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(again[shape][name], array)
+    Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(folder / "1_x/c.png")
+    assert train(asked, tmp_path / "work")
+    assert asked_for == [(1, 16, 16)] * 2
