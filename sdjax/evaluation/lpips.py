@@ -54,7 +54,13 @@ def read_lpips(paths: str) -> dict:
 def lpips_features(params, images) -> list[jax.Array]:
     """Features [N, h, w, C] of images float32 [N, H, W, 3] in [-1, 1], weighted so that the mean
     squared differences of two pictures', summed over the list, are their LPIPS.
+
+    Raises SdjaxError for pictures of less than 16 pixels, of which nothing is left after four
+    poolings.
     """
+    if min(images.shape[1:3]) < 16:
+        raise SdjaxError(
+            f"LPIPS wants pictures of at least 16x16, got {images.shape[2]}x{images.shape[1]}")
     x = (images - jnp.array(SHIFT)) / jnp.array(SCALE)
     found = []
     for i, block in enumerate(BLOCKS):

@@ -76,3 +76,5 @@ def test_what_is_missing_or_unknown_is_told(files, tmp_path):
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "other.pth")
     with pytest.raises(SdjaxError, match="'conv1.weight', which is neither"):
         read_lpips(f"{tmp_path}/other.pth")
+    with pytest.raises(SdjaxError, match="at least 16x16, got 20x15"):
+        lpips_features({}, np.zeros((1, 15, 20, 3)))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import jax
 import jax.numpy as jnp
 
-from sdjax.errors import check_at_least
+from sdjax.errors import SdjaxError, check_at_least
 from sdjax.models.patch_discriminator import PatchDiscriminator
 from sdjax.training.loop.config import OptimizerConfig
 
@@ -50,7 +50,13 @@ class AdversaryConfig:
         autoencoder.
         """
         def score(params, images):
-            return self.network.apply({"params": params}, images)
+            scores = self.network.apply({"params": params}, images)
+            if not scores.size:
+                raise SdjaxError(
+                    f"pictures of {images.shape[2]}x{images.shape[1]} are too small for the "
+                    f"adversary: lower adversary.layers, {self.layers}"
+                )
+            return scores
 
         fooled = -score(jax.lax.stop_gradient(params), decoded).mean()
         real, fake = score(params, images), score(params, jax.lax.stop_gradient(decoded))

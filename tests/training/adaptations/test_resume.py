@@ -32,7 +32,11 @@ def model():
     return small_model(TEXTS)
 
 
-@pytest.mark.parametrize("name", VALUES)
+QUICK = ("full", "lora", "word", "control", "edit")
+MARKED = [name if name in QUICK else pytest.param(name, marks=pytest.mark.full) for name in VALUES]
+
+
+@pytest.mark.parametrize("name", MARKED)
 def test_a_killed_run_ends_as_one_that_was_left_alone(name, model, tmp_path, monkeypatch):
     run = TuningRun(
         adaptation=VALUES[name], steps=4, batch_size=2, log_every=4, checkpoint_every=2,

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from sdjax.errors import SdjaxError
 from sdjax.models import VAE, VAEConfig
 from sdjax.training import AdversaryConfig, AutoencoderObjective, AutoencoderRun, make_optimizer
 from sdjax.training.loop.step import image_keys
@@ -130,3 +131,10 @@ def test_a_decoder_alone_leaves_the_latents_as_they_are(params):
     wanted, _ = other.loss(vae, {}, {"image": IMAGES}, image_keys(0, 0, 0, 2))
     np.testing.assert_allclose(loss, wanted, rtol=1e-6)
     assert VAE(CONFIG).encode(whole, IMAGES).shape == (2, 16, 16, 4)
+
+
+def test_pictures_that_are_too_small_are_told():
+    adversary = AdversaryConfig(width=4, layers=3)
+    params = jax.eval_shape(adversary.init, jax.random.key(0), np.zeros((1, 32, 32, 3)))
+    with pytest.raises(SdjaxError, match="16x16 are too small for the adversary"):
+        jax.eval_shape(adversary.losses, params, *[np.zeros((1, 16, 16, 3))] * 2)
