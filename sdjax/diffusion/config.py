@@ -130,6 +130,19 @@ def schedule_from_config(config):
     return schedule_from_betas(betas)
 
 
+def schedule_settings(config):
+    """What of a scheduler configuration says its schedule and prediction, defaults filled in, so
+    that another scheduler's configuration can have them.
+    """
+    get = read.getter(config, _class_of(config).defaults)
+    defaults = {
+        "num_train_timesteps": 1000, "beta_start": 0.0001, "beta_end": 0.02,
+        "beta_schedule": "linear", "trained_betas": None, "rescale_betas_zero_snr": False,
+        "prediction_type": "epsilon",
+    }  # fmt: skip
+    return {name: get(name, default) for name, default in defaults.items()}
+
+
 def _without_last_signal(betas):
     """float32[T] β with ᾱ zero at the end: what `zero_terminal_snr` does, rounded as in diffusers.
 

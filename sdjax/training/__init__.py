@@ -9,10 +9,14 @@ from .loop.state import TrainState
 from .loop.step import make_step
 from .objectives.adversary import AdversaryConfig
 from .objectives.autoencoder import AutoencoderObjective, AutoencoderRun
+from .objectives.consistency import ECT
 from .objectives.curriculum import Lesson
 from .objectives.denoising import DenoisingConfig, ScheduleConfig
+from .objectives.dmd2 import DMD2
 from .objectives.latent import LatentObjective, LatentRun
+from .objectives.lcm import LCM
 from .objectives.pixel import PixelObjective, PixelRun
+from .objectives.progressive import Progressive
 from .objectives.sheets import SheetConfig
 from .objectives.tuning import PriorConfig, TuningRun, ValidationConfig
 from .recipes.names import known_recipes
@@ -24,7 +28,10 @@ __all__ = [
     "ArrayBatches",
     "AutoencoderObjective",
     "AutoencoderRun",
+    "DMD2",
     "DenoisingConfig",
+    "ECT",
+    "LCM",
     "LatentObjective",
     "LatentRun",
     "Lesson",
@@ -33,6 +40,7 @@ __all__ = [
     "PixelObjective",
     "PixelRun",
     "PriorConfig",
+    "Progressive",
     "Recipe",
     "RunConfig",
     "ScheduleConfig",

@@ -49,9 +49,11 @@ def fit(
     """Train, or go on training, in `folder`.
 
     objective: has init(key, frozen) -> parameters and loss(params, frozen, batch, keys), see
-      `make_step`. Where it has them: kept(frozen) -> what of it the loss needs, and
-      rates(params) -> a tree of what the learning rate of each leaf is multiplied with, and
-      optimizers, the OptimizerConfig of each key of the parameters that has one of its own.
+      `make_step`. Where it has them: kept(frozen) -> what of it the loss needs; rates(params) -> a
+      tree of what the learning rate of each leaf is multiplied with; optimizers, the
+      OptimizerConfig of each key of the parameters that has one of its own; optimizer() -> an Optax
+      one in place of the config's, with learning_rate(step) to be told; given, and
+      begin(state, optimizer) -> state, as `make_step` has them.
     frozen: tree of arrays passed to the loss; it is put on the devices here.
     batches: iterator of trees of arrays [config.batch_size, …] with get_state and set_state.
     sheet: ema -> (images, captions or None) for the sample sheet, or None. The arrays lie on the
@@ -177,6 +179,8 @@ def _initial(objective, optimizer):
 
 
 def _optimizer(objective, config):
+    if hasattr(objective, "optimizer"):
+        return objective.optimizer()
     rates, parts = (getattr(objective, name, None) for name in ("rates", "optimizers"))
     return make_optimizer(config.optimizer, config.steps, rates, parts)
 
@@ -198,8 +202,13 @@ class _Run:
         self.about, self.place = about, place
         self.config, self.checkpoints, self.report = config, checkpoints, report
         self.make_sheet, self.drawn = sheet, False
-        self.learning_rate = learning_rate(config.optimizer, config.steps)
-        self.update = make_step(objective.loss, optimizer, config, place)
+        own = getattr(objective, "learning_rate", None)
+        self.learning_rate = own or learning_rate(config.optimizer, config.steps)
+        begin = getattr(objective, "begin", None)
+        self.update = make_step(
+            objective.loss, optimizer, config, place,
+            getattr(objective, "given", ()), begin and (lambda state: begin(state, optimizer)),
+        )
         self.clock = time.monotonic()
         self.sent = deque()
         # On the CPU a call runs in the caller's threads, so nothing is gained by running ahead, and

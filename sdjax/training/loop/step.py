@@ -23,13 +23,17 @@ def image_keys(seed, step, first, count):
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(first + jnp.arange(count))
 
 
-def make_step(loss, optimizer, config: RunConfig, place: Copies | Sharded = COPIES):
+def make_step(
+    loss, optimizer, config: RunConfig, place: Copies | Sharded = COPIES, given=(), begin=None
+):
     """The compiled step: (state, frozen, batches) -> (state, metrics).
 
     loss(params, frozen, batch, keys) -> (float32 [], dict of float32 []): mean over the images of
       batch, a tree of arrays [b, …]; keys [b] is one PRNG key an image.
     state: a TrainState, as `place.own` lays it out; it is donated.
     frozen: any tree of arrays that loss needs, as `place.put` lays it out.
+    given: of "ema" and "step", what of the state loss finds in `frozen`, a dict then, by its name.
+    begin: state -> state before each update; it says itself when there is something to change.
     batches: arrays of (steps_per_call, accumulation) batches, as `place.batch` lays them out.
     metrics: dict of float32 [steps_per_call], `loss` and `grad_norm` among them, averaged over
       devices; grad_norm is that before clipping.
@@ -61,6 +65,9 @@ def make_step(loss, optimizer, config: RunConfig, place: Copies | Sharded = COPI
         return jax.tree.map(lambda x: x / config.accumulation, total)
 
     def update(state, batches, frozen):
+        state = state if begin is None else begin(state)
+        if given:
+            frozen = {**frozen, **{name: getattr(state, name) for name in given}}
         out = accumulated(state.params, frozen, state.step, batches)
         gradient, metrics = place.mean(out)
         metrics["grad_norm"] = optax.tree.norm(gradient)

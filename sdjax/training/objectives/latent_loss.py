@@ -26,6 +26,19 @@ def latent_loss(*networks, **options):
     return latent_losses(*networks, **options).mean(), {}
 
 
+def clean_latents(vae: VAE, parts: Mapping, batch: Mapping, keys):
+    """Latents [b, h, w, C] of a batch as `latent_losses` has it, in the U-Net's scale."""
+    if "mean" in batch:
+        mean, std = batch["mean"], batch["std"]
+    else:
+        mean, std = _encoded(vae, parts, as_float(batch["image"]))
+    return scaled(vae.config, sampled_posterior(keys, mean, std))
+
+
+def _encoded(vae, parts, images):
+    return jax.lax.stop_gradient(pixels_to_moments(Coder(vae), parts["vae"], images))
+
+
 def latent_losses(
     unet: UNet, vae: VAE, encoders: Mapping[str, TextEncoder], parts: Mapping, batch: Mapping, keys,
     *, denoising: DenoisingConfig, schedule, caption_dropout=0.0, timestep_mean=None,
@@ -45,16 +58,15 @@ def latent_losses(
     conditions: function of (batch, encode, keys) as `Adaptation.conditions`, or None.
     """
     def encode(images):
-        return jax.lax.stop_gradient(pixels_to_moments(Coder(vae), parts["vae"], images))
+        return _encoded(vae, parts, images)
 
     batch = {**batch, **{n: as_float(batch[n]) for n in ("image", "original") if n in batch}}
-    mean, std = encode(batch["image"]) if "mean" not in batch else (batch["mean"], batch["std"])
-    x_0 = scaled(vae.config, sampled_posterior(keys, mean, std))
+    x_0 = clean_latents(vae, parts, batch, keys)
     given = noised(denoising, schedule, x_0, keys, timestep_mean, batch.get("t"))
     extra = Conditions() if conditions is None else conditions(batch, encode, keys)
     lost = extra.without_text
     lost = dropped(keys, caption_dropout) if lost is None else lost
-    prompt = _prompt(encoders, parts, batch, lost, clip_skip)
+    prompt = prompt_of(encoders, parts, batch, lost, clip_skip)
     t = given.t.astype(jnp.float32)
     added = residuals = None
     if "time_ids" in batch:
@@ -85,7 +97,7 @@ def embedded(encoders, parts, ids, clip_skip=0) -> Embedded:
     return embed_chunks(networks, params, chunks, None, clip_skip)
 
 
-def _prompt(encoders, parts, batch, lost, clip_skip):
+def prompt_of(encoders, parts, batch, lost, clip_skip):
     """The embedded captions, those of lost [b] empty ones."""
     def chosen(name):
         where = lost.reshape(-1, *(1,) * (batch[name].ndim - 1))

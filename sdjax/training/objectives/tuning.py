@@ -21,8 +21,13 @@ from sdjax.training.adaptations import (
 )
 from sdjax.training.loop.config import RunConfig
 
+from .consistency import ECT
 from .denoising import DenoisingConfig
+from .distilled import DistilledObjective, distilled
+from .dmd2 import DMD2
 from .latent_loss import IDS, latent_losses
+from .lcm import LCM
+from .progressive import Progressive
 
 
 @dataclass(frozen=True)
@@ -95,6 +100,8 @@ class TuningRun(RunConfig):
     denoising: DenoisingConfig = field(
         default_factory=lambda: DenoisingConfig(schedule=None, prediction=None)
     )
+    distillation: LCM | Progressive | ECT | DMD2 | None = None
+    """What is learned from the model in place of denoising: to need fewer evaluations."""
     caption_dropout: float = 0.0
     """Share of images trained with the empty prompt."""
     captions: CaptionConfig = field(default_factory=CaptionConfig)
@@ -127,6 +134,13 @@ class TuningRun(RunConfig):
         check_at_least(1, self, "text_chunks")
         if not 0 <= self.caption_dropout < 1:
             raise SdjaxError(f"caption_dropout must be in [0, 1), got {self.caption_dropout}")
+        if self.distillation is not None:
+            self._check_distillation()
+
+    def _check_distillation(self):
+        if self.prior is not None or self.masks or self.beside:
+            raise SdjaxError("a distillation takes no prior, masks or pictures beside")
+        self.distillation.check_run(self)
 
 
 @dataclass(frozen=True)
@@ -158,6 +172,10 @@ class TuningObjective:
         """What the learning rate of each leaf is multiplied with."""
         return self.adaptation.rates(params, self.config.optimizer.learning_rate)
 
+    def result(self, params):
+        """What the adaptation applies and exports."""
+        return params
+
     def loss(self, params, frozen, batch, keys):
         """Of a batch as `latent_losses` takes it, with what the adaptation `needs`."""
         parts = self.adaptation.apply(frozen, params, keys[0])
@@ -181,13 +199,26 @@ def _base(frozen):
     return {name: tree for name, tree in frozen.items() if not name.startswith("empty_")}
 
 
-def tuned(config: TuningRun, networks: Networks, scheduler_config) -> TuningObjective:
+def tuned(
+    config: TuningRun, networks: Networks, scheduler_config, zero_negative=False
+) -> TuningObjective | DistilledObjective:
     """The objective of a run on top of a model of these networks.
+
+    zero_negative: whether no negative prompt is an embedding of zeros for the model, as for SDXL.
 
     The schedule and the prediction are those of `scheduler_config`, a diffusers
     scheduler_config.json as a dict, where the run has none of its own. Raises SdjaxError where the
     model is not one that the adaptation can be trained on.
     """
+    def make(config, networks):
+        return _tuned(config, networks, scheduler_config)
+
+    if config.distillation is not None:
+        return distilled(config, networks, make, zero_negative)
+    return make(config, networks)
+
+
+def _tuned(config, networks, scheduler_config):
     denoising = config.denoising
     if str(scheduler_config.get("_class_name", "")).startswith("EDM"):
         raise SdjaxError(

@@ -36,12 +36,16 @@ class Tuning:
         self.recipe, self.workdir, self.model, self.material = recipe, workdir, model, material
         self.run = recipe.diffusion
         networks = Networks.of(model)
-        self.objective = tuned(self.run, networks, model.scheduler_config)
+        self.objective = tuned(
+            self.run, networks, model.scheduler_config, model.zero_negative
+        )
         self.networks = self.objective.networks
         self.base = dict(model.params)
         self.size = recipe.data.image_size
         self.makes = Sets(recipe, self.objective, model, self.base)
         model.scheduler_config = self._scheduler()
+        if self.run.distillation is not None:
+            model.guidance_scale = self.run.distillation.own_scale
         known = inspect.signature(StableDiffusion.generate).parameters
         for name, _ in self.run.sheet.options:
             if name not in known:
@@ -67,8 +71,8 @@ class Tuning:
             if judged and run.validation.export == "best":
                 best = best_weights(objective, run, folder, frozen)
             place = objective.adaptation.export(
-                outcome.ema if best is None else best.ema, self.workdir, self.model,
-                self.networks, self.recipe.export_dtype,
+                objective.result(outcome.ema if best is None else best.ema), self.workdir,
+                self.model, self.networks, self.recipe.export_dtype,
                 metadata(self.recipe, self.workdir, texts, best.step if best else outcome.step),
             )
             tell_result(self.workdir, place, outcome.step, best)
@@ -138,6 +142,8 @@ class Tuning:
     def _scheduler(self):
         """The model's scheduler_config.json, with the schedule and prediction that are trained."""
         asked, before = self.run.denoising, self.model.scheduler_config
+        if self.run.distillation is not None:
+            return self.run.distillation.scheduler(self.run, before)
         if asked.schedule is not None:
             return scheduler_config(self.objective.config.denoising, clip_sample=False)
         if asked.prediction is not None:
@@ -156,7 +162,7 @@ class Tuning:
 
         def make(ema):
             nonlocal pipeline
-            parts = adaptation.apply(self.base, ema)
+            parts = adaptation.apply(self.base, self.objective.result(ema))
             if pipeline is None:
                 pipeline = adapted(self.model, self.networks, parts)
             pipeline.params = {name: parts[name] for name in pipeline.params}

@@ -179,3 +179,34 @@ def test_optimizers_step_against_the_gradient(toy, toy_config):
         optimizer = dataclasses.replace(toy_config().optimizer, name=name)
         _, metrics = run(toy, toy_config(steps=60, optimizer=optimizer, steps_per_call=30), 2)
         assert metrics[-1]["loss"][-5:].mean() < 0.5 * metrics[0]["loss"][:5].mean(), name
+
+
+def test_a_loss_is_given_of_the_state_what_it_asks_for(toy, toy_config):
+    class Looking:
+        """The loss is the step; the average is told."""
+
+        def loss(self, params, frozen, batch, keys):
+            kernel = params["layer.0"]["kernel"]
+            told = frozen["ema"]["layer.0"]["kernel"].sum()
+            return frozen["step"] + 0 * kernel.sum(), {"told": told, "scale": frozen["scale"]}
+
+    def begin(state):
+        """Every second update begins with an average of ones."""
+        ones = jax.tree.map(jnp.ones_like, state.ema)
+        return state.replace(ema=jax.lax.cond(
+            state.step % 2 == 1, lambda: ones, lambda: state.ema))
+
+    objective, frozen, make_batches = toy
+    config = toy_config(steps_per_call=4, optimizer=OptimizerConfig(
+        learning_rate=1e-9, warmup_steps=0))
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    state = TrainState.create(objective.init(jax.random.key(0)), optimizer)
+    kernel = float(state.params["layer.0"]["kernel"].sum())
+    step = make_step(Looking().loss, optimizer, config, ("ema", "step"), begin)
+    batches = make_batches(config)
+    batch = jax.tree.map(lambda *x: np.concatenate(x), *[next(batches) for _ in range(4)])
+    _, metrics = step(replicate(state), replicate(frozen), shard_batch(batch, (4, 1)))
+    np.testing.assert_array_equal(metrics["loss"], [0, 1, 2, 3])
+    assert metrics["told"][0] == pytest.approx(kernel)
+    np.testing.assert_array_equal(metrics["told"][1::2], [6, 6])
+    assert (metrics["scale"] == frozen["scale"]).all()
