@@ -198,7 +198,6 @@ def _overviews(folder, made, captions, paths, axes, columns, each) -> list[Path]
 def settings_of(cell: Mapping[str, Any], asked, planned, number: int, image) -> dict[str, Any]:
     """What a picture was made with, in the words of the command: what makes it again."""
     from sdjax.pipeline.inputs import chosen
-    from sdjax.pipeline.plan import STEPS
 
     settings = {
         name: value
@@ -218,7 +217,7 @@ def settings_of(cell: Mapping[str, Any], asked, planned, number: int, image) -> 
     if asked.strength is not None:
         settings["strength"] = float(planned.conditions.strength[number])
     if asked.preset is None:
-        settings["steps"] = asked.steps or STEPS
+        settings["steps"] = asked.steps or planned.steps
     if asked.variations is not None:
         settings["variation_seed"] = int(asked.variations[number])
     plain = (int, float, str, bool, list)

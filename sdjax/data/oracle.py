@@ -56,6 +56,27 @@ def score(images, captions) -> dict[str, np.ndarray]:
     return {name: np.array([row[name] for row in rows], bool) for name in ATTRIBUTES}
 
 
+def placed(images) -> np.ndarray:
+    """Where the one object of each picture lies, and how large it is: float [batch, 3].
+
+    Its middle down and right, and the square root of its area, in 64ths of the picture; NaN where a
+    picture has another number of objects. Images are as of `read_shapes`, a batch.
+    """
+    batch = _as_batch(images)
+    found = np.full((len(batch), 3), np.nan)
+    for start in range(0, len(batch), _CHUNK):
+        _, pictures = find_objects(batch[start : start + _CHUNK])
+        for i, groups in enumerate(pictures):
+            regions = [region for group in groups for region in group]
+            if len(regions) == 1:
+                cover = regions[0].cover
+                area = cover.sum()
+                middle = [cover.sum(1 - axis) @ (np.arange(cover.shape[axis]) + 0.5) / area
+                          for axis in (0, 1)]
+                found[start + i] = *(regions[0].corner + middle), np.sqrt(area)
+    return found
+
+
 def _score(said, read):
     said = said.canonical()
     row = dict.fromkeys(ATTRIBUTES, False)

@@ -3,7 +3,10 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sdjax.data.oracle import ATTRIBUTES, score
+import numpy as np
+
+from sdjax.data.oracle import ATTRIBUTES, placed, score
+from sdjax.data.scenes import parse_caption
 from sdjax.data.shapes import Shapes
 from sdjax.errors import check_at_least
 
@@ -59,16 +62,37 @@ def accuracy(images, captions):
     return {name: float(hits[name].mean()) for name in ATTRIBUTES}
 
 
+def spread(images, captions):
+    """How much pictures of one object differ where their captions leave it open, or None.
+
+    {"down", "right": standard deviation of the object's middle, "size": that of its width among
+    captions of the same size and shape}, in 64ths of the picture. A model that has collapsed gives
+    less than the data. None where captions have two objects, or no picture has just one.
+    """
+    scenes = [parse_caption(caption) for caption in captions]
+    places = placed(images)
+    usable = np.isfinite(places[:, 0])
+    if any(len(scene.things) != 1 for scene in scenes) or not usable.any():
+        return None
+    kinds = np.array([f"{s.things[0].size} {s.things[0].shape}" for s in scenes])
+    rest = [places[mask, 2] - places[mask, 2].mean()
+            for mask in ((kinds == kind) & usable for kind in np.unique(kinds)) if mask.any()]
+    sizes = np.sqrt(np.mean(np.concatenate(rest) ** 2))
+    down, right = places[usable, :2].std(0)
+    return {"down": float(down), "right": float(right), "size": float(sizes)}
+
+
 def evaluate_shapes(model, config: ShapesAccuracy = ShapesAccuracy(), subject=None):
-    """Run it: {"train" | "heldout": {"captions": N, "accuracy": …, "all_interval": …}, "model",
-    "files", "settings"}. subject: what the model is called there, its folder or file."""
+    """Run it: {"train" | "heldout": {"captions": N, "accuracy": …, "all_interval": …,
+    "spread": …}, "model", "files", "settings"}. subject: what the model is called there, its folder or file."""
     figures, results = Figures(config, "shapes", subject), {}
     for split in SPLITS:
         captions = shapes_captions(config.captions, config.objects, split, config.caption_seed)
         images = generate(model, captions, config.generation)
         found = accuracy(images, captions)
         results[split] = {"captions": len(captions), "accuracy": found,
-                          "all_interval": interval(found["all"], len(captions))}
+                          "all_interval": interval(found["all"], len(captions)),
+                          "spread": spread(images, captions)}
         if config.sheet:
             _sheet(images[:config.sheet], captions[:config.sheet]).save(figures.path(f"_{split}.png"))
     results = figures.write(results)
@@ -76,6 +100,8 @@ def evaluate_shapes(model, config: ShapesAccuracy = ShapesAccuracy(), subject=No
         ("captions", *(results[s]["captions"] for s in SPLITS)),
         *((name.replace("_", " "), *(percent(results[s]["accuracy"][name]) for s in SPLITS))
           for name in ATTRIBUTES),
+        *((f"spread {name}", *(f"{results[s]['spread'][name]:.2f}" for s in SPLITS))
+          for name in ("down", "right", "size") if all(results[s]["spread"] for s in SPLITS)),
     ], figures.path(".json"))
     return results
 

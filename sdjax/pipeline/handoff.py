@@ -117,7 +117,7 @@ def _parted(first: Leg, second: Leg, fraction: float) -> list[Leg]:
 def _rest(leg: Leg, fraction: float) -> Table | None:
     """A model's table from the first step on that lies below the hand-off."""
     config, options = leg.model.scheduler_config, leg.asked.options
-    steps, count = steps_of(leg.asked), config.get("num_train_timesteps", 1000)
+    steps, count = steps_of(leg.asked, config), config.get("num_train_timesteps", 1000)
     # As diffusers rounds its `denoising_end` and `denoising_start`.
     below = round(count - fraction * count)
 

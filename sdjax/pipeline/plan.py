@@ -20,6 +20,7 @@ from sdjax.pipeline.room import check_room
 from sdjax.pipeline.tiling import Tiling, tiling
 
 STEPS = 30  # of sampling, where neither their number nor a list of them is given
+OWN_STEPS = "_steps"  # of a scheduler's configuration; diffusers passes over such names
 STRENGTH = 0.8  # share of the steps from a picture, where nothing of it is masked
 IMAGE_GUIDANCE_SCALE = 1.5
 _NEEDED = {
@@ -70,6 +71,8 @@ class Plan(NamedTuple):
     """Of a clip; None for pictures."""
     whole: list[diffusion.Table] | None = None
     """Where `tables` are parts, all of each: what shares of the evaluations are counted in."""
+    steps: int = STEPS
+    """Of sampling, where no list says where they are."""
 
     @property
     def branches(self) -> int:
@@ -118,7 +121,7 @@ def plan(
         raise SdjaxError(
             f"clip_skip must be less than the text encoder's {layers} layers, got {asked.clip_skip}"
         )
-    steps = steps_of(asked)
+    steps = steps_of(asked, scheduler)
     ways = _ways(given, asked, scheduler, unet, steps)
     different = sorted(set(ways), key=lambda way: way[0] or 0)
     tables = [
@@ -168,15 +171,24 @@ def plan(
     ids = told.time_ids(asked, unet, encoders, size, negatives, texts.texts.shape[1])
     return Plan(
         tables, schedule, size, shape, source, scale, distilled, negatives, texts, ids, given,
-        controlled, fields, seen, asked.frames,
+        controlled, fields, seen, asked.frames, steps=steps or STEPS,
     )  # fmt: skip
 
 
-def steps_of(asked: Request) -> int | None:
-    """The steps of sampling; None where a list says where they are."""
+def steps_of(asked: Request, scheduler: Mapping) -> int | None:
+    """The steps of sampling; None where a list says where they are.
+
+    scheduler: a scheduler_config.json, whose `_steps` says how many a distilled model wants.
+    """
+    own = scheduler.get(OWN_STEPS, STEPS)
+    if isinstance(own, bool) or not isinstance(own, int) or own < 1:
+        raise SdjaxError(
+            f"{OWN_STEPS} of the scheduler's configuration must be a whole number from 1 on, got "
+            f"{own!r}"
+        )
     lists = (asked.options.get(name) for name in ("timesteps", "sigmas"))
     if asked.steps is None and all(given is None or isinstance(given, str) for given in lists):
-        return STEPS
+        return own
     return asked.steps
 
 

@@ -9,14 +9,15 @@ from PIL import Image
 
 from sdjax import evaluation
 from sdjax.data import DataConfig
+from sdjax.data.oracle import placed
 from sdjax.data.scenes import held_out, parse_caption
-from sdjax.data.shapes import draw
+from sdjax.data.shapes import Shapes, draw
 from sdjax.errors import SdjaxError
 from sdjax.evaluation.generation import Generation, generate
 from sdjax.evaluation.known import known_pictures
 from sdjax.evaluation.reconstruction import reconstruct
 from sdjax.evaluation.report import interval
-from sdjax.evaluation.shapes_accuracy import shapes_captions
+from sdjax.evaluation.shapes_accuracy import shapes_captions, spread
 from sdjax.folders import check_writable, writable_folder
 from sdjax.pipeline.pictures import PictureFolder
 
@@ -90,8 +91,24 @@ def test_shapes_accuracy(tmp_path):
     assert results["train"]["accuracy"]["all"] == 1
     assert results["heldout"]["accuracy"]["all"] == 0
     assert results["heldout"]["accuracy"]["background"] == 0
+    assert all(value > 0 for value in results["train"]["spread"].values())
     assert json.loads((tmp_path / "shapes.json").read_text()) == results
     assert Image.open(tmp_path / "shapes_train.png").width > 4 * 128
+
+
+def test_the_spread_is_that_of_what_was_drawn():
+    source = Shapes(image_size=64)
+    items, layouts = [source[i] for i in range(40)], [source.layout(i) for i in range(40)]
+    images, captions = np.stack([i["image"] for i in items]), [i["caption"] for i in items]
+    centres = np.array([centre for _, (centre,) in layouts])
+    square = np.array([scene.things[0].shape in ("square", "circle") for scene, _ in layouts])
+    np.testing.assert_allclose(placed(images)[square][:, 1::-1], centres[square], atol=0.6)
+    found = spread(images, captions)
+    assert found["right"] == pytest.approx(centres[:, 0].std(), abs=0.5)
+    assert found["size"] < 0.3 < found["down"]
+    same = spread(images[:1].repeat(4, 0), captions[:1] * 4)
+    assert same == {"down": 0, "right": 0, "size": 0}
+    assert spread(np.zeros_like(images), captions) is None
 
 
 def test_similarity_of_a_folder(folder, tmp_path):

@@ -93,7 +93,7 @@ class ECT(Distillation):
     def scheduler(self, config, teacher):
         """diffusers' LCMScheduler: x_0, then noise to the next level."""
         del config
-        return lcm_scheduler(teacher, self.steps)
+        return lcm_scheduler(teacher, self.steps, self.steps)
 
 
 def _last(values, usable):

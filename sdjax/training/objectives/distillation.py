@@ -13,9 +13,10 @@ from sdjax import diffusion
 from sdjax.diffusion.config import schedule_settings
 from sdjax.diffusion.predictions import prediction_coefficients, signal_and_noise
 from sdjax.errors import SdjaxError
+from sdjax.pipeline.plan import OWN_STEPS
 from sdjax.training.loop.optimizers import learning_rate, make_optimizer
 
-_PURPOSES = ("noise", "level", "scale", "renoise", "real", "fake", "judge")
+_PURPOSES = ("noise", "level", "scale", "renoise", "real", "fake", "judge", "match")
 
 
 class Level(NamedTuple):
@@ -166,11 +167,14 @@ class Distillation(abc.ABC):
         """The scheduler_config.json that the student is sampled with, of the teacher's."""
 
 
-def lcm_scheduler(teacher: Mapping, steps: int, timestep_scaling=10.0) -> dict:
-    """diffusers' LCMScheduler on a model's schedule; steps: at how many timesteps the student knows
-    its part."""
+def lcm_scheduler(teacher: Mapping, own: int, steps: int, timestep_scaling=10.0) -> dict:
+    """diffusers' LCMScheduler on a model's schedule.
+
+    own: how many steps are taken where nobody asks for a number. steps: at how many timesteps the
+    student knows its part.
+    """
     return {
-        "_class_name": "LCMScheduler", **schedule_settings(teacher),
+        "_class_name": "LCMScheduler", OWN_STEPS: own, **schedule_settings(teacher),
         "original_inference_steps": steps, "timestep_scaling": timestep_scaling,
         "clip_sample": False, "set_alpha_to_one": True, "steps_offset": 0,
         "timestep_spacing": "leading",

@@ -96,8 +96,7 @@ class DMD2(Distillation):
         """The fake network's loss, and every so often the student's."""
         apart = len(task.schedule) // self.steps
         taken = task.whole("level", 0, self.steps)  # steps before the one that is learned
-        x = task.level(jnp.full_like(taken, apart * self.steps - 1))
-        x = x.alpha * 0 + x.sigma * task.noise()
+        x = task.noise()
         keys = task.draw("renoise", lambda key: key)
 
         def stepped(x, number):
@@ -144,7 +143,7 @@ class DMD2(Distillation):
     def matching_loss(self, task, fake, picture):
         """½·|x − sg(x − g)|², whose gradient is that of the two distributions' divergence."""
         count = len(task.schedule)
-        t = task.whole("scale", int(self.lowest * count), min(int(self.highest * count) + 1, count))
+        t = task.whole("match", int(self.lowest * count), min(int(self.highest * count) + 1, count))
         level = task.level(t)
         x = level.alpha * picture + level.sigma * task.noise("real")
         real = task.taught(x, level, task.scale(self.guidance_scale)).x_0
@@ -182,4 +181,4 @@ class DMD2(Distillation):
     def scheduler(self, config, teacher):
         """diffusers' LCMScheduler at the student's timesteps."""
         del config
-        return lcm_scheduler(teacher, self.steps)
+        return lcm_scheduler(teacher, self.steps, self.steps)

@@ -71,6 +71,6 @@ class LCM(Distillation):
         return each.mean(), {}
 
     def scheduler(self, config, teacher):
-        """diffusers' LCMScheduler."""
+        """diffusers' LCMScheduler, of 4 steps unless told otherwise."""
         del config
-        return lcm_scheduler(teacher, self.solver_steps, self.timestep_scaling)
+        return lcm_scheduler(teacher, 4, self.solver_steps, self.timestep_scaling)

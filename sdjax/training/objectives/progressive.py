@@ -11,6 +11,7 @@ import optax
 
 from sdjax.diffusion.config import schedule_settings
 from sdjax.errors import SdjaxError, check_at_least, check_choices
+from sdjax.pipeline.plan import OWN_STEPS
 from sdjax.training.loop.optimizers import learning_rate, make_optimizer
 
 from .distillation import Distillation
@@ -155,8 +156,8 @@ class Progressive(Distillation):
 
     def scheduler(self, config, teacher):
         """diffusers' DDIMScheduler at the student's timesteps."""
-        del config
+        own = self.start_steps >> self.rounds(config.steps)
         return {
-            "_class_name": "DDIMScheduler", **schedule_settings(teacher), "clip_sample": False,
+            "_class_name": "DDIMScheduler", OWN_STEPS: own, **schedule_settings(teacher), "clip_sample": False,
             "set_alpha_to_one": True, "steps_offset": 0, "timestep_spacing": "trailing",
         }

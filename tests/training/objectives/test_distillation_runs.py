@@ -1,7 +1,6 @@
 """Distillations as runs: exact resume, what comes out, and what is refused."""
 
 import dataclasses
-import importlib
 import types
 
 import diffusers
@@ -14,6 +13,7 @@ import sdjax
 from sdjax.data import DataConfig
 from sdjax.errors import SdjaxError
 from sdjax.pipeline.presets import PRESETS
+from sdjax.pipeline.request import Request
 from sdjax.training import (
     DMD2,
     ECT,
@@ -29,10 +29,13 @@ from sdjax.training import (
     load_config,
     train,
 )
+from sdjax.training.loop.fit import Outcome
 from sdjax.training.objectives.denoising import ScheduleConfig
 from sdjax.training.objectives.distillation import Task
 from sdjax.training.objectives.distilled import DistilledObjective
 from sdjax.training.objectives.tuning import TuningSheet
+from sdjax.training.recipes import tuning
+from sdjax.training.recipes.material import Material
 from sdjax.weights import parts
 from sdjax.weights.parts import UNet
 from sdjax.weights.tensors import read_safetensors
@@ -82,7 +85,8 @@ class Tiny(DistilledObjective):
         return self.distillation.loss(task, params)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [
+    "progressive", "dmd2", *(pytest.param(name, marks=pytest.mark.full) for name in ("lcm", "ect"))])
 def test_an_interrupted_distillation_ends_as_an_uninterrupted_one(name, tmp_path):
     run = TuningRun(
         distillation=METHODS[name], steps=STEPS, batch_size=4, checkpoint_every=1, log_every=1,
@@ -97,9 +101,8 @@ def test_an_interrupted_distillation_ends_as_an_uninterrupted_one(name, tmp_path
         return fit(objective, {}, batches, run, folder)
 
     whole = go(tmp_path / "whole", run)
-    for _ in range(STEPS - 1):  # a step each time
-        part = go(tmp_path / "parts", dataclasses.replace(run, max_minutes=1e-9))
-        assert not part.finished
+    part = go(tmp_path / "parts", dataclasses.replace(run, max_minutes=1e-9))
+    assert not part.finished and part.step == 1
     parts = go(tmp_path / "parts", run)
     assert whole.finished and parts.finished
     jax.tree.map(np.testing.assert_array_equal, whole.ema, parts.ema)
@@ -170,36 +173,62 @@ def recipe(model, distillation, adaptation=None, **options):
 
 RUNS = {
     "lcm": (LCM(scale_embedding=8), "LCMScheduler", 11.0),
-    "progressive": (Progressive(start_steps=4, round_steps=1), "DDIMScheduler", 1.0),
+    "progressive": (Progressive(start_steps=8, round_steps=1), "DDIMScheduler", 1.0),
     "ect": (ECT(), "LCMScheduler", 1.0),
     "dmd2": (DMD2(steps=2, student_every=2, gan_weight=0.1), "LCMScheduler", 1.0),
 }
 
 
-@pytest.mark.parametrize("name", [
-    "lcm", *(pytest.param(name, marks=pytest.mark.full) for name in list(RUNS)[1:])])
-def test_the_result_is_sampled_in_few_steps_by_itself(model, tmp_path, name, monkeypatch):
+def check_result(model, folder, name):
+    """What a run of RUNS leaves is read here and by diffusers, and says how it is sampled."""
     method, scheduler, scale = RUNS[name]
-    stage = importlib.import_module("sdjax.training.recipes.tuning")
-    blank = np.zeros((1, 16, 16, 3), np.float32)
-    monkeypatch.setattr(stage.Tuning, "sheet", lambda self, *given: lambda ema: (blank, None))
-    assert train(recipe(model, method), tmp_path)
-    student = sdjax.StableDiffusion.from_pretrained(tmp_path / "model")
+    student = sdjax.StableDiffusion.from_pretrained(folder / "model")
     assert student.scheduler_config["_class_name"] == scheduler
     assert student.guidance_scale == scale
-    assert student.unet.config.time_cond_proj_dim == (method.scale_embedding or None)
-    before = sdjax.StableDiffusion.from_pretrained(model)
-    moved = [np.any(np.asarray(a) != np.asarray(b)) for a, b in zip(
-        jax.tree.leaves(before.params["unet"]["conv_in"]),
-        jax.tree.leaves(student.params["unet"]["conv_in"]), strict=True)]
-    assert all(moved)
-    theirs = diffusers.UNet2DConditionModel.from_pretrained(tmp_path / "model/unet")
-    assert theirs.config.time_cond_proj_dim == (method.scale_embedding or None)
-    scheduler = getattr(diffusers, scheduler).from_pretrained(tmp_path / "model/scheduler")
+    assert student.planned(Request("red apple")).steps == {"lcm": 4}.get(name, 2)
+    width = method.scale_embedding or None
+    assert student.unet.config.time_cond_proj_dim == width
+    theirs = diffusers.UNet2DConditionModel.from_pretrained(folder / "model/unet")
+    assert theirs.config.time_cond_proj_dim == width
+    scheduler = getattr(diffusers, scheduler).from_pretrained(folder / "model/scheduler")
     for steps in (1, 2):
         scheduler.set_timesteps(steps)
         table = sdjax.sampler_from_config(student.scheduler_config, steps)
         np.testing.assert_array_equal(table.timesteps[:steps], scheduler.timesteps)
+    return student, theirs
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_the_result_says_how_it_is_sampled(model, tmp_path, name, monkeypatch):
+    asked, teacher = recipe(model, RUNS[name][0]), sdjax.StableDiffusion.from_pretrained(model)
+    wanted = jax.tree.map(np.asarray, teacher.params["unet"])
+    arrays = {"caption": np.array(["red apple"] * 2), "mean": np.zeros((2, 16, 16, 4)),
+              "std": np.zeros((2, 16, 16, 4))}
+    monkeypatch.setattr(tuning.Tuning, "sets", lambda *_: [arrays])
+
+    def untrained(objective, frozen, batches, run, name, sheet):
+        params = objective.init(jax.random.key(0), frozen)
+        return Outcome(jax.tree.map(np.asarray, params), run.steps, True, 0.0)
+
+    stage = tuning.Tuning(asked, tmp_path, teacher, Material(asked, tmp_path))
+    assert stage.go(untrained)
+    student, _ = check_result(model, tmp_path, name)
+    found = dict(student.params["unet"])
+    if RUNS[name][0].scale_embedding:  # of nothing, so that it begins as its teacher
+        found["time_embedding"] = dict(found["time_embedding"])
+        assert not found["time_embedding"].pop("cond_proj")["kernel"].any()
+    jax.tree.map(np.testing.assert_array_equal, found, wanted)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", RUNS)
+def test_a_trained_result_is_sampled_in_few_steps_by_itself(model, tmp_path, name):
+    assert train(recipe(model, RUNS[name][0]), tmp_path)
+    student, _ = check_result(model, tmp_path, name)
+    before = sdjax.StableDiffusion.from_pretrained(model)
+    assert np.any(np.asarray(before.params["unet"]["conv_in"]["kernel"])
+                  != np.asarray(student.params["unet"]["conv_in"]["kernel"]))
+    assert len(student.generate(["red apple"], progress=False)) == 1
 
 
 @pytest.mark.full
