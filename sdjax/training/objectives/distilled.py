@@ -10,11 +10,11 @@ from sdjax.diffusion.guidance import classifier_free_guidance
 from sdjax.errors import SdjaxError
 from sdjax.models.embeddings import sinusoidal_embedding
 from sdjax.models.unet import UNet
-from sdjax.text.encode import Embedded, embed
+from sdjax.text.encode import Embedded
 
 from .denoising import DenoisingConfig, dropped, network_key
 from .distillation import Distillation, Task
-from .latent_loss import IDS, clean_latents
+from .latent_loss import clean_latents, prompt_of
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,11 @@ class DistilledObjective:
     def networks(self):
         """The student's."""
         return self.within.networks
+
+    @property
+    def schedule(self):
+        """The model's."""
+        return self.within.schedule
 
     @property
     def given(self):
@@ -102,7 +107,7 @@ class DistilledObjective:
         return params["student"]
 
     def loss(self, params, frozen, batch, keys):
-        """Of a batch as `latent_loss` takes it, without pictures beside it."""
+        """Of a batch as `latent_losses` takes it, without pictures beside it."""
         state = {name: frozen[name] for name in self.given}
         x_0 = clean_latents(self.networks.vae, frozen, batch, keys)
         task = self.task(params, frozen, batch, keys, x_0, state)
@@ -111,17 +116,15 @@ class DistilledObjective:
     def task(self, params, frozen, batch, keys, x_0, state) -> Task:
         """The batch as the distillation sees it."""
         networks, config = self.networks, self.config
-        encoders, names = list(networks.encoders.values()), list(networks.encoders)
-        weights = [frozen[name] for name in names]
-        lost = dropped(keys, config.caption_dropout)[:, None]
-        empty = [frozen[f"empty_{IDS[name]}"] for name in names]
-        ids = [jnp.where(lost, none, batch[IDS[name]])
-               for none, name in zip(empty, names, strict=True)]
-        prompt = embed(encoders, weights, ids, config.clip_skip)
-        nothing = embed(encoders, weights, [none[None] for none in empty], config.clip_skip)
+
+        def embedded(lost):
+            return prompt_of(networks.encoders, frozen, batch, lost, config.clip_skip)
+
+        prompt = embedded(dropped(keys, config.caption_dropout))
         if self.zero_negative:
-            nothing = jax.tree.map(jnp.zeros_like, nothing)
-        nothing = jax.tree.map(lambda a, b: jnp.broadcast_to(a, b.shape), nothing, prompt)
+            nothing = jax.tree.map(jnp.zeros_like, prompt)
+        else:
+            nothing = embedded(jnp.ones(len(x_0), bool))
         prompt, nothing = jax.lax.stop_gradient((prompt, nothing))
         rngs = {"dropout": network_key(keys)} if networks.unet.config.dropout else None
 

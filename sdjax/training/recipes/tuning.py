@@ -45,6 +45,8 @@ class Tuning:
         self.makes = Sets(recipe, self.objective, model, self.base)
         model.scheduler_config = self._scheduler()
         if self.run.distillation is not None:
+            if recipe.data.validation or recipe.data.validation_source:
+                raise SdjaxError("a distillation has no validation loss: leave data.validation out")
             model.guidance_scale = self.run.distillation.own_scale
         known = inspect.signature(StableDiffusion.generate).parameters
         for name, _ in self.run.sheet.options:

@@ -204,9 +204,9 @@ def test_the_result_says_how_it_is_sampled(model, tmp_path, name, monkeypatch):
     wanted = jax.tree.map(np.asarray, teacher.params["unet"])
     arrays = {"caption": np.array(["red apple"] * 2), "mean": np.zeros((2, 16, 16, 4)),
               "std": np.zeros((2, 16, 16, 4))}
-    monkeypatch.setattr(tuning.Tuning, "sets", lambda *_: [arrays])
+    monkeypatch.setattr(tuning.Tuning, "sets", lambda *_: ([arrays], []))
 
-    def untrained(objective, frozen, batches, run, name, sheet):
+    def untrained(objective, frozen, batches, run, name, sheet, validation):
         params = objective.init(jax.random.key(0), frozen)
         return Outcome(jax.tree.map(np.asarray, params), run.steps, True, 0.0)
 
