@@ -84,7 +84,10 @@ def spread(images, captions):
 
 def evaluate_shapes(model, config: ShapesAccuracy = ShapesAccuracy(), subject=None):
     """Run it: {"train" | "heldout": {"captions": N, "accuracy": …, "all_interval": …,
-    "spread": …}, "model", "files", "settings"}. subject: what the model is called there, its folder or file."""
+    "spread": …}, "model", "files", "settings"}.
+
+    subject: what the model is called there, its folder or file.
+    """
     figures, results = Figures(config, "shapes", subject), {}
     for split in SPLITS:
         captions = shapes_captions(config.captions, config.objects, split, config.caption_seed)

@@ -31,7 +31,7 @@ class ECT(Distillation):
     std: float = 2.0
     """Of log σ, which is drawn normal."""
     huber_c: float | None = None
-    """Where the distance turns from quadratic to linear; None for 0.00054·√(numbers of a latent)."""
+    """Where the distance turns from quadratic to linear; None for 0.00054·√(size of a latent)."""
     weighting: Literal["interval", "snr"] = "interval"
     """1/(σ − r), or 1/σ² + 1/sigma_data²."""
     sigma_data: float = 0.5
@@ -46,7 +46,8 @@ class ECT(Distillation):
         for name in ("q", "std", "sigma_data", "huber_c"):
             value = getattr(self, name)
             if value is not None and not value > (1 if name == "q" else 0):
-                raise SdjaxError(f"distillation.{name} must be above {int(name == 'q')}, got {value}")
+                least = int(name == "q")
+                raise SdjaxError(f"distillation.{name} must be above {least}, got {value}")
 
     def lower(self, sigma, stage):
         """The lower level of each."""

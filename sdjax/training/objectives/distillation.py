@@ -105,7 +105,7 @@ class Task:
 
 
 class Distillation(abc.ABC):
-    """How a student learns to need fewer evaluations. Subclasses are frozen dataclasses of settings.
+    """How a student learns to need fewer evaluations; subclasses are frozen dataclasses.
 
     The trained parameters are {"student": an adaptation's tree, and what `beside` adds}.
     """
@@ -113,8 +113,8 @@ class Distillation(abc.ABC):
     given: ClassVar[tuple[str, ...]] = ()
     """Of "ema" and "step", what the loss needs of the training's state."""
     guidance_scale: tuple[float, float]
-    """Between which scales of guidance the teacher is asked, as `generate` counts them; drawn evenly
-    for each picture."""
+    """Between which scales of guidance the teacher is asked, as `generate` counts them; drawn
+    evenly for each picture."""
     scale_embedding: int = 0
 
     def check(self):

@@ -66,7 +66,7 @@ class DistilledObjective:
         return {"student": tree, **beside}
 
     def _begun(self, unet):
-        """The student's U-Net before anything is learned: what it is told of the scale is nothing."""
+        """The student's U-Net at first: what it is told of the scale counts nothing."""
         width = self.distillation.scale_embedding
         embedding = unet["time_embedding"]
         if not width or "cond_proj" in embedding:

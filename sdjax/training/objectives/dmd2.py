@@ -49,7 +49,7 @@ class DMD2(Distillation):
     fake_optimizer: OptimizerConfig | None = None
     """Of the fake network; None for the student's."""
     gan_weight: float = 0.0
-    """Of the loss of a judge of real pictures that looks at the fake network's middle; 0 for none."""
+    """Of the loss of a judge of real pictures, which sees the fake network's middle; 0 for none."""
     judge_weight: float = 0.01
     """Of the judge's own loss beside the fake network's."""
     gan_highest: float = 1.0

@@ -57,8 +57,8 @@ class Both:
     """What PyTorch's side of any student needs."""
 
     def alpha_sigma(self, t):
-        """√ᾱ and √(1 − ᾱ); t = −1 is the picture. Both as they are stored: 1 − ᾱ in float32 has lost
-        digits where there is little noise."""
+        """√ᾱ and √(1 − ᾱ); t = −1 is the picture. Both as they are stored: 1 − ᾱ in float32 has
+        lost digits where there is little noise."""
         return column(self.tables[0][t]), column(self.tables[1][t])
 
     def know(self, schedule):

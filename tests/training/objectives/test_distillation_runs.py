@@ -86,7 +86,8 @@ class Tiny(DistilledObjective):
 
 
 @pytest.mark.parametrize("name", [
-    "progressive", "dmd2", *(pytest.param(name, marks=pytest.mark.full) for name in ("lcm", "ect"))])
+    "progressive", "dmd2",
+    *(pytest.param(name, marks=pytest.mark.full) for name in ("lcm", "ect"))])
 def test_an_interrupted_distillation_ends_as_an_uninterrupted_one(name, tmp_path):
     run = TuningRun(
         distillation=METHODS[name], steps=STEPS, batch_size=4, checkpoint_every=1, log_every=1,
