@@ -46,7 +46,7 @@ def write_model(folder: Path, size: str) -> int:
     longer than all that is measured here.
     """
     import sdjax
-    from sdjax.pipeline.files import Model, write_model
+    from sdjax.pipeline.model.files import Model, write_model
     from sdjax.text.vocabulary import clip_tokenizer
     from sdjax.weights import infer, parts
     from sdjax.weights.checkpoint import Checkpoint, Part

@@ -21,12 +21,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.common import RESULTS, machine
-from sdjax import UNet, VAE, absent
+from sdjax import VAE, UNet, absent
 from sdjax.models import TextEncoderConfig, UNetConfig, VAEConfig
 from sdjax.pipeline import run
-from sdjax.pipeline.plan import plan
-from sdjax.pipeline.program import Program
-from sdjax.pipeline.request import Request
+from sdjax.pipeline.compiled.program import Program
+from sdjax.pipeline.plans.plan import plan
+from sdjax.pipeline.plans.request import Request
 from sdjax.text.encode import Embedded
 from sdjax.weights.parts import text_shapes, unet_shapes, vae_shapes
 from sdjax.weights.published import published

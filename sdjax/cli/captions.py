@@ -23,7 +23,7 @@ def captions(words: tyro.conf.Positional[tuple[str, ...]] = (), model: Path | No
             given.
     """
     import sdjax
-    from sdjax.pipeline.captions import CAPTIONS, read_captions
+    from sdjax.pipeline.model.captions import CAPTIONS, read_captions
 
     folder = sdjax.EMOJI if model is None else model
     check_local(folder)

@@ -38,7 +38,7 @@ def convert(
             has, if not the published.
         prediction_type: Of a single file; what its metadata or its kind say where not given.
     """
-    from sdjax.pipeline.files import read_model, write_model
+    from sdjax.pipeline.model.files import read_model, write_model
 
     check_local(out)
     if out.exists():

@@ -16,8 +16,8 @@ def run(arguments: list[str], program: str) -> int:
     """Reads which evaluation is meant, and does it."""
     import sdjax
     from sdjax import evaluation
-    from sdjax.pipeline.files import read_model
-    from sdjax.pipeline.request import Request
+    from sdjax.pipeline.model.files import read_model
+    from sdjax.pipeline.plans.request import Request
     from sdjax.pipeline.stable_diffusion import plan_for
 
     if arguments and not arguments[0].startswith("-"):

@@ -86,7 +86,7 @@ def like_a_picture(arguments: list[str], command: Callable) -> list[str]:
     if "like" not in given:
         return arguments
     path = _value(arguments, "like")
-    from sdjax.pipeline.notes import read_settings
+    from sdjax.pipeline.results.notes import read_settings
 
     settings, left = read_settings(path)
     known = inspect.signature(command).parameters

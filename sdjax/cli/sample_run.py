@@ -30,7 +30,7 @@ def request_of(given: Mapping[str, Any]):
 
     Raises SdjaxError for what does not fit.
     """
-    from sdjax.pipeline.request import ARGUMENTS, Request
+    from sdjax.pipeline.plans.request import ARGUMENTS, Request
 
     names = ARGUMENTS - (OF_THE_COMMAND - {"count", "batch_size"})
     asked = {name: value for name, value in given.items() if name in names}
@@ -48,13 +48,13 @@ def carry_out(
 ) -> None:
     """Makes the pictures of each of the `cells`, options that differ in the axes' settings."""
     import sdjax
-    from sdjax.pipeline.arguments import whole
-    from sdjax.pipeline.files import read_model
-    from sdjax.pipeline.handoff import changed
     from sdjax.models.motion import MotionConfig
-    from sdjax.pipeline.pictures import FPS, PictureFolder
+    from sdjax.pipeline.given.arguments import whole
+    from sdjax.pipeline.model.files import read_model
+    from sdjax.pipeline.plans.handoff import changed
+    from sdjax.pipeline.plans.told import SCORED
+    from sdjax.pipeline.results.pictures import FPS, PictureFolder
     from sdjax.pipeline.stable_diffusion import plan_for
-    from sdjax.pipeline.told import SCORED
     from sdjax.weights.motion import find_motion
 
     if given["grid"] is not None:
@@ -129,9 +129,9 @@ def carry_out(
 
 def _kind(given: Mapping[str, Any]) -> str:
     """Of the files; SdjaxError where what is made does not go into such files."""
-    from sdjax.pipeline.arguments import number
-    from sdjax.pipeline.movies import check_there
-    from sdjax.pipeline.notes import CLIPS, FORMATS
+    from sdjax.pipeline.given.arguments import number
+    from sdjax.pipeline.results.movies import check_there
+    from sdjax.pipeline.results.notes import CLIPS, FORMATS
 
     moving, kind = given["frames"] is not None, given["format"]
     for name in ("motion", "fps"):
@@ -151,8 +151,8 @@ def _kind(given: Mapping[str, Any]) -> str:
 def _looking(given: Mapping[str, Any]):
     """(previews, safety checker) of the options, None for what is not asked for."""
     import sdjax
-    from sdjax.pipeline.arguments import whole
-    from sdjax.pipeline.pictures import PictureFolder
+    from sdjax.pipeline.given.arguments import whole
+    from sdjax.pipeline.results.pictures import PictureFolder
 
     for needed, name in (("preview", "preview_vae"), ("safety_checker", "blank")):
         if given[name] and given[needed] is None:
@@ -197,7 +197,7 @@ def _overviews(folder, made, captions, paths, axes, columns, each) -> list[Path]
 
 def settings_of(cell: Mapping[str, Any], asked, planned, number: int, image) -> dict[str, Any]:
     """What a picture was made with, in the words of the command: what makes it again."""
-    from sdjax.pipeline.inputs import chosen
+    from sdjax.pipeline.given.inputs import chosen
 
     settings = {
         name: value
@@ -230,7 +230,7 @@ def settings_of(cell: Mapping[str, Any], asked, planned, number: int, image) -> 
 
 def parameters(notes, asked, planned, image, model: Mapping[str, str]) -> str:
     """A picture's settings in A1111's words, what a preset stands for among them."""
-    from sdjax.pipeline import infotext
+    from sdjax.pipeline.results import infotext
 
     used = {"steps": asked.steps or planned.tables[0].evaluations, "sampler": asked.sampler}
     used |= {name: asked.options[name] for name in SAMPLER_OPTIONS if name in asked.options}
@@ -251,7 +251,7 @@ def named(source: str) -> dict[str, str]:
 
 def _region(given: str):
     """The region of MASK.png:PROMPT; SdjaxError for anything else."""
-    from sdjax.pipeline.regions import Region
+    from sdjax.pipeline.given.regions import Region
 
     mask, _, prompt = given.partition(":")
     if not mask or not prompt:

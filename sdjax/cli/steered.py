@@ -29,7 +29,7 @@ def shown(
 def loaded(several: list[Shown], image_encoder: Path | None, **held) -> tuple:
     """Values for `controls`, the networks read once each; held: their dtype and `offload`."""
     import sdjax
-    from sdjax.pipeline.controls import read_control
+    from sdjax.pipeline.steering.controls import read_control
 
     networks = {}
     for one in several:

@@ -1,12 +1,12 @@
 """Prompts and conditions to images."""
 
-from .control import Control
-from .ip_adapter import IPAdapter
-from .previews import Preview
-from .regions import Region
-from .safety import SafetyChecker
+from .given.regions import Region
+from .results.previews import Preview
+from .results.safety import SafetyChecker
 from .stable_diffusion import StableDiffusion
-from .t2i_adapter import T2IAdapter
+from .steering.control import Control
+from .steering.ip_adapter import IPAdapter
+from .steering.t2i_adapter import T2IAdapter
 
 __all__ = [
     "Control",

@@ -7,12 +7,15 @@ import numpy as np
 from PIL import Image
 
 from sdjax.errors import SdjaxError
-from sdjax.pipeline import conditions, handoff, inputs, programs, run
-from sdjax.pipeline.conditions import Pictures
-from sdjax.pipeline.handoff import Leg
-from sdjax.pipeline.pictures import to_pictures
-from sdjax.pipeline.plan import nearest
-from sdjax.pipeline.request import Request
+from sdjax.pipeline import run
+from sdjax.pipeline.compiled import programs
+from sdjax.pipeline.given import conditions, inputs
+from sdjax.pipeline.given.conditions import Pictures
+from sdjax.pipeline.plans import handoff
+from sdjax.pipeline.plans.handoff import Leg
+from sdjax.pipeline.plans.plan import nearest
+from sdjax.pipeline.plans.request import Request
+from sdjax.pipeline.results.pictures import to_pictures
 from sdjax.pipeline.run import Encoded, Latents
 
 STRENGTH = 0.7

@@ -8,16 +8,19 @@ import jax
 import numpy as np
 
 from sdjax import diffusion
-from sdjax.pipeline import canvas, conditions, previews, programs
-from sdjax.pipeline.conditions import Pictures
-from sdjax.pipeline.draws import draw, key_data, varied
-from sdjax.pipeline.handoff import Leg, continued
-from sdjax.pipeline.once import one_a_device
-from sdjax.pipeline.plan import Plan
-from sdjax.pipeline.progress import Advance, Look, carry_out
-from sdjax.pipeline.request import Request
-from sdjax.pipeline.steering import Steering
-from sdjax.pipeline.tiling import Tiling
+from sdjax.pipeline.compiled import programs
+from sdjax.pipeline.compiled.once import one_a_device
+from sdjax.pipeline.compiled.progress import Advance, Look, carry_out
+from sdjax.pipeline.given import conditions
+from sdjax.pipeline.given.conditions import Pictures
+from sdjax.pipeline.given.tiling import Tiling
+from sdjax.pipeline.plans import canvas
+from sdjax.pipeline.plans.draws import draw, key_data, varied
+from sdjax.pipeline.plans.handoff import Leg, continued
+from sdjax.pipeline.plans.plan import Plan
+from sdjax.pipeline.plans.request import Request
+from sdjax.pipeline.results import previews
+from sdjax.pipeline.steering.base import Steering
 from sdjax.text.chunks import Weighting, chunked
 from sdjax.text.encode import Embedded
 

@@ -11,21 +11,22 @@ from sdjax import diffusion, parallel
 from sdjax.errors import SdjaxError
 from sdjax.models.motion import MotionConfig
 from sdjax.pipeline import hires as hires_fix
-from sdjax.pipeline import programs, run
-from sdjax.pipeline.adapted import LINEAR, Adapted
-from sdjax.pipeline.captions import warn_of_unseen
-from sdjax.pipeline.files import GUIDANCE_SCALE, Model, read_model, write_model
-from sdjax.pipeline.inputs import Pictures
-from sdjax.pipeline.pictures import check_finite_images, to_clips, to_pictures
-from sdjax.pipeline.plan import Plan, plan
-from sdjax.pipeline.previews import Preview, Show
-from sdjax.pipeline.program import Program
-from sdjax.pipeline.progress import reported
-from sdjax.pipeline.prompts import plain
-from sdjax.pipeline.regions import Region
-from sdjax.pipeline.request import ARGUMENTS, Prompt, Request
-from sdjax.pipeline.safety import SafetyChecker, marked
-from sdjax.pipeline.steering import Steering
+from sdjax.pipeline import run
+from sdjax.pipeline.compiled import programs
+from sdjax.pipeline.compiled.program import Program
+from sdjax.pipeline.compiled.progress import reported
+from sdjax.pipeline.given.inputs import Pictures
+from sdjax.pipeline.given.regions import Region
+from sdjax.pipeline.model.adapted import LINEAR, Adapted
+from sdjax.pipeline.model.captions import warn_of_unseen
+from sdjax.pipeline.model.files import GUIDANCE_SCALE, Model, read_model, write_model
+from sdjax.pipeline.plans.plan import Plan, plan
+from sdjax.pipeline.plans.prompts import plain
+from sdjax.pipeline.plans.request import ARGUMENTS, Prompt, Request
+from sdjax.pipeline.results.pictures import check_finite_images, to_clips, to_pictures
+from sdjax.pipeline.results.previews import Preview, Show
+from sdjax.pipeline.results.safety import SafetyChecker, marked
+from sdjax.pipeline.steering.base import Steering
 from sdjax.room import told_when_full
 from sdjax.text.chunks import Weighting
 from sdjax.text.tokenizer import Tokenizer
@@ -285,7 +286,7 @@ class StableDiffusion(Adapted):
         prompt_2, negative_prompt_2: for SDXL's second text encoder, as the first two; None for the
             same text as the first encoder's.
         preset: the settings of a model distilled to few steps, by a name of
-            `sdjax.pipeline.presets.PRESETS` ("lcm", "lightning-4", …): its steps, sampler with
+            `sdjax.pipeline.given.presets.PRESETS` ("lcm", "lightning-4", …): its steps, sampler with
             options, and guidance scale, each unless it is given here.
         weighting: how the signs of `docs/prompts.md` in prompts weigh: "a1111", "comfy" or
             "compel"; None takes prompts literally, and cuts them to what is encoded at once.

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from sdjax import cli
-from sdjax.pipeline.notes import read_settings
+from sdjax.pipeline.results.notes import read_settings
 from tests.models.peers import randomised
 from tests.pipeline import peers
 

@@ -13,9 +13,10 @@ import main
 import sdjax
 from sdjax import training
 from sdjax.cli import captions, common, convert, evaluate, sample, train
-from sdjax.pipeline import pictures, run, stable_diffusion
-from sdjax.pipeline.captions import read_captions, warn_of_unseen
-from sdjax.pipeline.pictures import PictureFolder
+from sdjax.pipeline import run, stable_diffusion
+from sdjax.pipeline.model.captions import read_captions, warn_of_unseen
+from sdjax.pipeline.results import pictures
+from sdjax.pipeline.results.pictures import PictureFolder
 from tests.weights.small import random_pipeline
 
 ROOT = Path(main.__file__).parent

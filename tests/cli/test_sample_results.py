@@ -11,7 +11,7 @@ import sdjax
 from sdjax.cli.sample import sample
 from sdjax.cli.sample_options import axis, cells, like_a_picture, without
 from sdjax.evaluation.grids import labelled_grid
-from sdjax.pipeline import notes
+from sdjax.pipeline.results import notes
 from tests.pipeline.test_notes import THEIRS
 from tests.weights.small import random_pipeline
 

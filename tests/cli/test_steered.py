@@ -12,7 +12,7 @@ import sdjax
 from sdjax.data import canny
 from sdjax.models.ip_adapter import IPAdapterConfig, cross_attentions
 from sdjax.models.t2i_adapter import T2IAdapterConfig
-from sdjax.pipeline.controls import read_control
+from sdjax.pipeline.steering.controls import read_control
 from sdjax.weights.parts import ControlNet, controlnet_shapes
 from sdjax.weights.single_file import read_file
 from sdjax.weights.t2i_adapter import T2IAdapter, adapter_shapes, is_t2i_adapter

@@ -19,7 +19,7 @@ from sdjax.evaluation.reconstruction import reconstruct
 from sdjax.evaluation.report import interval
 from sdjax.evaluation.shapes_accuracy import shapes_captions, spread
 from sdjax.folders import check_writable, writable_folder
-from sdjax.pipeline.pictures import PictureFolder
+from sdjax.pipeline.results.pictures import PictureFolder
 
 
 class Draughtsman:

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image, ImageFilter
 
 import sdjax
-from sdjax.pipeline import canvas
+from sdjax.pipeline.plans import canvas
 from tests.pipeline.peers import PROMPTS
 from tests.pipeline.test_conditions import generators, picture, theirs
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import sdjax
-from sdjax.pipeline import conditions
+from sdjax.pipeline.given import conditions
 from tests.pipeline import peers
 from tests.pipeline.peers import PROMPTS, assert_close
 

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file, save_file
 
 import main
 import sdjax
-from sdjax.pipeline import files
+from sdjax.pipeline.model import files
 from sdjax.weights.tensors import dtype_of, read_safetensors
 from tests.weights.small import random_pipeline
 

@@ -6,7 +6,7 @@ import diffusers
 import pytest
 from PIL import Image
 
-from sdjax.pipeline.files import read_model, write_model
+from sdjax.pipeline.model.files import read_model, write_model
 from sdjax.weights.folder import DEPTH_EXTRAS
 from sdjax.weights.layout import original_state
 from sdjax.weights.modelspec import modelspec

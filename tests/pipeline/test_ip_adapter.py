@@ -1,6 +1,5 @@
 """IP-Adapters as conditions, against diffusers' pipelines with them."""
 
-import diffusers
 import jax
 import numpy as np
 import pytest

@@ -11,7 +11,7 @@ import transformers
 
 import main
 import sdjax
-from sdjax.pipeline.files import read_model, write_model
+from sdjax.pipeline.model.files import read_model, write_model
 from sdjax.weights.names import state_from_params
 from sdjax.weights.tensors import lazy, read_safetensors, write_safetensors
 from tests.pipeline import peers

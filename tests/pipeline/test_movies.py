@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 import sdjax
-from sdjax.pipeline import movies, notes
-from sdjax.pipeline.pictures import PictureFolder
+from sdjax.pipeline.results import movies, notes
+from sdjax.pipeline.results.pictures import PictureFolder
 
 FRAMES = [Image.new("RGB", (17, 12), (60 * i, 200 - 40 * i, 128)) for i in range(4)]
 SETTINGS = {"prompt": "a „cat“, 猫: {walking}", "seed": 7, "frames": 4, "guidance_scale": 5.0}

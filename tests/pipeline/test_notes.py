@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 import sdjax
-from sdjax.pipeline import infotext, notes
+from sdjax.pipeline.results import infotext, notes
 
 # As A1111's web interface writes it (its wiki and its parser say how).
 THEIRS = """a cat, (very:1.2) fluffy

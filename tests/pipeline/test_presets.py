@@ -10,9 +10,9 @@ import torch
 
 import sdjax
 from sdjax.cli.sample import sample
-from sdjax.pipeline.draws import varied
-from sdjax.pipeline.presets import PRESETS
-from sdjax.pipeline.request import Request
+from sdjax.pipeline.given.presets import PRESETS
+from sdjax.pipeline.plans.draws import varied
+from sdjax.pipeline.plans.request import Request
 from tests.pipeline import peers
 from tests.pipeline.peers import PROMPTS, assert_close
 from tests.pipeline.test_conditions import SIZE, generators, picture

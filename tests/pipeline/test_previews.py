@@ -6,7 +6,7 @@ import pytest
 
 import sdjax
 from sdjax.models.tiny_vae import TinyVAEConfig
-from sdjax.pipeline import previews
+from sdjax.pipeline.results import previews
 from tests.weights.small import random_pipeline
 
 OPTIONS = {

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 import sdjax
-from sdjax.pipeline import programs, prompts, run
-from sdjax.pipeline.request import Request
+from sdjax.pipeline import run
+from sdjax.pipeline.compiled import programs
+from sdjax.pipeline.plans import prompts
+from sdjax.pipeline.plans.request import Request
 from tests.pipeline import peers
 from tests.pipeline.peers import LENGTH, assert_close
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import sdjax
-from sdjax.pipeline import programs, regions
+from sdjax.pipeline.compiled import programs
+from sdjax.pipeline.given import regions
 from tests.pipeline import peers
 from tests.pipeline.peers import PROMPTS
 

@@ -9,7 +9,7 @@ import pytest
 
 import sdjax
 from sdjax.diffusion.samplers import option_names
-from sdjax.pipeline.request import ARGUMENTS, Request
+from sdjax.pipeline.plans.request import ARGUMENTS, Request
 from sdjax.words import WORDS
 
 

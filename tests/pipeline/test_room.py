@@ -6,9 +6,10 @@ import pytest
 
 import sdjax
 from sdjax import room
-from sdjax.pipeline import programs, run
-from sdjax.pipeline import room as pipeline_room
-from sdjax.pipeline.request import Request
+from sdjax.pipeline import run
+from sdjax.pipeline.compiled import programs
+from sdjax.pipeline.plans import room as pipeline_room
+from sdjax.pipeline.plans.request import Request
 from sdjax.training.loop import fit as loop
 from tests.weights.small import random_pipeline
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 import sdjax
 from sdjax.data.clip_picture import clip_picture
-from sdjax.pipeline import safety
+from sdjax.pipeline.results import safety
 from tests.models.peers import nchw
 from tests.weights.small import random_pipeline
 

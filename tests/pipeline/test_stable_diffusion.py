@@ -9,7 +9,7 @@ from rich.console import Console
 
 import sdjax
 from sdjax import diffusion
-from sdjax.pipeline import programs, progress
+from sdjax.pipeline.compiled import programs, progress
 from sdjax.weights.folder import read_model_index, write_json
 from tests.pipeline import peers
 from tests.pipeline.peers import PROMPTS, assert_close, torch_latents

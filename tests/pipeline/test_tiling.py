@@ -8,8 +8,9 @@ import torch
 
 import sdjax
 from sdjax.pipeline import run
-from sdjax.pipeline.programs import Coder, latents_to_pixels, pixels_to_moments
-from sdjax.pipeline.tiling import Tiling, tiling
+from sdjax.pipeline.compiled.arrays import Coder
+from sdjax.pipeline.compiled.coding import latents_to_pixels, pixels_to_moments
+from sdjax.pipeline.given.tiling import Tiling, tiling
 from tests.models.peers import nchw, nhwc
 from tests.pipeline import peers
 from tests.pipeline.peers import PROMPTS

@@ -10,7 +10,7 @@ import transformers
 from safetensors.torch import save_file
 
 import sdjax
-from sdjax.pipeline.files import pipeline_class, read_model, write_model
+from sdjax.pipeline.model.files import pipeline_class, read_model, write_model
 from sdjax.weights import layout, parts, single_file
 from sdjax.weights.checkpoint import Checkpoint, Part
 from sdjax.weights.modelspec import modelspec

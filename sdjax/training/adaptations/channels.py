@@ -1,7 +1,7 @@
 """U-Nets that take further channels beside the latents, made from ordinary ones."""
 
 import abc
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import jax
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdjax.errors import SdjaxError
-from sdjax.pipeline.programs import scaled
+from sdjax.pipeline.compiled.coding import scaled
 
 from .adaptation import Conditions
 from .full import Full

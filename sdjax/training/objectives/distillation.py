@@ -13,7 +13,7 @@ from sdjax import diffusion
 from sdjax.diffusion.config import schedule_settings
 from sdjax.diffusion.predictions import prediction_coefficients, signal_and_noise
 from sdjax.errors import SdjaxError
-from sdjax.pipeline.plan import OWN_STEPS
+from sdjax.pipeline.plans.plan import OWN_STEPS
 from sdjax.training.loop.optimizers import learning_rate, make_optimizer
 
 _PURPOSES = ("noise", "level", "scale", "renoise", "real", "fake", "judge", "match")

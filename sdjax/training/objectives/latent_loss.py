@@ -9,7 +9,8 @@ from sdjax.models.clip import TextEncoder
 from sdjax.models.controlnet import ControlNet
 from sdjax.models.unet import UNet
 from sdjax.models.vae import VAE
-from sdjax.pipeline.programs import Coder, pixels_to_moments, scaled
+from sdjax.pipeline.compiled.arrays import Coder
+from sdjax.pipeline.compiled.coding import pixels_to_moments, scaled
 from sdjax.text.chunks import Chunks
 from sdjax.text.encode import Embedded, embed, embed_chunks
 from sdjax.training.adaptations.adaptation import Conditions

@@ -11,7 +11,7 @@ import optax
 
 from sdjax.diffusion.config import schedule_settings
 from sdjax.errors import SdjaxError, check_at_least, check_choices
-from sdjax.pipeline.plan import OWN_STEPS
+from sdjax.pipeline.plans.plan import OWN_STEPS
 from sdjax.training.loop.optimizers import learning_rate, make_optimizer
 
 from .distillation import Distillation

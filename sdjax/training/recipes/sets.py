@@ -8,7 +8,7 @@ from sdjax.data.folder import ImageFolder
 from sdjax.data.held_out import held_out
 from sdjax.data.images import crop_and_resize
 from sdjax.errors import SdjaxError
-from sdjax.pipeline.told import names
+from sdjax.pipeline.plans.told import names
 from sdjax.training.adaptations import LearnedWord
 from sdjax.training.loop.settings import say
 

@@ -12,7 +12,7 @@ from sdjax.errors import SdjaxError
 from sdjax.folders import one_line_errors, writable_folder
 from sdjax.models.clip import TextEncoderConfig
 from sdjax.parallel import check_one_process
-from sdjax.pipeline.captions import distinct
+from sdjax.pipeline.model.captions import distinct
 from sdjax.room import told_when_full
 from sdjax.text import Tokenizer
 from sdjax.text.tokenizer import BEGIN, END

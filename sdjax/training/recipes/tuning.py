@@ -9,8 +9,8 @@ import numpy as np
 
 from sdjax.data.tags import CaptionConfig
 from sdjax.errors import SdjaxError
-from sdjax.pipeline.control import Control
 from sdjax.pipeline.stable_diffusion import StableDiffusion
+from sdjax.pipeline.steering.control import Control
 from sdjax.training.adaptations import Networks
 from sdjax.training.adaptations.adaptation import adapted
 from sdjax.training.loop.fit import best_weights, check

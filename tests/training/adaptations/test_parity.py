@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import sdjax
-from sdjax.pipeline import programs
+from sdjax.pipeline.compiled import programs
 from sdjax.training import OptimizerConfig, TuningRun, adaptations, make_optimizer
 from sdjax.training.loop.step import image_keys
 from sdjax.training.objectives.tuning import empty_ids, tuned

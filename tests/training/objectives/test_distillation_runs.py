@@ -12,8 +12,8 @@ import pytest
 import sdjax
 from sdjax.data import DataConfig
 from sdjax.errors import SdjaxError
-from sdjax.pipeline.presets import PRESETS
-from sdjax.pipeline.request import Request
+from sdjax.pipeline.given.presets import PRESETS
+from sdjax.pipeline.plans.request import Request
 from sdjax.training import (
     DMD2,
     ECT,

@@ -5,7 +5,7 @@ import dataclasses
 from typing import NamedTuple
 
 from sdjax.errors import SdjaxError
-from sdjax.pipeline import arguments
+from sdjax.pipeline.given import arguments
 from sdjax.windows import Windows, cover
 
 AXES = "y", "x"

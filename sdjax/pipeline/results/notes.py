@@ -12,7 +12,7 @@ from PIL import ExifTags, Image
 from PIL.PngImagePlugin import PngInfo
 
 from sdjax.errors import SdjaxError
-from sdjax.pipeline import infotext, movies
+from sdjax.pipeline.results import infotext, movies
 
 OURS, A1111 = "sdjax", "parameters"
 """Names of the two texts in a PNG."""

@@ -11,8 +11,9 @@ from sdjax import parallel
 from sdjax.errors import SdjaxError
 from sdjax.models.tiny_vae import TinyVAE
 from sdjax.models.vae import VAE
-from sdjax.pipeline import arguments, programs
-from sdjax.pipeline.pictures import to_pictures
+from sdjax.pipeline.compiled import programs
+from sdjax.pipeline.given import arguments
+from sdjax.pipeline.results.pictures import to_pictures
 
 Show = Callable[[int, int, list[Image.Image]], None]
 PATCHES, SIDE = 64, 8  # pictures that the linear map is fitted to, and their latents' side

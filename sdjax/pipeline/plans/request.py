@@ -10,8 +10,7 @@ import numpy as np
 
 from sdjax.diffusion.samplers import check_options, option_names
 from sdjax.errors import SdjaxError
-from sdjax.pipeline.adapted import Adapted
-from sdjax.pipeline.arguments import (
+from sdjax.pipeline.given.arguments import (
     Check,
     array,
     choice,
@@ -28,14 +27,15 @@ from sdjax.pipeline.arguments import (
     texts,
     whole,
 )
-from sdjax.pipeline.inputs import Pictures, picture_list
-from sdjax.pipeline.presets import filled, known_preset
-from sdjax.pipeline.previews import Preview, Show, preview
-from sdjax.pipeline.safety import SafetyChecker, checker
-from sdjax.pipeline.tiling import window_sides
-from sdjax.pipeline.regions import Region, regions
+from sdjax.pipeline.given.inputs import Pictures, picture_list
+from sdjax.pipeline.given.presets import filled, known_preset
+from sdjax.pipeline.given.regions import Region, regions
+from sdjax.pipeline.given.tiling import window_sides
+from sdjax.pipeline.model.adapted import Adapted
+from sdjax.pipeline.results.previews import Preview, Show, preview
+from sdjax.pipeline.results.safety import SafetyChecker, checker
+from sdjax.pipeline.steering.base import Steering, steerings
 from sdjax.text.chunks import Weighting, check_weighting
-from sdjax.pipeline.steering import Steering, steerings
 from sdjax.words import hint
 
 Prompt = str | Sequence[str]

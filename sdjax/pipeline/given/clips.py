@@ -4,7 +4,7 @@ import numpy as np
 
 from sdjax.errors import SdjaxError
 from sdjax.models.motion import MotionConfig, check_frames
-from sdjax.pipeline.tiling import Tiling
+from sdjax.pipeline.given.tiling import Tiling
 from sdjax.windows import Windows, cover
 
 # Arguments that a clip does not take, with what they hold where they are not given.

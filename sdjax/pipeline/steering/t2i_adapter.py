@@ -4,9 +4,10 @@ import numpy as np
 
 from sdjax import parallel
 from sdjax.errors import SdjaxError
-from sdjax.pipeline import inputs, programs
-from sdjax.pipeline.once import one_a_device
-from sdjax.pipeline.steering import Source, Steering
+from sdjax.pipeline.compiled import programs
+from sdjax.pipeline.compiled.once import one_a_device
+from sdjax.pipeline.given import inputs
+from sdjax.pipeline.steering.base import Source, Steering
 from sdjax.weights import t2i_adapter
 
 _GREY = np.float32([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow has it

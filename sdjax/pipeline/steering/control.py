@@ -5,8 +5,9 @@ import dataclasses
 import numpy as np
 
 from sdjax.errors import SdjaxError
-from sdjax.pipeline import arguments, inputs, programs
-from sdjax.pipeline.steering import Source, Steering
+from sdjax.pipeline.compiled import programs
+from sdjax.pipeline.given import arguments, inputs
+from sdjax.pipeline.steering.base import Source, Steering
 from sdjax.weights.parts import ControlNet
 
 # Fields in which a ControlNet agrees with the U-Net that it steers.

@@ -8,8 +8,8 @@ import numpy as np
 from sdjax import room
 from sdjax.errors import SdjaxError
 from sdjax.models.tiny_vae import TinyVAEConfig
-from sdjax.pipeline.request import Request
-from sdjax.pipeline.tiling import Tiling
+from sdjax.pipeline.given.tiling import Tiling
+from sdjax.pipeline.plans.request import Request
 
 _RESULT_BYTES = {"pil": 1, "numpy": 4, "latents": 4}  # of a number in what is given back
 

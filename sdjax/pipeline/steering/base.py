@@ -10,7 +10,7 @@ import numpy as np
 
 from sdjax import parallel
 from sdjax.errors import SdjaxError
-from sdjax.pipeline import arguments, inputs
+from sdjax.pipeline.given import arguments, inputs
 from sdjax.words import told_words
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from sdjax import parallel
 from sdjax.data.clip_picture import clip_picture
 from sdjax.errors import SdjaxError
-from sdjax.pipeline import programs
+from sdjax.pipeline.compiled import programs
 from sdjax.weights.clip_vision import CLIPVision, concepts
 
 CARE = 0.01

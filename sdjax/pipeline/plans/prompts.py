@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sdjax.pipeline.request import Request
+from sdjax.pipeline.plans.request import Request
 from sdjax.text.chunks import Weighting
 from sdjax.text.grammar import Composed, composed, scheduled, weighted
 

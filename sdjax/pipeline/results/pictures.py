@@ -14,8 +14,8 @@ from PIL import Image
 from sdjax.errors import SdjaxError
 from sdjax.evaluation.sheets import sheet
 from sdjax.folders import writable_folder
-from sdjax.pipeline.movies import write_mp4
-from sdjax.pipeline.notes import CLIPS, FORMATS, described, file_options
+from sdjax.pipeline.results.movies import write_mp4
+from sdjax.pipeline.results.notes import CLIPS, FORMATS, described, file_options
 from sdjax.weights.arrays import all_finite
 
 FPS = 8.0  # frames a second of a clip, as the motion modules of AnimateDiff are trained

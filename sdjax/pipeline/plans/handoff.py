@@ -15,9 +15,10 @@ from sdjax.diffusion import Table
 from sdjax.diffusion.samplers import step_count
 from sdjax.diffusion.tables import EVALUATE, PERTURB
 from sdjax.errors import SdjaxError
-from sdjax.pipeline import draws, programs, told
-from sdjax.pipeline.plan import Plan, steps_of
-from sdjax.pipeline.request import Request
+from sdjax.pipeline.compiled import programs
+from sdjax.pipeline.plans import draws, told
+from sdjax.pipeline.plans.plan import Plan, steps_of
+from sdjax.pipeline.plans.request import Request
 
 HANDOFF = 0.8
 """Where the refiner goes on, if nothing else is asked for."""

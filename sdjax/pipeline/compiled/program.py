@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from sdjax.pipeline import programs
+from sdjax.pipeline.compiled import programs
 
 
 @dataclasses.dataclass(frozen=True)

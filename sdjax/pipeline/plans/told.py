@@ -3,7 +3,7 @@
 import numpy as np
 
 from sdjax.errors import SdjaxError
-from sdjax.pipeline.request import Request
+from sdjax.pipeline.plans.request import Request
 
 SCORES = 6.0, 2.5
 """Aesthetic scores of the prompt and of the negative prompt, where the refiner is given none."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sdjax.errors import SdjaxError
 from sdjax.folders import check_local
-from sdjax.pipeline.captions import CAPTIONS, read_captions
+from sdjax.pipeline.model.captions import CAPTIONS, read_captions
 from sdjax.text.tokenizer import Tokenizer
 from sdjax.text.vocabulary import clip_tokenizer
 from sdjax.weights.checkpoint import Checkpoint

@@ -11,13 +11,15 @@ from sdjax.diffusion.samplers import option_names, step_count
 from sdjax.errors import SdjaxError
 from sdjax.models.motion import MotionConfig
 from sdjax.models.tiny_vae import TinyVAEConfig
-from sdjax.pipeline import canvas, clips, conditions, inputs, previews, prompts, regions, told
-from sdjax.pipeline.conditions import Conditions, Pictures
-from sdjax.pipeline.draws import noise_source
-from sdjax.pipeline.prompts import Texts
-from sdjax.pipeline.request import Request
-from sdjax.pipeline.room import check_room
-from sdjax.pipeline.tiling import Tiling, tiling
+from sdjax.pipeline.given import clips, conditions, inputs, regions
+from sdjax.pipeline.given.conditions import Conditions, Pictures
+from sdjax.pipeline.given.tiling import Tiling, tiling
+from sdjax.pipeline.plans import canvas, prompts, told
+from sdjax.pipeline.plans.draws import noise_source
+from sdjax.pipeline.plans.prompts import Texts
+from sdjax.pipeline.plans.request import Request
+from sdjax.pipeline.plans.room import check_room
+from sdjax.pipeline.results import previews
 
 STEPS = 30  # of sampling, where neither their number nor a list of them is given
 OWN_STEPS = "_steps"  # of a scheduler's configuration; diffusers passes over such names

@@ -7,9 +7,9 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from sdjax.errors import SdjaxError
-from sdjax.pipeline import inputs
-from sdjax.pipeline.conditions import Pictures
-from sdjax.pipeline.request import Request
+from sdjax.pipeline.given import inputs
+from sdjax.pipeline.given.conditions import Pictures
+from sdjax.pipeline.plans.request import Request
 
 FEATHER = 32
 """Pixels of a picture, at most, over which what is painted beside it passes into it."""

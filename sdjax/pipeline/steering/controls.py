@@ -2,8 +2,8 @@
 
 import os
 
-from sdjax.pipeline.control import Control
-from sdjax.pipeline.t2i_adapter import T2IAdapter
+from sdjax.pipeline.steering.control import Control
+from sdjax.pipeline.steering.t2i_adapter import T2IAdapter
 from sdjax.weights.folder import read_config
 from sdjax.weights.hub import locate
 from sdjax.weights.single_file import read_file

@@ -12,9 +12,10 @@ from PIL import Image
 from sdjax import parallel
 from sdjax.errors import SdjaxError
 from sdjax.models.ip_adapter import PLAIN, cross_attentions
-from sdjax.pipeline import inputs, programs
-from sdjax.pipeline.once import one_a_device
-from sdjax.pipeline.steering import Source, Steering, held
+from sdjax.pipeline.compiled import programs
+from sdjax.pipeline.compiled.once import one_a_device
+from sdjax.pipeline.given import inputs
+from sdjax.pipeline.steering.base import Source, Steering, held
 from sdjax.weights.clip_vision import CLIPVision
 from sdjax.weights.ip_adapter import adapter_file, read_ip_adapter
 from sdjax.words import told_words

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sdjax.errors import SdjaxError
-from sdjax.pipeline import arguments, inputs
+from sdjax.pipeline.given import arguments, inputs
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -1,0 +1,1 @@
+"""What a request may hold, each checked and made plain: numbers, pictures, regions, tiles, clips."""
