@@ -24,6 +24,7 @@ from benchmarks.common import RESULTS, machine
 from sdjax import VAE, UNet, absent
 from sdjax.models import TextEncoderConfig, UNetConfig, VAEConfig
 from sdjax.pipeline import run
+from sdjax.pipeline.compiled import arrays
 from sdjax.pipeline.compiled.program import Program
 from sdjax.pipeline.plans.plan import plan
 from sdjax.pipeline.plans.request import Request
@@ -65,9 +66,9 @@ def case(name: str) -> tuple[Program, dict, int]:
         "unet": halved(unet_shapes(unet.config)), "vae": halved(vae_shapes(vae.config)),
         "controls": (),
     }  # fmt: skip
-    networks = run.programs.Networks(unet)
+    networks = arrays.Networks(unet)
     idle = sum(size(halved(text_shapes(text))) for text in texts)
-    return Program(networks, run.programs.Coder(vae), False, inputs), params, idle
+    return Program(networks, arrays.Coder(vae), False, inputs), params, idle
 
 
 def halved(shapes):

@@ -8,7 +8,7 @@ from PIL import Image
 
 from sdjax.errors import SdjaxError
 from sdjax.pipeline import run
-from sdjax.pipeline.compiled import programs
+from sdjax.pipeline.compiled import coding
 from sdjax.pipeline.given import conditions, inputs
 from sdjax.pipeline.given.conditions import Pictures
 from sdjax.pipeline.plans import handoff
@@ -75,7 +75,7 @@ def onto(
     which[numbers] = np.arange(len(numbers))
     if _in_latents(asked):
         large = enlarged(made, planned.shape[:2], asked.hires_by or "latent")
-        z = programs.unscaled(model.vae.config, large)
+        z = coding.unscaled(model.vae.config, large)
         pictures, latents = None, Latents(z, np.zeros_like(z), which)
     else:
         pictures = Pictures(enlarged(made, planned.size, asked.hires_by), which)

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from sdjax import diffusion
-from sdjax.pipeline.compiled import programs
+from sdjax.pipeline.compiled import arrays, coding, places, programs
 from sdjax.pipeline.compiled.once import one_a_device
 from sdjax.pipeline.compiled.progress import Advance, Look, carry_out
 from sdjax.pipeline.given import conditions
@@ -77,8 +77,8 @@ def embedded(model, texts: np.ndarray, weighting: Weighting | None, skip: int) -
     ]
     counts = np.array([chunks[0].ids.shape[1] for chunks in read])
     keep = np.float32([text is not None or not model.zero_negative for text in different])
-    run = programs.compiled(
-        programs.prompts_to_embeddings, model.text_encoders, weighting, skip, in_axes=(None, 0),
+    run = places.compiled(
+        coding.prompts_to_embeddings, model.text_encoders, weighting, skip, in_axes=(None, 0),
         on=model.place,
     )
     params = model.place.placed(tuple(model.params[part] for part in model.encoder_parts))
@@ -86,7 +86,7 @@ def embedded(model, texts: np.ndarray, weighting: Weighting | None, skip: int) -
     for count in np.unique(counts):
         some = np.flatnonzero(counts == count)
         chunks = jax.tree.map(lambda *leaves: np.concatenate(leaves), *[read[i] for i in some])
-        given = programs.Prompts(chunks, keep[some])
+        given = arrays.Prompts(chunks, keep[some])
         done = one_a_device(lambda now: run(params, now), given, model.place)
         made.append(done._replace(context=np.tile(done.context, (1, total // int(count), 1))))
         rows.extend(some)
@@ -95,15 +95,15 @@ def embedded(model, texts: np.ndarray, weighting: Weighting | None, skip: int) -
     return jax.tree.map(lambda leaf: leaf[place], whole)
 
 
-def coder(model, tiling: Tiling) -> programs.Coder:
+def coder(model, tiling: Tiling) -> arrays.Coder:
     """A model's autoencoder as it sees pictures."""
-    return programs.Coder(tiling.vae(model.vae), tiling.tiles)
+    return arrays.Coder(tiling.vae(model.vae), tiling.tiles)
 
 
 def latents_of(model, tiling: Tiling, pictures: Pictures) -> Latents:
     """The latents of pictures, each encoded once."""
-    run = programs.compiled(
-        programs.pixels_to_moments, coder(model, tiling), in_axes=(None, 0), on=model.place
+    run = places.compiled(
+        coding.pixels_to_moments, coder(model, tiling), in_axes=(None, 0), on=model.place
     )
     params = model.place.placed(model.params["vae"])
     mean, std = one_a_device(lambda some: run(params, some), pictures.arrays, model.place)
@@ -122,9 +122,9 @@ def batch(
         model, asked, planned = leg
         made = inputs_of(model, asked, planned, own, numbers)
         if i:
-            latents = programs.joined(result, place, count)
+            latents = places.joined(result, place, count)
             made = continued(legs[i - 1], leg, made, latents, numbers)
-        place = programs.place(count, planned.branches, model.place)
+        place = places.place(count, planned.branches, model.place)
         look = None
         if asked.preview is not None:
             vae, params = planned.tiling.vae(model.vae), model.place.placed(model.params["vae"])
@@ -135,8 +135,8 @@ def batch(
             model, asked.controls, made, place, advance, planned.tiling, look, moving
         )
     if asked.output == "latents":
-        return programs.joined(result, place, count)
-    pixels = programs.joined(decoded(model, planned.tiling, result), place, count)
+        return places.joined(result, place, count)
+    pixels = places.joined(decoded(model, planned.tiling, result), place, count)
     given = planned.conditions
     if given.mask is None or not asked.paste:
         return pixels
@@ -147,7 +147,7 @@ def batch(
 
 def inputs_of(
     model, asked: Request, planned: Plan, encoded: Encoded, numbers: np.ndarray
-) -> programs.Inputs:
+) -> arrays.Inputs:
     """What the programs take for the images with these numbers."""
     given, shape = planned.conditions, planned.shape
     tables, table = planned.each_table(numbers), planned.tables_of(numbers)
@@ -162,10 +162,10 @@ def inputs_of(
     begun, kept = given.starts_from_image[numbers], None
     if begun.any() or given.keeps:
         z = encoded.image.of(numbers, drawn.get("image"))
-        x_0 = programs.scaled(model.vae.config, z)
+        x_0 = coding.scaled(model.vae.config, z)
         if given.keeps:
             mask = conditions.corners(given.mask.of(numbers) >= 0.5, model.vae.config.downsampling)
-            kept = programs.Kept(np.float32(mask), x_0, start)
+            kept = arrays.Kept(np.float32(mask), x_0, start)
         if begun.any():
             noised = table.noised(x_0, start)
             start = np.where(begun.reshape(-1, *(1,) * len(shape)), noised, start)
@@ -173,7 +173,7 @@ def inputs_of(
     if added is not None:
         added = np.pad(added, [(0, 0), (0, rows - added.shape[1]), *[(0, 0)] * len(shape)])
     which, ids = planned.texts.which[numbers], planned.time_ids
-    branches = programs.Branches(
+    branches = arrays.Branches(
         prompt=jax.tree.map(lambda leaf: leaf[numbers], encoded.prompt),
         which=np.pad(which, [(0, 0), (0, 0), (0, rows - which.shape[2])]),
         time_ids=None if ids is None else np.tile(ids, (count, 1, 1)),
@@ -181,7 +181,7 @@ def inputs_of(
         **steered(asked.controls, planned, encoded, numbers, whole, rows),
     )
     label = given.noise_level if given.kind == conditions.UPSCALE else None
-    images = programs.Images(
+    images = arrays.Images(
         keys=key_data(seeds),
         noise=added,
         branches=branches,
@@ -190,15 +190,15 @@ def inputs_of(
         labels=None if label is None else np.full(count, label, np.int32),
         kept=kept,
     )
-    settings = programs.Settings(table, np.float32(asked.guidance_rescale))
-    return programs.Inputs(start, settings, images)
+    settings = arrays.Settings(table, np.float32(asked.guidance_rescale))
+    return arrays.Inputs(start, settings, images)
 
 
 def steered(
     controls: Sequence[Steering], planned: Plan, encoded: Encoded, numbers: np.ndarray, tables,
     rows: int,
 ) -> dict[str, tuple]:  # fmt: skip
-    """The fields of `programs.Branches` that the pictures of `controls` fill."""
+    """The fields of `arrays.Branches` that the pictures of `controls` fill."""
     fields: dict[str, tuple] = {"controls": (), "features": (), "references": ()}
     counts = planned.branches, planned.negatives
     for one, made, shown in zip(controls, encoded.controls, planned.controlled, strict=True):
@@ -235,7 +235,7 @@ def channels(
     shown = np.ones(planned.branches, np.float32)
     if given.kind == conditions.INPAINT:
         mask = conditions.corners(given.mask.of(numbers) >= 0.5, vae.downsampling)
-        masked = programs.scaled(vae, encoded.masked.of(numbers, drawn.get("masked")))
+        masked = coding.scaled(vae, encoded.masked.of(numbers, drawn.get("masked")))
         beside = np.concatenate([mask, masked], axis=-1)
     elif given.kind == conditions.EDIT:
         beside = encoded.image.of(numbers)
@@ -250,19 +250,19 @@ def channels(
 
 
 def sampled(
-    model, controls: Sequence[Steering], inputs: programs.Inputs, place: programs.Place,
+    model, controls: Sequence[Steering], inputs: arrays.Inputs, place: places.Place,
     advance: Advance | None, tiling: Tiling, look: Look | None = None, moving: bool = False,
 ) -> jax.Array:  # fmt: skip
     """Latents [devices, n, h, w, C] of a batch."""
-    begin = programs.compiled(programs.begin, in_axes=(0, 0), on=place.on)
+    begin = places.compiled(programs.begin, in_axes=(0, 0), on=place.on)
     networks, params = networks_of(model, controls, tiling, moving)
-    sample = programs.compiled(
-        programs.noise_to_latents, networks, place.across, in_axes=(None, programs.SPLIT, 0, 0),
+    sample = places.compiled(
+        programs.noise_to_latents, networks, place.across, in_axes=(None, arrays.SPLIT, 0, 0),
         on=place.on,
     )
     start, settings, images = inputs
     # Put there once: a table carried out in parts takes them several times.
-    images = jax.device_put(programs.on_devices(images, place), place.on.split())
+    images = jax.device_put(places.on_devices(images, place), place.on.split())
 
     def run(table, latents):
         return sample(params, settings._replace(table=table), images, latents)
@@ -274,10 +274,10 @@ def sampled(
 
 def networks_of(
     model, controls: Sequence[Steering], tiling: Tiling, moving: bool = False
-) -> tuple[programs.Networks, dict[str, Any]]:
+) -> tuple[arrays.Networks, dict[str, Any]]:
     """The networks that sample, and their parameters; `moving` those of clips."""
     beside = [one.source for one in controls if one.acts == "controls"]
-    networks = programs.Networks(
+    networks = arrays.Networks(
         tiling.network(model.unet.clone(motion=model.motion if moving else None)),
         tuple(tiling.network(source.network) for source in beside),
         tiling.windows,
@@ -291,7 +291,7 @@ def networks_of(
 
 def decoded(model, tiling: Tiling, latents: jax.Array) -> jax.Array:
     """Pixels [devices, n, H, W, 3] of latents [devices, n, h, w, C]."""
-    decode = programs.compiled(
-        programs.latents_to_pixels, coder(model, tiling), in_axes=(None, 0), on=model.place
+    decode = places.compiled(
+        coding.latents_to_pixels, coder(model, tiling), in_axes=(None, 0), on=model.place
     )
     return decode(model.place.placed(model.params["vae"]), latents)

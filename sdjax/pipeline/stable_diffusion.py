@@ -12,7 +12,7 @@ from sdjax.errors import SdjaxError
 from sdjax.models.motion import MotionConfig
 from sdjax.pipeline import hires as hires_fix
 from sdjax.pipeline import run
-from sdjax.pipeline.compiled import programs
+from sdjax.pipeline.compiled import coding
 from sdjax.pipeline.compiled.program import Program
 from sdjax.pipeline.compiled.progress import reported
 from sdjax.pipeline.given.inputs import Pictures
@@ -81,7 +81,7 @@ class StableDiffusion(Adapted):
         offload: bool = False,
         placement: parallel.Placement = parallel.Placement(),
     ):
-        self.unet, self.vae = unet, programs.upcast(vae)
+        self.unet, self.vae = unet, coding.upcast(vae)
         encoders = {
             "text_encoder": (text_encoder, tokenizer),
             "text_encoder_2": (text_encoder_2, tokenizer_2 or tokenizer),

@@ -7,7 +7,7 @@ import pytest
 import sdjax
 from sdjax import room
 from sdjax.pipeline import run
-from sdjax.pipeline.compiled import programs
+from sdjax.pipeline.compiled import places
 from sdjax.pipeline.plans import room as pipeline_room
 from sdjax.pipeline.plans.request import Request
 from sdjax.training.loop import fit as loop
@@ -26,7 +26,7 @@ def nothing_compiled(monkeypatch):
     def compiled(*arguments, **names):
         raise AssertionError("a program was compiled")
 
-    monkeypatch.setattr(programs, "compiled", compiled)
+    monkeypatch.setattr(places, "compiled", compiled)
 
 
 def refusal(model, **arguments):

@@ -9,7 +9,7 @@ from rich.console import Console
 
 import sdjax
 from sdjax import diffusion
-from sdjax.pipeline.compiled import programs, progress
+from sdjax.pipeline.compiled import places, progress
 from sdjax.weights.folder import read_model_index, write_json
 from tests.pipeline import peers
 from tests.pipeline.peers import PROMPTS, assert_close, torch_latents
@@ -210,13 +210,13 @@ def test_without_guidance_the_network_sees_each_image_once(model, monkeypatch):
 @pytest.mark.parametrize("guided", [False, True])
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5])
 def test_every_image_has_its_place(count, guided):
-    place = programs.place(count, 1 + guided)
+    place = places.place(count, 1 + guided)
     devices = jax.local_device_count()
     assert place.rows.shape[0] == devices
     evaluations = place.rows.shape[1] * (2 if guided and not place.across else 1)
     assert evaluations == -(-count * (1 + guided) // devices)
     mapped = place.rows[..., None]
-    np.testing.assert_array_equal(programs.joined(mapped, place, count)[:, 0], range(count))
+    np.testing.assert_array_equal(places.joined(mapped, place, count)[:, 0], range(count))
 
 
 def test_outputs(model):

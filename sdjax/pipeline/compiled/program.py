@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from sdjax.pipeline.compiled import programs
+from sdjax.pipeline.compiled import arrays, coding, programs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,14 +17,14 @@ class Program:
     step by step; its table has a fixed length, so it can be.
     """
 
-    networks: programs.Networks
-    coder: programs.Coder | None
+    networks: arrays.Networks
+    coder: arrays.Coder | None
     """None where the result is latents."""
     remat: bool
-    inputs: programs.Inputs = dataclasses.field(compare=False, repr=False)
+    inputs: arrays.Inputs = dataclasses.field(compare=False, repr=False)
     """What `generate` would have started from: `latents` of unit-variance noise, and so on."""
 
-    def __call__(self, params, inputs: programs.Inputs) -> jax.Array:
+    def __call__(self, params, inputs: arrays.Inputs) -> jax.Array:
         """float32[N, H, W, 3] in [-1, 1], or latents [N, h, w, C] in the U-Net's scale.
 
         params: {"unet", "controls", "vae"}. inputs: `inputs`, or the same with other values.
@@ -36,5 +36,5 @@ class Program:
         )
         if self.coder is None:
             return done.x
-        return programs.latents_to_pixels(self.coder, params["vae"], done.x)
+        return coding.latents_to_pixels(self.coder, params["vae"], done.x)
 

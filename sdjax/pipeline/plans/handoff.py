@@ -15,7 +15,7 @@ from sdjax.diffusion import Table
 from sdjax.diffusion.samplers import step_count
 from sdjax.diffusion.tables import EVALUATE, PERTURB
 from sdjax.errors import SdjaxError
-from sdjax.pipeline.compiled import programs
+from sdjax.pipeline.compiled import arrays
 from sdjax.pipeline.plans import draws, told
 from sdjax.pipeline.plans.plan import Plan, steps_of
 from sdjax.pipeline.plans.request import Request
@@ -148,8 +148,8 @@ def _begin(table: Table, timestep: float) -> int:
 
 
 def continued(
-    before: Leg, after: Leg, inputs: programs.Inputs, latents: np.ndarray, numbers: np.ndarray
-) -> programs.Inputs:
+    before: Leg, after: Leg, inputs: arrays.Inputs, latents: np.ndarray, numbers: np.ndarray
+) -> arrays.Inputs:
     """The inputs of a leg, where it goes on from what the one before left.
 
     latents: [N, h, w, C]. The sampler's noise goes on in the seeds' streams.

@@ -11,7 +11,7 @@ from sdjax import parallel
 from sdjax.errors import SdjaxError
 from sdjax.models.tiny_vae import TinyVAE
 from sdjax.models.vae import VAE
-from sdjax.pipeline.compiled import programs
+from sdjax.pipeline.compiled import arrays, coding, places
 from sdjax.pipeline.given import arguments
 from sdjax.pipeline.results.pictures import to_pictures
 
@@ -62,7 +62,7 @@ def check_fits(asked: Preview | None, latent_channels: int) -> None:
 
 
 def shown(
-    asked: Preview, vae: VAE | TinyVAE, params, place: programs.Place, seeds: np.ndarray
+    asked: Preview, vae: VAE | TinyVAE, params, place: places.Place, seeds: np.ndarray
 ) -> Callable:
     """What `progress.carry_out` calls: decodes a batch under way and shows it.
 
@@ -72,16 +72,16 @@ def shown(
         matrix, offset = linear_map(vae, params, place.on)
 
         def decode(latents):
-            pixels = programs.joined(latents, place, len(seeds)) @ matrix + offset
+            pixels = places.joined(latents, place, len(seeds)) @ matrix + offset
             return np.clip(pixels, -1, 1)
     else:
         own = place.on.put(asked.params)
-        run = programs.compiled(
-            programs.latents_to_pixels, programs.Coder(asked.vae), in_axes=(None, 0), on=place.on
+        run = places.compiled(
+            coding.latents_to_pixels, arrays.Coder(asked.vae), in_axes=(None, 0), on=place.on
         )
 
         def decode(latents):
-            return programs.joined(run(own, latents), place, len(seeds))
+            return places.joined(run(own, latents), place, len(seeds))
 
     def show(step, steps, underway):
         pixels = np.nan_to_num(decode(underway.x_0))
@@ -112,13 +112,13 @@ def latents_of(
     """Latents [N, h, w, C] in the U-Net's scale of pictures with a colour [N, h, w, 3] for each."""
     factor, devices = vae.config.downsampling, on.groups
     pictures = np.repeat(np.repeat(colours, factor, axis=1), factor, axis=2)
-    encode = programs.compiled(
-        programs.pixels_to_moments, programs.Coder(vae), in_axes=(None, 0), on=on
+    encode = places.compiled(
+        coding.pixels_to_moments, arrays.Coder(vae), in_axes=(None, 0), on=on
     )
     rows = np.minimum(np.arange(-(-len(pictures) // devices) * devices), len(pictures) - 1)
     mean, _ = encode(params, pictures[rows].reshape(devices, -1, *pictures.shape[1:]))
     mean = np.asarray(mean).reshape(-1, *mean.shape[2:])[: len(pictures)]
-    return programs.scaled(vae.config, mean)
+    return coding.scaled(vae.config, mean)
 
 
 def patches(seed: int = 0) -> np.ndarray:

@@ -65,7 +65,7 @@ class Steering(abc.ABC):
     end: float = 1.0
 
     acts: ClassVar[str]
-    """Which field of `programs.Branches` its arrays are in."""
+    """Which field of `arrays.Branches` its arrays are in."""
     check_picture: ClassVar = staticmethod(inputs.picture_list("RGB"))
 
     def __post_init__(self):

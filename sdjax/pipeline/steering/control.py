@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from sdjax.errors import SdjaxError
-from sdjax.pipeline.compiled import programs
+from sdjax.pipeline.compiled import arrays
 from sdjax.pipeline.given import arguments, inputs
 from sdjax.pipeline.steering.base import Source, Steering
 from sdjax.weights.parts import ControlNet
@@ -76,7 +76,7 @@ class Steered(Steering):
     def encoded(self, size, tile) -> np.ndarray:
         return self.resized(size)
 
-    def arrays(self, encoded, which, branches, negatives, tables, rows) -> programs.Control:
+    def arrays(self, encoded, which, branches, negatives, tables, rows) -> arrays.Control:
         images, params = len(which), self.source.params
         pooled = self.source.network.config.global_pool_conditions
         scale = self.shares(branches, tables, rows)
@@ -85,7 +85,7 @@ class Steered(Steering):
         residuals = 1 + sum(name.startswith("controlnet_down") for name in params)
         # Diffusers' weights of guess mode, from the finest to the middle.
         layers = np.logspace(-1, 0, residuals) if self.guess and not pooled else np.ones(residuals)
-        return programs.Control(
+        return arrays.Control(
             picture=encoded[which][:, None],
             scale=scale,
             layers=np.tile(np.float32(layers), (images, 1, 1)),

@@ -12,7 +12,7 @@ from PIL import Image
 from sdjax import parallel
 from sdjax.errors import SdjaxError
 from sdjax.models.ip_adapter import PLAIN, cross_attentions
-from sdjax.pipeline.compiled import programs
+from sdjax.pipeline.compiled import arrays, coding, places
 from sdjax.pipeline.compiled.once import one_a_device
 from sdjax.pipeline.given import inputs
 from sdjax.pipeline.steering.base import Source, Steering, held
@@ -121,17 +121,17 @@ class Referenced(Steering):
         )
         shown = np.concatenate([shown, np.zeros_like(shown[:1])])
         keep = np.float32(np.arange(len(shown)) < len(self.picture))
-        run = programs.compiled(
-            programs.pictures_to_references, source.encoder, source.network, in_axes=(None, 0)
+        run = places.compiled(
+            coding.pictures_to_references, source.encoder, source.network, in_axes=(None, 0)
         )
         params = parallel.placed((source.encoder_params, source.params))
         return one_a_device(lambda some: run(params, some), (shown, keep))
 
-    def arrays(self, encoded, which, branches, negatives, tables, rows) -> programs.Reference:
+    def arrays(self, encoded, which, branches, negatives, tables, rows) -> arrays.Reference:
         nothing = len(self.picture)
         seen = np.full((len(which), branches), nothing)
         seen[:, negatives:] = which[:, None]
-        return programs.Reference(
+        return arrays.Reference(
             layers=jax.tree.map(lambda array: array[seen], encoded),
             scale=self.shares(branches, tables, rows),
         )

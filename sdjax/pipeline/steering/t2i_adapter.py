@@ -4,7 +4,7 @@ import numpy as np
 
 from sdjax import parallel
 from sdjax.errors import SdjaxError
-from sdjax.pipeline.compiled import programs
+from sdjax.pipeline.compiled import arrays, coding, places
 from sdjax.pipeline.compiled.once import one_a_device
 from sdjax.pipeline.given import inputs
 from sdjax.pipeline.steering.base import Source, Steering
@@ -64,12 +64,12 @@ class Featured(Steering):
         pictures, network = self.resized(size), self.source.network.clone(tile=tile)
         if network.config.in_channels == 1:
             pictures = (pictures @ _GREY)[..., None]
-        run = programs.compiled(programs.pictures_to_features, network, in_axes=(None, 0))
+        run = places.compiled(coding.pictures_to_features, network, in_axes=(None, 0))
         params = parallel.placed(self.source.params)
         return one_a_device(lambda some: run(params, some), pictures)
 
-    def arrays(self, encoded, which, branches, negatives, tables, rows) -> programs.Features:
-        return programs.Features(
+    def arrays(self, encoded, which, branches, negatives, tables, rows) -> arrays.Features:
+        return arrays.Features(
             levels=tuple(level[which][:, None] for level in encoded),
             scale=self.shares(branches, tables, rows),
         )

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import sdjax
-from sdjax.pipeline.compiled import programs
+from sdjax.pipeline.compiled import arrays, coding
 from sdjax.training import OptimizerConfig, TuningRun, adaptations, make_optimizer
 from sdjax.training.loop.step import image_keys
 from sdjax.training.objectives.tuning import empty_ids, tuned
@@ -142,8 +142,8 @@ def test_loss_gradients_and_ten_updates_are_pytorchs(kind, name, folder):
             peer.parts["unet"].conv_in = torch.nn.Conv2d(
                 width, peer.parts["unet"].conv_in.out_channels, 3, padding=1)
             given = objective.adaptation.conditions(
-                batch, lambda x: programs.pixels_to_moments(
-                    programs.Coder(model.vae), base["vae"], jnp.asarray(x)), keys)
+                batch, lambda x: coding.pixels_to_moments(
+                    arrays.Coder(model.vae), base["vae"], jnp.asarray(x)), keys)
             channels = channels_of(name, peer, batch, given)
             np.testing.assert_allclose(
                 np.asarray(given.channels).transpose(0, 3, 1, 2), channels.detach(), atol=2e-5)
