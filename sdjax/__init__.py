@@ -73,147 +73,63 @@ __all__ = ["EMOJI", "SdjaxError", "__version__", *_MODULE_OF]
 if TYPE_CHECKING:
     from . import (
         absent as absent,
-    )
-    from . import (
         checkpoints as checkpoints,
-    )
-    from . import (
         data as data,
-    )
-    from . import (
         diffusion as diffusion,
-    )
-    from . import (
         errors as errors,
-    )
-    from . import (
         evaluation as evaluation,
-    )
-    from . import (
         memory as memory,
-    )
-    from . import (
         models as models,
-    )
-    from . import (
         parallel as parallel,
-    )
-    from . import (
         pipeline as pipeline,
-    )
-    from . import (
         text as text,
-    )
-    from . import (
         training as training,
-    )
-    from . import (
         weights as weights,
-    )
-    from . import (
         windows as windows,
     )
     from .diffusion import (
         Schedule as Schedule,
-    )
-    from .diffusion import (
-        add_noise as add_noise,
-    )
-    from .diffusion import (
-        classifier_free_guidance as classifier_free_guidance,
-    )
-    from .diffusion import (
-        convert_prediction as convert_prediction,
-    )
-    from .diffusion import (
-        cosine_schedule as cosine_schedule,
-    )
-    from .diffusion import (
         linear_schedule as linear_schedule,
-    )
-    from .diffusion import (
-        loss_weight as loss_weight,
-    )
-    from .diffusion import (
-        sample as sample,
-    )
-    from .diffusion import (
-        sampler as sampler,
-    )
-    from .diffusion import (
-        sampler_from_config as sampler_from_config,
-    )
-    from .diffusion import (
         scaled_linear_schedule as scaled_linear_schedule,
-    )
-    from .diffusion import (
-        schedule_from_betas as schedule_from_betas,
-    )
-    from .diffusion import (
-        schedule_from_config as schedule_from_config,
-    )
-    from .diffusion import (
+        cosine_schedule as cosine_schedule,
         sigmoid_schedule as sigmoid_schedule,
-    )
-    from .diffusion import (
-        training_loss as training_loss,
-    )
-    from .diffusion import (
+        schedule_from_betas as schedule_from_betas,
         zero_terminal_snr as zero_terminal_snr,
-    )
-    from .models import (
-        TextEncoderConfig as TextEncoderConfig,
+        add_noise as add_noise,
+        convert_prediction as convert_prediction,
+        training_loss as training_loss,
+        loss_weight as loss_weight,
+        sampler as sampler,
+        sampler_from_config as sampler_from_config,
+        schedule_from_config as schedule_from_config,
+        sample as sample,
+        classifier_free_guidance as classifier_free_guidance,
     )
     from .models import (
         UNetConfig as UNetConfig,
-    )
-    from .models import (
         VAEConfig as VAEConfig,
-    )
-    from .pipeline import (
-        Control as Control,
-    )
-    from .pipeline import (
-        IPAdapter as IPAdapter,
-    )
-    from .pipeline import (
-        Preview as Preview,
-    )
-    from .pipeline import (
-        Region as Region,
-    )
-    from .pipeline import (
-        SafetyChecker as SafetyChecker,
-    )
-    from .pipeline import (
-        StableDiffusion as StableDiffusion,
-    )
-    from .pipeline import (
-        T2IAdapter as T2IAdapter,
-    )
-    from .text import (
-        Tokenizer as Tokenizer,
-    )
-    from .text import (
-        train_tokenizer as train_tokenizer,
-    )
-    from .weights import (
-        VAE as VAE,
-    )
-    from .weights import (
-        CLIPVision as CLIPVision,
-    )
-    from .weights import (
-        ControlNet as ControlNet,
-    )
-    from .weights import (
-        TextEncoder as TextEncoder,
-    )
-    from .weights import (
-        TinyVAE as TinyVAE,
+        TextEncoderConfig as TextEncoderConfig,
     )
     from .weights import (
         UNet as UNet,
+        VAE as VAE,
+        TinyVAE as TinyVAE,
+        TextEncoder as TextEncoder,
+        ControlNet as ControlNet,
+        CLIPVision as CLIPVision,
+    )
+    from .text import (
+        Tokenizer as Tokenizer,
+        train_tokenizer as train_tokenizer,
+    )
+    from .pipeline import (
+        StableDiffusion as StableDiffusion,
+        Control as Control,
+        T2IAdapter as T2IAdapter,
+        IPAdapter as IPAdapter,
+        Region as Region,
+        Preview as Preview,
+        SafetyChecker as SafetyChecker,
     )
 else:
 
