@@ -202,7 +202,8 @@ def test_a_loss_is_given_of_the_state_what_it_asks_for(toy, toy_config):
     optimizer = make_optimizer(config.optimizer, config.steps)
     state = TrainState.create(objective.init(jax.random.key(0)), optimizer)
     kernel = float(state.params["layer.0"]["kernel"].sum())
-    step = make_step(Looking().loss, optimizer, config, ("ema", "step"), begin)
+    step = make_step(
+        Looking().loss, optimizer, config, given=("ema", "step"), begin=begin)
     batches = make_batches(config)
     batch = jax.tree.map(lambda *x: np.concatenate(x), *[next(batches) for _ in range(4)])
     _, metrics = step(replicate(state), replicate(frozen), shard_batch(batch, (4, 1)))
