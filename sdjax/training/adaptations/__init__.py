@@ -1,7 +1,7 @@
 """What is trained on top of a checkpoint: values that a recipe holds."""
 
 from .adaptation import Adaptation, Conditions, Networks
-from .channels import Inpaint, InstructPix2Pix
+from .channels import Inpaint, InstructPix2Pix, with_channels
 from .controlnet import ControlNet
 from .full import Full
 from .learned_word import LearnedWord
@@ -20,4 +20,5 @@ __all__ = [
     "MaskConfig",
     "Networks",
     "random_mask",
+    "with_channels",
 ]

@@ -11,7 +11,7 @@ import numpy as np
 from sdjax.errors import SdjaxError
 from sdjax.pipeline.compiled.coding import scaled
 
-from .adaptation import Conditions
+from .adaptation import Adaptation, Conditions, Networks
 from .full import Full
 from .masks import MaskConfig, random_mask
 
@@ -124,3 +124,25 @@ class InstructPix2Pix(_Widened):
     def shown(self, pictures):
         """The pictures before."""
         return {"image": list(pictures["original"])}
+
+
+def with_channels(adaptation: Adaptation, networks: Networks) -> Adaptation:
+    """The adaptation with what a U-Net of further channels, one that repaints or edits, is given
+    beside x: random masks, or pictures before the edit.
+
+    Raises SdjaxError where the U-Net takes other channels, or the adaptation is a ControlNet.
+    """
+    taken, plain = networks.unet.config.in_channels, networks.vae.config.latent_channels
+    if taken == plain or isinstance(adaptation, _Widened):
+        return adaptation
+    kinds = [kind for kind in (Inpaint(), InstructPix2Pix()) if plain + kind.extra(plain) == taken]
+    if not kinds or networks.control is not None:
+        raise SdjaxError(
+            f"{type(adaptation).__name__} cannot be trained on a U-Net of {taken} channels: "
+            f"expected {plain}" + ("" if networks.control is not None else ", or those of one that "
+                                   "repaints or edits")
+        )
+    beside, _ = kinds[0].fitted(networks)
+    return adaptation.bound(
+        conditions=beside.conditions, needs=beside.needs, shown=beside.shown
+    )

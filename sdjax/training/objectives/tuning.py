@@ -18,6 +18,7 @@ from sdjax.training.adaptations import (
     LearnedWord,
     LoRA,
     Networks,
+    with_channels,
 )
 from sdjax.training.loop.config import RunConfig
 
@@ -237,6 +238,7 @@ def _tuned(config, networks, scheduler_config):
             "schedule has no signal there; train v_prediction"
         )
     adaptation, networks = config.adaptation.fitted(networks)
+    adaptation = with_channels(adaptation, networks)
     if config.cache_texts and (config.captions.varies or adaptation.trains_texts):
         raise SdjaxError(
             "cache_texts keeps what captions are embedded as: neither may the text encoders be "

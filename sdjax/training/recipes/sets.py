@@ -137,7 +137,8 @@ class Sets:
             raise SdjaxError("diffusion.beside 'edges' is for a ControlNet")
         if not run.beside and {"original", "control"} & set(needs):
             raise SdjaxError(
-                f"{type(run.adaptation).__name__} needs a picture beside each of the data's: "
+                f"{type(self.objective.adaptation).__name__} on this model needs a picture beside "
+                "each of the data's: "
                 "set diffusion.beside to a folder with pictures of the same names, for a "
                 "data.source of folder:…, or, for a ControlNet, to 'edges'"
             )
