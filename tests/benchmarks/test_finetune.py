@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import finetune, finetune_data
+from benchmarks import finetune, finetune_data, finetune_measures
 from sdjax.training.recipes.recipe import load_config, with_overrides
 
 
@@ -50,30 +50,28 @@ def test_views_are_mirrored_and_turned(disc):
 def test_agreement_of_edges(disc):
     """All of a picture's own, none of an empty one's, and less of one that has moved."""
     edges = finetune_data.edges(disc)
-    assert finetune.agreement([disc], [edges]) == {"precision": 1, "recall": 1, "f1": 1}
+    assert finetune_measures.agreement([disc], [edges]) == {"precision": 1, "recall": 1, "f1": 1}
     blank = np.full_like(disc, 255)
-    assert finetune.agreement([blank], [edges])["f1"] == 0
-    assert finetune.agreement([np.roll(disc, 1, 1)], [edges])["f1"] == 1  # within one pixel
-    assert 0 < finetune.agreement([np.roll(disc, 8, 1)], [edges])["f1"] < 0.6
+    assert finetune_measures.agreement([blank], [edges])["f1"] == 0
+    assert finetune_measures.agreement([np.roll(disc, 1, 1)], [edges])["f1"] == 1  # within one pixel
+    assert 0 < finetune_measures.agreement([np.roll(disc, 8, 1)], [edges])["f1"] < 0.6
 
 
 def test_a_repainted_middle(disc):
     """The same picture has no error; a middle that is 12 levels lighter, that error and step."""
     truth = np.full((1, 64, 64, 3), 100, np.uint8)
-    assert finetune.repainted(truth, truth) == {"error": 0, "seam": 0}
+    assert finetune_measures.repainted(truth, truth) == {"error": 0, "seam": 0}
     made = truth.copy()
     made[:, 16:48, 16:48] += 12
-    assert finetune.repainted(made, truth) == {"error": 12, "seam": 12}
+    assert finetune_measures.repainted(made, truth) == {"error": 12, "seam": 12}
     made[:, :16] = 0  # what is not repainted does not count in the error
-    assert finetune.repainted(made, truth)["error"] == 12
+    assert finetune_measures.repainted(made, truth)["error"] == 12
 
 
 @pytest.mark.parametrize("name", finetune.TRAININGS)
 def test_commands_are_those_of_the_recipes(name, tmp_path):
     """Every option is one of the recipe's, and the adaptation is what the name says."""
-    bench = object.__new__(finetune.Bench)
-    bench.work = tmp_path
-    command = bench.command(name)
+    command = finetune.command(name, tmp_path)
     assert command[:2] == ["train", "--config"] and command[5] == "--workdir"
     recipe = with_overrides(load_config(finetune.ROOT / command[2]), command[3:5] + command[7:])
     kinds = {"dreambooth": "LoRA", "word": "LearnedWord"}
@@ -85,10 +83,11 @@ def test_commands_are_those_of_the_recipes(name, tmp_path):
 def test_table_between_the_marks(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("a\n<!-- finetune: written by the command -->\nold\n<!-- /finetune -->\nb\n")
-    result = {"minutes": 4.2, "command": "train x", "table": [["what", 1, 2], ["more", 3, 4]]}
+    result = {"core_minutes": 4.2, "command": "train x", "table": [["what", 1, 2], ["more", 3, 4]]}
     finetune.write_between_marks(page, finetune.markdown({"lora": result}))
     text = page.read_text()
-    assert "| `lora`, 4 min | what | 1 | 2 |\n|  | more | 3 | 4 |" in text
+    assert "| `lora`, 4 core-minutes | what | 1 | 2 |\n|  | more | 3 | 4 |" in text
+    assert "(images/finetune-lora.webp)" in text and "finetune-word" not in text
     assert "python main.py train x" in text and "old" not in text and text.endswith("b\n")
     page.write_text("no marks")
     with pytest.raises(SystemExit, match="must have the marks"):
