@@ -22,7 +22,7 @@ def told(*arguments):
 def test_a_lora_step_of_sd15_fits_into_a_small_machine():
     found = told("sd15", "256")
     assert np.isfinite(found["loss"]) and found["grad_norm"] > 0
-    assert found["peak_GB"] < 14
+    assert found["peak_GB"] < 12
 
 
 def test_the_gradient_of_an_sdxl_lora_is_planned_from_shapes_alone():

@@ -50,9 +50,8 @@ def fit(
 
     objective: has init(key, frozen) -> parameters and loss(params, frozen, batch, keys), see
       `make_step`. Where it has them: kept(frozen) -> what of it the loss needs; rates(params) -> a
-      tree of what the learning rate of each leaf is multiplied with; optimizers, the
-      OptimizerConfig of each key of the parameters that has one of its own; optimizer() -> an Optax
-      one in place of the config's, with learning_rate(step) to be told; given, and
+      tree of what the learning rate of each leaf is multiplied with; optimizer() -> an Optax one in
+      place of the config's, with learning_rate(step) to be told; given, and
       begin(state, optimizer) -> state, as `make_step` has them.
     frozen: tree of arrays passed to the loss; it is put on the devices here.
     batches: iterator of trees of arrays [config.batch_size, …] with get_state and set_state.
@@ -181,8 +180,7 @@ def _initial(objective, optimizer):
 def _optimizer(objective, config):
     if hasattr(objective, "optimizer"):
         return objective.optimizer()
-    rates, parts = (getattr(objective, name, None) for name in ("rates", "optimizers"))
-    return make_optimizer(config.optimizer, config.steps, rates, parts)
+    return make_optimizer(config.optimizer, config.steps, getattr(objective, "rates", None))
 
 
 def _checked(checkpoints, init, config, frozen):

@@ -12,6 +12,7 @@ from sdjax.errors import SdjaxError, check_at_least, check_choices
 from sdjax.models.vae import VAE, VAEConfig
 from sdjax.parallel import map_over_devices
 from sdjax.training.loop.config import RunConfig
+from sdjax.training.loop.optimizers import make_optimizer
 
 from .adversary import AdversaryConfig, adaptive_weight
 from .denoising import sampled_posterior
@@ -75,11 +76,11 @@ class AutoencoderObjective:
         """The autoencoder, in the run's precision."""
         return VAE(self.config.vae, self.config.dtype, self.config.remat)
 
-    @property
-    def optimizers(self):
-        """The discriminator's own."""
-        adversary = self.config.adversary
-        return {} if adversary is None else {"discriminator": adversary.optimizer}
+    def optimizer(self):
+        """The run's, and beside it the discriminator's own."""
+        config = self.config
+        parts = config.adversary and {"discriminator": config.adversary.optimizer}
+        return make_optimizer(config.optimizer, config.steps, parts=parts)
 
     def init(self, key, frozen=None):
         """Trainable parameters: fresh ones, or those of the frozen tree."""

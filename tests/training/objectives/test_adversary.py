@@ -8,7 +8,7 @@ import torch
 
 from sdjax.errors import SdjaxError
 from sdjax.models import VAE, VAEConfig
-from sdjax.training import AdversaryConfig, AutoencoderObjective, AutoencoderRun, make_optimizer
+from sdjax.training import AdversaryConfig, AutoencoderObjective, AutoencoderRun
 from sdjax.training.loop.step import image_keys
 from sdjax.training.objectives.denoising import sampled_posterior
 from sdjax.weights.names import state_from_params
@@ -124,8 +124,7 @@ def test_a_decoder_alone_leaves_the_latents_as_they_are(params):
     jax.tree.map(np.testing.assert_array_equal, tree["decoder"], vae["decoder"])
     whole = objective.autoencoder(tree, frozen)
     assert set(whole) == set(vae)
-    optimizer = make_optimizer(run.optimizer, run.steps, parts=objective.optimizers)
-    optimizer.init(tree)
+    objective.optimizer().init(tree)
     loss, _ = objective.loss(tree, frozen, {"image": IMAGES}, image_keys(0, 0, 0, 2))
     other = AutoencoderObjective(AutoencoderRun(vae=CONFIG, kl_weight=1.0))
     wanted, _ = other.loss(vae, {}, {"image": IMAGES}, image_keys(0, 0, 0, 2))
