@@ -28,5 +28,5 @@ def test_a_lora_step_of_sd15_fits_into_a_small_machine():
 def test_the_gradient_of_an_sdxl_lora_is_planned_from_shapes_alone():
     found = told("sdxl", "512", "compile")
     assert found["unet_parameters"] == 2_567_463_684
-    assert 13.5 < found["arguments_GB"] < 15  # U-Net and text encoders in float32
-    assert found["temporary_GB"] < 12
+    assert 13.5 < found["arguments_GB"] < 14  # the networks in float32
+    assert found["temporary_GB"] < 15  # the adapted U-Net's weights among them
