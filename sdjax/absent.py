@@ -4,6 +4,7 @@ Needs the package `libtpu`, which `pip install "sdjax[tpu]"` brings; no TPU.
 """
 
 import os
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -76,3 +77,84 @@ def cost(function, *arguments: Any, device) -> Cost:
         work["flops"],
         work["bytes accessed"],
     )
+
+
+class Chip(NamedTuple):
+    """What a device can do, from its maker's tables."""
+
+    flops: float
+    """bfloat16 operations a second."""
+    memory: int
+    """Bytes."""
+    bandwidth: float
+    """Bytes a second of its memory."""
+    links: float
+    """Bytes a second to its neighbours, in one direction."""
+    compiles: bool = True
+    """Whether a compiler for it is here without the device."""
+
+
+CHIPS = {
+    "v5e": Chip(197e12, 16 * 2**30, 819e9, 200e9),
+    "v5p": Chip(459e12, 95 * 2**30, 2765e9, 600e9),
+    "v6e": Chip(918e12, 32 * 2**30, 1638e9, 400e9),
+    "a100": Chip(312e12, 80 * 10**9, 2039e9, 300e9, compiles=False),
+    "h100": Chip(989e12, 80 * 10**9, 3350e9, 450e9, compiles=False),
+}
+"""Of Google's pages on TPU versions and NVIDIA's data sheets (SXM boards, dense)."""
+
+_COLLECTIVE = re.compile(
+    r"= (\(?[^=]*?\)?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
+    r"(-start)?\((.*)"
+)
+_SHAPE = re.compile(r"\b(pred|[a-z]+(\d+)[a-z0-9]*)\[([\d,]*)\]")
+
+
+class Collective(NamedTuple):
+    """What the devices of a program tell each other at one place of it."""
+
+    kind: str
+    size: int
+    """Bytes of the whole array on each device of a group, before or after."""
+    group: int
+    """Devices that take part."""
+
+    @property
+    def moved(self) -> float:
+        """Bytes that each device sends, at least."""
+        share = self.size * (self.group - 1) / self.group
+        return {"all-reduce": 2 * share, "collective-permute": self.size}.get(self.kind, share)
+
+
+def collectives(text: str, count: int) -> list[Collective]:
+    """Those of a compiled program's text (`Compiled.as_text()`); what a loop repeats counts once.
+
+    count: devices of the program.
+    """
+    found = []
+    for line in text.splitlines():
+        match = _COLLECTIVE.search(line)
+        if match is None:
+            continue
+        result, kind, begun, rest = match.groups()
+        sizes = [_bytes(*shape) for shape in _SHAPE.findall(result)]
+        if begun and kind != "all-reduce":  # operands come before results
+            sizes = sizes[len(sizes) // 2 :] if kind == "all-gather" else sizes[:1]
+        group = _group(rest, count)
+        if group > 1 or kind == "collective-permute":
+            size = sum(sizes) * (group if kind == "reduce-scatter" else 1)
+            found.append(Collective(kind, size, max(group, 1)))
+    return found
+
+
+def _bytes(name, bits, dimensions):
+    each = 1 if name == "pred" else max(1, int(bits) // 8)
+    return each * int(np.prod([int(n) for n in dimensions.split(",") if n], dtype=np.int64))
+
+
+def _group(rest, count):
+    if short := re.search(r"replica_groups=\[(\d+),(\d+)\]", rest):
+        return int(short[2])
+    if listed := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
+        return len(listed[1].split(","))
+    return count

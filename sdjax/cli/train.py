@@ -5,7 +5,7 @@ from pathlib import Path
 from .common import parsed, prepare_devices
 
 _RUN, _OPTIMIZER = "diffusion", "diffusion.optimizer"
-_WORDS = {
+WORDS = {
     # diffusers' scripts
     "output_dir": "workdir",
     "pretrained_model_name_or_path": "model",
@@ -96,13 +96,14 @@ def run(arguments: list[str], program: str) -> int:
     if wants_help and has_config:
         arguments = [*(a for a in arguments if a not in wants_help), "--workdir", "."]
     (config, workdir), rest = parsed(
-        train, arguments, program, words=_WORDS, ours={n.split()[0] for n in _WORDS.values()},
+        train, arguments, program, words=WORDS, ours={n.split()[0] for n in WORDS.values()},
         required=["--config", "--workdir"], return_unknown_args=True,
     )  # fmt: skip
-    from sdjax import training
+    from sdjax import parallel, training
     from sdjax.training.recipes.recipe import load_config, with_overrides
 
     rest = ["--help"] if wants_help else rest
     recipe = with_overrides(load_config(config), rest, f"{program} train --config {config}")
     prepare_devices([run.batch_size for run in recipe.runs.values()])
-    return 0 if training.train(recipe, workdir) else 3
+    with parallel.together(recipe.distributed):
+        return 0 if training.train(recipe, workdir) else 3

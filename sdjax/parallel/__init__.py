@@ -16,7 +16,7 @@ from .copies import (
     to_host,
 )
 from .devices import THREADS_PER_DEVICE, largest_divisor, use_cpu_devices
-from .distributed import check_one_process
+from .distributed import Distributed, Votes, in_turn, leader, meet, together
 from .placement import COPIES, Copies, Placement, Sharded, map_over_devices
 
 __all__ = [
@@ -24,17 +24,22 @@ __all__ = [
     "COPIES",
     "THREADS_PER_DEVICE",
     "Copies",
+    "Distributed",
     "Placement",
     "Sharded",
-    "check_one_process",
+    "Votes",
+    "in_turn",
     "largest_divisor",
+    "leader",
     "map_over_devices",
+    "meet",
     "placed",
     "replicate",
     "replicated",
     "shard_batch",
     "split",
     "to_host",
+    "together",
     "use_compile_cache",
     "use_cpu_devices",
 ]

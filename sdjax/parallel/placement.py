@@ -242,7 +242,7 @@ class Sharded:
         return jax.jit(lambda *arguments: cut(mapped(*map(cut, arguments, in_axes)), 0))
 
     def batch(self, batch, leading=()):
-        cut = NamedSharding(self.mesh, PartitionSpec(*(None,) * len(leading), SHARES))
+        cut = self.data_cut(len(leading))
 
         def placed(x):
             x, groups = np.asarray(x), int(np.prod(leading, dtype=int))
@@ -258,6 +258,10 @@ class Sharded:
 
     def put(self, tree):
         return jax.tree.map(self._global, tree, self.shardings(tree))
+
+    def data_cut(self, leading: int):
+        """Sharding of arrays [*leading, batch, …]."""
+        return NamedSharding(self.mesh, PartitionSpec(*(None,) * leading, SHARES))
 
     def placed(self, tree):
         def of(leaf, cut):

@@ -79,7 +79,7 @@ def test_other_commands_tell_foreign_options_too(capsys, command, ours):
 def test_foreign_options_of_training_are_options_of_recipes():
     """Each leads to a field of a recipe for pictures of prompts, from noise or on top of a model."""
     recipes = [training.load_config(name) for name in ("shapes", "dreambooth")]
-    for name in train._WORDS.values():
+    for name in train.WORDS.values():
         if name not in ("workdir", "config"):
             values = recipes
             for field in name.split()[0].split("."):

@@ -14,19 +14,21 @@ import numpy as np
 from sdjax.checkpoints import VALIDATION, Checkpoints
 from sdjax.errors import SdjaxError
 from sdjax.folders import one_line_errors
-from sdjax.parallel import COPIES, Placement, check_one_process
+from sdjax.parallel import COPIES, Placement, Votes, leader
 from sdjax.room import told_when_full
 
 from .config import RunConfig
 from .feed import Feed
 from .optimizers import learning_rate, make_optimizer
-from .report import Report
+from .report import Report, Silent
 from .settings import as_json, changes, say, tell
 from .state import TrainState
 from .step import make_step
 from .validation import Best
 
 LAG = 2  # calls between sending a step and reading its metrics, so that an accelerator never waits
+
+MINUTES = 1  # why a run stops, beside the numbers of signals
 
 WHEN_FULL = (
     "lower batch_size (accumulation makes up for it) or turn remat on; what was saved before stays"
@@ -68,7 +70,6 @@ def fit(
     last good checkpoint stays), when the checkpoint is of another architecture, when memory is too
     small, or when the disk is full or fails (what was saved stays).
     """
-    check_one_process()
     with one_line_errors(folder), told_when_full(WHEN_FULL):
         place = placement.laid_out()
         return _fit(
@@ -99,7 +100,8 @@ def _fit(objective, frozen, batches, config, folder, name, sheet, about, validat
             say(f"{name}: all {step} steps are done already; more steps train it on")
             tell(folder, changed)
             return Outcome(place.gathered(state.ema), step, True, before)
-        report = Report(folder, name, step, config.steps)
+        kind = Report if leader() else Silent
+        report = kind(folder, name, step, config.steps)
         try:
             for line in [f"{name}: going on after step {step} in {folder}", *changed][:step]:
                 report.say(line)
@@ -208,7 +210,7 @@ class _Run:
             getattr(objective, "given", ()), begin and (lambda state: begin(state, optimizer)),
         )
         self.clock = time.monotonic()
-        self.sent = deque()
+        self.sent, self.votes, self.stop = deque(), Votes(), 0
         # On the CPU a call runs in the caller's threads, so nothing is gained by running ahead, and
         # several steps in flight can lock each other out of the threads their averaging waits for.
         self.lag = 0 if jax.default_backend() == "cpu" else LAG
@@ -227,28 +229,34 @@ class _Run:
         config = self.config
         self.since, self.images, begun = time.monotonic(), 0, step
         deadline = self.since + 60 * config.max_minutes if config.max_minutes else float("inf")
+        alone = jax.process_count() == 1
+
+        def asked():
+            """A signal's number, MINUTES where time is over, or 0."""
+            return signals.received or (MINUTES if time.monotonic() > deadline else 0)
+
         while step < config.steps:
             batch, position = next(feed)
             if step == begun:
                 self.report.stage("compiling the training step")
             state, metrics = self.update(state, frozen, batch)
             before, step = step, step + config.steps_per_call
-            self.sent.append((before, metrics))
+            self.sent.append((before, metrics, self.votes.cast(asked())))
             self._read(keep=0 if before == begun else self.lag)
             if before == begun:
                 self.report.stage("")
                 if step < config.steps:  # how long that took says nothing of the time left
                     self.since, self.images = time.monotonic(), 0
-            stop = signals.received
-            if not stop and time.monotonic() > deadline:
-                stop = f"{config.max_minutes:g} minutes are over"
+            stop = self.stop or (alone and asked())
             due = step == config.steps or _passed(before, step, config.checkpoint_every)
             if stop or due:
                 self._save(state, step, position, self._judged(state, step, frozen) if due else {})
             if step == config.steps or _passed(before, step, config.sheet_every):
                 self._sheet(state, step)
             if stop and step < config.steps:
-                self.report.say(f"{stop}: saved step {step} of {config.steps}; "
+                why = (f"{config.max_minutes:g} minutes are over" if stop == MINUTES
+                       else signal.Signals(stop).name)
+                self.report.say(f"{why}: saved step {step} of {config.steps}; "
                                 "the same command goes on from there")
                 break
         self.checkpoints.wait()
@@ -261,7 +269,8 @@ class _Run:
     def _read(self, keep=0):
         """Take in the metrics of all but the newest `keep` calls."""
         while len(self.sent) > keep:
-            before, metrics = self.sent.popleft()
+            before, metrics, vote = self.sent.popleft()
+            self.stop = max(self.stop, self.votes.read(vote))
             metrics = {name: np.asarray(value) for name, value in metrics.items()}
             bad = ~(np.isfinite(metrics["loss"]) & np.isfinite(metrics["grad_norm"]))
             if bad.any():
@@ -312,8 +321,11 @@ class _Run:
             return
         self._read()
         paused = time.monotonic()
+        ema = self.place.shown(state.ema)
+        if not leader():
+            return
         self.report.stage("drawing the sheet" if self.drawn else "compiling and drawing the sheet")
-        images, captions = self.make_sheet(self.place.shown(state.ema))
+        images, captions = self.make_sheet(ema)
         path = self.report.sheet(step, images, captions)
         self.report.stage("")
         self.drawn = True
@@ -339,7 +351,7 @@ class _Signals:
     """Remembers the first SIGTERM or SIGINT instead of dying of it; a second one is obeyed."""
 
     def __init__(self):
-        self.received = None
+        self.received = 0
 
     def __enter__(self):
         self._old = {}
@@ -349,7 +361,7 @@ class _Signals:
         return self
 
     def _receive(self, number, _):
-        self.received = signal.Signals(number).name
+        self.received = number
         for n, handler in self._old.items():
             signal.signal(n, handler)
 

@@ -1,9 +1,13 @@
 """One training at a time in a folder."""
 
 import contextlib
+import time
 from pathlib import Path
 
+import jax
+
 from sdjax.errors import SdjaxError
+from sdjax.parallel import leader, meet
 
 NAME = ".lock"
 
@@ -31,6 +35,22 @@ def locked(folder):
                 f"cannot lock {folder}: {reason}; wait for it, or train into another folder"
             ) from error
         yield
+
+
+def check_shared(folder):
+    """SdjaxError in a process of a job that does not see the folder of process 0."""
+    mark = Path(folder) / ".job"
+    if leader():
+        mark.write_text(str(time.time_ns()), encoding="utf-8")
+    meet()
+    if not mark.exists():
+        raise SdjaxError(
+            f"process {jax.process_index()} does not see what process 0 writes in {folder}: all "
+            "processes of a job need one work folder, on a disk that they share or in a bucket"
+        )
+    meet()
+    if leader():
+        mark.unlink(missing_ok=True)
 
 
 def _lock(file):

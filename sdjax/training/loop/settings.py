@@ -5,6 +5,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from sdjax.parallel import leader
+
 NAME = "settings.json"
 
 
@@ -55,7 +57,9 @@ def tell(folder, lines):
 
 
 def say(*lines):
-    """Print lines as they are."""
+    """Print lines as they are, by one process of a job."""
+    if not leader():
+        return
     console = Console()
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -8,6 +8,7 @@ import numpy as np
 from sdjax.errors import SdjaxError
 from sdjax.evaluation.features import feature_function
 from sdjax.evaluation.lpips import lpips_features, read_lpips
+from sdjax.parallel import leader, meet
 from sdjax.training.loop.fit import check
 from sdjax.training.loop.settings import changes_since, keep, say, tell
 from sdjax.training.objectives.autoencoder import AutoencoderObjective, normalized
@@ -50,7 +51,7 @@ def autoencoder(stage, model=None) -> bool:
         objective, frozen, stage.batches(run, {"image": images}, lessons=lessons), run,
         "autoencoder", objective.sheet(shown, frozen),
     )
-    if outcome.finished:
+    if outcome.finished and leader():
         config, params = run.vae, objective.autoencoder(outcome.ema, frozen)
         if model is None:
             config, params = _with_normal_latents(run, params, images)
@@ -59,6 +60,7 @@ def autoencoder(stage, model=None) -> bool:
             keep(part, stage.settings("autoencoder"))
         if model is not None:
             say(f"finished: the autoencoder is in {folder / 'model'}")
+    meet()
     return outcome.finished
 
 

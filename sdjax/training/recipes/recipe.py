@@ -12,7 +12,7 @@ from sdjax.data import DataConfig
 from sdjax.errors import SdjaxError, check_at_least, check_choices
 from sdjax.folders import check_local
 from sdjax.models.vae import VAEConfig
-from sdjax.parallel import Placement
+from sdjax.parallel import Distributed, Placement
 from sdjax.training.loop.config import RunConfig
 from sdjax.training.objectives.autoencoder import AutoencoderRun
 from sdjax.training.objectives.latent import LatentRun
@@ -40,6 +40,8 @@ class Recipe:
     """Pictures used, the source's first; 0 for all. What is kept in memory has this size."""
     placement: Placement = field(default_factory=Placement)
     """How many devices share a copy of what is trained, for models larger than one."""
+    distributed: Distributed = field(default_factory=Distributed)
+    """How several processes find each other, where nothing tells them."""
     export_dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     """Of the weights in WORKDIR/model."""
 

@@ -11,14 +11,14 @@ from sdjax.data import loader
 from sdjax.errors import SdjaxError
 from sdjax.folders import one_line_errors, writable_folder
 from sdjax.models.clip import TextEncoderConfig
-from sdjax.parallel import check_one_process
+from sdjax.parallel import in_turn, leader
 from sdjax.pipeline.model.captions import distinct
 from sdjax.room import told_when_full
 from sdjax.text import Tokenizer
 from sdjax.text.tokenizer import BEGIN, END
 from sdjax.training.loop.feed import ArrayBatches
 from sdjax.training.loop.fit import WHEN_FULL, check, fit, has_begun, kept_weights
-from sdjax.training.loop.lock import NAME as LOCK, locked
+from sdjax.training.loop.lock import NAME as LOCK, check_shared, locked
 from sdjax.training.loop.optimizers import make_optimizer
 from sdjax.training.loop.settings import say
 from sdjax.training.objectives.latent import LatentObjective, LatentRun
@@ -42,12 +42,16 @@ def train(recipe: Recipe, workdir) -> bool:
 
     False means that a signal or a time limit stopped it, with everything saved: the same call goes
     on. The result is the diffusers folder workdir/model. Raises SdjaxError for data, settings or
-    checkpoints that do not fit, where another training is at work in `workdir`, in one of
-    several processes, and where the disk is full or fails: what was saved stays.
+    checkpoints that do not fit, where another training is at work in `workdir`, and where the
+    disk is full or fails: what was saved stays.
+
+    Where a job has several processes (`sdjax.parallel.together`), all of them call this, with the
+    same recipe and a folder that all of them see.
     """
-    check_one_process()
     with _no_trace(Path(workdir)):
-        return _train(recipe, writable_folder(workdir))
+        with in_turn():
+            workdir = writable_folder(workdir)
+        return _train(recipe, workdir)
 
 
 @contextlib.contextmanager
@@ -67,13 +71,16 @@ def _no_trace(workdir):
 
 
 def _train(recipe, workdir):
-    with one_line_errors(workdir), told_when_full(WHEN_FULL), locked(workdir):
+    lock = locked(workdir) if leader() else contextlib.nullcontext()
+    with one_line_errors(workdir), told_when_full(WHEN_FULL), lock:
+        check_shared(workdir)
         _check(recipe, workdir)
         model = None
         if recipe.diffusion is None or isinstance(recipe.diffusion, TuningRun):
             recipe, model = based(recipe)
         stage = _Stages(recipe, workdir)
-        tell_changes(workdir, stage.material.content)
+        if leader():
+            tell_changes(workdir, stage.material.content)
         if isinstance(recipe.diffusion, PixelRun):
             finished = stage.pixel()
         elif recipe.diffusion is None:
@@ -204,7 +211,7 @@ class _Stages:
         outcome = self.fit(
             objective, {}, batches, config, "diffusion", _captioned(objective.sheet(), None)
         )
-        if outcome.finished:
+        if outcome.finished and leader():
             export.export_pixel(
                 self.workdir / "model", config, outcome.ema, self.recipe.export_dtype
             )
@@ -215,7 +222,9 @@ class _Stages:
         given = Path(self.recipe.pretrained or self.workdir / "autoencoder" / "model")
         vae, vae_params = VAE.from_pretrained(given)
         self.recipe.check_autoencoder(vae.config)
-        tokenizer = self.material.tokenizer(has_begun(self.workdir / "diffusion"))
+        begun = has_begun(self.workdir / "diffusion")
+        with in_turn():
+            tokenizer = self.material.tokenizer(begun)
         config = dataclasses.replace(
             self.recipe.diffusion,
             text_encoder=_for_tokenizer(self.recipe.diffusion.text_encoder, tokenizer),
@@ -238,7 +247,8 @@ class _Stages:
         sheet = objective.sheet(given, parts.tokenizer.encode(prompts))
         arrays, lessons, texts = None, (), self.material.known_captions()
         if config.cache_latents:
-            (arrays,) = self.material.latents(parts.given, parts.vae, parts.vae_params)
+            with in_turn():
+                (arrays,) = self.material.latents(parts.given, parts.vae, parts.vae_params)
             texts = arrays.pop("caption").tolist()
             arrays.pop("index")
             arrays["ids"] = _encoded(parts.tokenizer, texts)
@@ -249,7 +259,7 @@ class _Stages:
         outcome = self.fit(
             objective, frozen, batches, config, "diffusion", _captioned(sheet, prompts)
         )
-        if outcome.finished:
+        if outcome.finished and leader():
             if self.recipe.pretrained is None:
                 parts = dataclasses.replace(parts, captions=distinct(texts))
             export.export_latent(

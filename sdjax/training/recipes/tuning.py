@@ -9,6 +9,7 @@ import numpy as np
 
 from sdjax.data.tags import CaptionConfig
 from sdjax.errors import SdjaxError
+from sdjax.parallel import in_turn, leader
 from sdjax.pipeline.stable_diffusion import StableDiffusion
 from sdjax.pipeline.steering.control import Control
 from sdjax.training.adaptations import Networks
@@ -59,16 +60,18 @@ class Tuning:
         frozen = {**self.base, **empty_ids(self.networks)}
         check(objective, run, folder, frozen)
         jax.eval_shape(objective.init, jax.random.key(0), frozen)  # refuses what does not fit
-        sets, judged = self.sets()
-        if run.cache_texts:
-            self.contexts = Contexts(run, self.networks, self.base, self.workdir / "texts.npz")
-            frozen |= empty_contexts(self.contexts)
-            sets, judged = self._embedded(sets), self._embedded(judged)
+        with in_turn():
+            sets, judged = self.sets()
+            if run.cache_texts:
+                self.contexts = Contexts(run, self.networks, self.base, self.workdir / "texts.npz")
+                frozen |= empty_contexts(self.contexts)
+                sets, judged = self._embedded(sets), self._embedded(judged)
+            batches = self.batches(sets)
         texts = [str(text).split("\n")[0] for arrays in sets for text in arrays["caption"]]
         prompts = list(run.sheet.prompts) or texts[:run.sheet.images]
-        outcome = fit(objective, frozen, self.batches(sets), run, "diffusion",
+        outcome = fit(objective, frozen, batches, run, "diffusion",
                       self.sheet(prompts, sets[0]), self.validation(judged))
-        if outcome.finished:
+        if outcome.finished and leader():
             best = None
             if judged and run.validation.export == "best":
                 best = best_weights(objective, run, folder, frozen)

@@ -11,7 +11,6 @@ import pytest
 
 from sdjax.errors import SdjaxError
 from sdjax.parallel import (
-    check_one_process,
     largest_divisor,
     map_over_devices,
     replicate,
@@ -137,25 +136,6 @@ def test_uneven_batches_are_refused():
 ])
 def test_as_many_devices_as_divide_the_batches(cores, sizes, devices):
     assert largest_divisor(cores, sizes) == devices
-
-
-@pytest.mark.parametrize(("name", "value", "count"), [
-    ("SLURM_STEP_NUM_TASKS", "4", 4), ("OMPI_COMM_WORLD_SIZE", "2", 2), ("PMI_SIZE", "8", 8),
-    ("MEGASCALE_NUM_SLICES", "2", 2), ("TPU_WORKER_HOSTNAMES", "10.0.0.1,10.0.0.2", 2),
-])
-def test_one_of_several_processes_is_refused(monkeypatch, name, value, count):
-    check_one_process()
-    monkeypatch.setenv(name, "host" if "HOST" in name else "1")
-    check_one_process()
-    monkeypatch.setenv(name, value)
-    with pytest.raises(SdjaxError, match=f"one of {count} processes, .* unset {name}={value}"):
-        check_one_process()
-
-
-def test_one_of_several_processes_that_jax_knows_is_refused(monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(SdjaxError, match="one of 2 processes, .*: start a single one$"):
-        check_one_process()
 
 
 def test_batches_keep_their_order_on_the_way_to_the_devices():

@@ -175,13 +175,6 @@ def test_a_finished_recipe_changes_nothing_and_tells_what_counts_no_more(trained
     ]
 
 
-def test_one_of_several_processes_trains_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(SdjaxError, match="one of 2 processes"):
-        train(PIXELS, tmp_path / "new")
-    assert not (tmp_path / "new").exists()
-
-
 def test_a_work_folder_has_one_training_at_a_time(tmp_path):
     with locked(tmp_path), pytest.raises(SdjaxError, match="another training is at work there"):
         train(PIXELS, tmp_path)

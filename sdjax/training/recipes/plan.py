@@ -1,0 +1,284 @@
+"""What a training step takes of devices that need not be there."""
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sdjax import absent
+from sdjax.errors import SdjaxError
+from sdjax.models.attention_kernels import compiling_for
+from sdjax.parallel import Sharded
+from sdjax.parallel.rules import spec
+from sdjax.pipeline.model.files import read_model
+from sdjax.text.vocabulary import clip_tokenizer
+from sdjax.training.adaptations import Networks
+from sdjax.training.loop.config import RunConfig
+from sdjax.training.loop.optimizers import make_optimizer
+from sdjax.training.loop.state import TrainState
+from sdjax.training.loop.step import make_step
+from sdjax.training.objectives.latent import LatentObjective, LatentRun
+from sdjax.training.objectives.latent_loss import IDS
+from sdjax.training.objectives.pixel import PixelObjective, PixelRun
+from sdjax.training.objectives.tuning import empty_ids, tuned
+from sdjax.weights.parts import VAE, TextEncoder, UNet, configuration, vae_shapes
+from sdjax.weights.published import PUBLISHED, published
+
+Shape = jax.ShapeDtypeStruct
+
+
+class Problem(NamedTuple):
+    """A training without its weights and data."""
+
+    objective: Any
+    config: RunConfig
+    frozen: dict
+    """Shapes."""
+    batch: dict
+    """Shapes of one batch."""
+
+
+class Estimate(NamedTuple):
+    """What one update takes; bytes and operations are those of one device."""
+
+    chip: str
+    devices: int
+    images: int
+    """That an update averages over, on all devices."""
+    parameters: int
+    optimizer: int
+    ema: int
+    frozen: int
+    data: int
+    temporary: int | None
+    """Activations, gradients and what else the compiler makes; None where none was asked."""
+    flops: float
+    accessed: float | None
+    collectives: list[absent.Collective] | None
+
+    @property
+    def held(self) -> int:
+        """Bytes that are there whatever happens."""
+        return self.parameters + self.optimizer + self.ema + self.frozen + self.data
+
+    @property
+    def memory(self) -> int:
+        """Bytes in all, as far as known."""
+        return self.held + (self.temporary or 0)
+
+    @property
+    def bounds(self) -> dict[str, float]:
+        """Seconds that an update takes at least, for each of what it needs."""
+        chip = absent.CHIPS.get(self.chip)
+        if chip is None:
+            return {}
+        found = {"compute": self.flops / chip.flops}
+        if self.accessed is not None:
+            found["memory"] = self.accessed / chip.bandwidth
+        if self.collectives is not None:
+            found["links"] = sum(one.moved for one in self.collectives) / chip.links
+        return found
+
+
+def estimate(recipe, topology: str) -> Estimate:
+    """The estimate of a recipe's diffusion run on "v5e:2x4", "h100:8" or "cpu".
+
+    TPUs: the step is compiled for them. "cpu": for this machine's devices. GPUs: no compiler is
+    here without one, so that only sizes and operations are counted, the latter of the program
+    before it is compiled. Raises SdjaxError for what is none of these, or cannot be planned.
+    """
+    name, _, size = topology.partition(":")
+    if name != "cpu" and name not in absent.CHIPS:
+        raise SdjaxError(
+            f"no topology {topology!r}: expected cpu, or one of {', '.join(absent.CHIPS)} with a "
+            "size, as in v5e:2x4 or h100:8"
+        )
+    placement, compiles = recipe.placement, name == "cpu" or absent.CHIPS[name].compiles
+    if name == "cpu":
+        devices = jax.devices()
+    elif compiles:
+        devices = absent.devices(topology)
+    else:
+        devices = jax.devices()[:1]
+    count = len(devices)
+    if not compiles:
+        if not size.isdigit() or int(size) < 1:
+            raise SdjaxError(f"expected a number of GPUs, as in {name}:8, got {topology!r}")
+        count = int(size)
+    problem = problem_of(recipe)
+    config = problem.config
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    state = jax.eval_shape(
+        lambda key, frozen: TrainState.create(problem.objective.init(key, frozen), optimizer),
+        jax.random.key(0), problem.frozen,
+    )
+    kept = getattr(problem.objective, "kept", None)
+    frozen = jax.eval_shape(kept, problem.frozen) if kept else problem.frozen
+    if compiles:
+        place = Sharded.over(placement.fsdp, placement.tensor, devices)
+        fsdp, tensor, groups = place.fsdp, place.tensor, place.groups
+    else:
+        place, tensor = Sharded.over(1, 1, devices), placement.tensor
+        fsdp = count // tensor if placement.fsdp == -1 else placement.fsdp
+        groups = count // tensor
+        if not fsdp or count % (fsdp * tensor):
+            raise SdjaxError(f"fsdp {fsdp} times tensor {tensor} must divide {count} devices")
+    if config.batch_size % groups:
+        raise SdjaxError(
+            f"diffusion.batch_size {config.batch_size} cannot be split over {groups} devices: "
+            f"choose a multiple of {groups}"
+        )
+    step = make_step(problem.objective.loss, optimizer, config, place)
+    lead = (config.steps_per_call, config.accumulation)
+    cut = place.data_cut(len(lead))
+    batch = jax.tree.map(lambda x: Shape((*lead, *x.shape), x.dtype, sharding=cut), problem.batch)
+    platform = name if not compiles or name == "cpu" else "tpu"
+    with compiling_for("cpu" if not compiles else platform):
+        lowered = step.lower(place.shapes(state), place.shapes(frozen), batch)
+        if compiles:
+            compiled = lowered.compile()
+    work = (compiled if compiles else lowered).cost_analysis()
+    # The body of a loop over parts of an update is counted once.
+    often = config.accumulation
+    found = {
+        part: _held(getattr(state, name), fsdp, tensor)
+        for part, name in (("parameters", "params"), ("optimizer", "opt_state"), ("ema", "ema"))
+    }
+    return Estimate(
+        name, count, config.images_per_step, **found, frozen=_held(frozen, fsdp, tensor),
+        data=sum(_size(x) for x in jax.tree.leaves(batch)) // groups,
+        temporary=compiled.memory_analysis().temp_size_in_bytes if compiles else None,
+        flops=often * work["flops"] / (1 if compiles else count),
+        accessed=often * work["bytes accessed"] if compiles else None,
+        collectives=absent.collectives(compiled.as_text(), count) if compiles else None,
+    )
+
+
+def _size(leaf):
+    return math.prod(leaf.shape) * leaf.dtype.itemsize if hasattr(leaf.dtype, "itemsize") else 0
+
+
+def _held(tree, fsdp, tensor):
+    """Bytes of a tree of parameters on each device."""
+    total = 0
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        axes = [axis for axis in spec(name, leaf.shape, fsdp, tensor) if axis]
+        total += _size(leaf) // math.prod({"fsdp": fsdp, "tensor": tensor}[axis] for axis in axes)
+    return total
+
+
+def problem_of(recipe) -> Problem:
+    """The problem that a recipe's diffusion run is."""
+    run = recipe.diffusion
+    if isinstance(run, PixelRun):
+        size, channels = recipe.data.image_size, run.unet.in_channels
+        batch = {"image": Shape((run.batch_size, size, size, channels), jnp.float32)}
+        if run.classes:
+            batch["label"] = Shape((run.batch_size,), jnp.int32)
+        return Problem(PixelObjective(run), run, {}, batch)
+    if isinstance(run, LatentRun):
+        return _from_noise(recipe, run)
+    if run is None:
+        raise SdjaxError("plan is for the training of a denoising network, not of an autoencoder")
+    return _on_model(recipe, run)
+
+
+def _from_noise(recipe, run):
+    if recipe.autoencoder is None:
+        vae = VAE.from_pretrained(recipe.pretrained)[0].config
+    else:
+        vae = recipe.autoencoder.vae
+    run = dataclasses.replace(run, text_encoder=dataclasses.replace(
+        run.text_encoder, vocab_size=run.vocab_size, bos_token_id=0, eos_token_id=1, pad_token_id=1,
+    ))
+    length = run.text_encoder.max_position_embeddings
+    frozen = {"empty_ids": Shape((length,), jnp.int32)}
+    if not run.train_text_encoder:
+        frozen["text_encoder"] = TextEncoder.shapes(run.text_encoder)
+    if not run.cache_latents:
+        frozen["vae"] = vae_shapes(vae)
+    batch = _pictures(run, vae, recipe.data.image_size, run.cache_latents)
+    batch["ids"] = Shape((run.batch_size, length), jnp.int32)
+    return Problem(LatentObjective(run, vae), run, frozen, batch)
+
+
+def _on_model(recipe, run):
+    kinds = {"unet": UNet, "vae": VAE, "text_encoder": TextEncoder, "text_encoder_2": TextEncoder}
+    source = recipe.model
+    if source is None:
+        raise SdjaxError(
+            f"this recipe trains on top of a model: name it by --model, such as {PUBLISHED[0]}"
+        )
+    if source in PUBLISHED:
+        found = published(source)
+        scheduler = found.pop("scheduler")
+        configs = {part: kinds[part].config_class.from_dict(own) for part, own in found.items()}
+        tokenizers = {part: clip_tokenizer("!") for part in configs if part.startswith("text")}
+    else:
+        model = read_model(source)
+        scheduler, tokenizers = model.checkpoint.scheduler, model.tokenizers
+        parts = model.checkpoint.parts
+        configs = {part: configuration(parts[part], kinds[part].config_class, source)
+                   for part in ("unet", "vae", *tokenizers)}
+    networks = Networks(
+        UNet(configs["unet"]), VAE(configs["vae"]),
+        {part: TextEncoder(configs[part]) for part in tokenizers}, tokenizers,
+    )
+    objective = tuned(run, networks, scheduler)
+    dtype = jnp.dtype(run.base_dtype)
+    base = {
+        part: jax.tree.map(lambda leaf: Shape(leaf.shape, dtype), kinds[part].shapes(config))
+        for part, config in configs.items()
+    }
+    unet, vae = configs["unet"], configs["vae"]
+    size = recipe.data.image_size or vae.downsampling * np.max(unet.sample_size)
+    needs = objective.adaptation.needs
+    batch = _pictures(run, vae, int(size), run.cache_latents and "image" not in needs)
+    for name in needs:
+        kind = jnp.float32 if name == "control" else jnp.uint8
+        batch[name] = Shape((run.batch_size, int(size), int(size), 3), kind)
+    for part, tokenizer in tokenizers.items():
+        batch[IDS[part]] = Shape((run.batch_size, tokenizer.max_length), jnp.int32)
+    if unet.addition_embed_type == "text_time":
+        batch["time_ids"] = Shape((run.batch_size, 6), jnp.float32)
+    return Problem(objective, objective.config, {**base, **empty_ids(objective.networks)}, batch)
+
+
+def _pictures(run, vae, size, cached):
+    if not cached:
+        return {"image": Shape((run.batch_size, size, size, 3), jnp.uint8)}
+    side = size // vae.downsampling
+    latents = Shape((run.batch_size, side, side, vae.latent_channels), jnp.float32)
+    return {"mean": latents, "std": latents}
+
+
+def remedies(recipe, found: Estimate) -> list[str]:
+    """What would lessen the memory, the cheapest first."""
+    run, result = recipe.diffusion, []
+    if not run.remat:
+        result.append("--diffusion.remat True computes activations twice and keeps few of them")
+    if run.batch_size > found.devices:
+        result.append(
+            f"--diffusion.batch_size {run.batch_size // 2} --diffusion.accumulation "
+            f"{2 * run.accumulation} halves activations for the same update"
+        )
+    if recipe.placement.fsdp == 1 and found.devices > 1:
+        part = (found.parameters + found.optimizer + found.ema + found.frozen) / 1e9
+        result.append(
+            f"--placement.fsdp -1 leaves {part / found.devices:.2f} of {part:.2f} GB of parameters, "
+            "averages and optimizer on each device"
+        )
+    if run.optimizer.name == "adamw":
+        result.append(
+            f"--diffusion.optimizer.name adafactor --diffusion.optimizer.beta_1 0 saves about "
+            f"{found.optimizer / 1e9:.2f} GB"
+        )
+    if found.frozen > found.parameters and getattr(run, "base_dtype", "") == "float32":
+        result.append(
+            f"--diffusion.base_dtype bfloat16 saves {found.frozen / 2e9:.2f} GB of frozen parameters"
+        )
+    return result
