@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import os
+import re
 import sys
 import threading
 import time
@@ -69,9 +70,10 @@ def launched() -> int:
     counts = [1]
     for name, kind in _LAUNCHERS.items():
         value = os.environ.get(name, "")
-        counts.append(
-            len(value.split(",")) if kind == "names" else int(value) if value.isdigit() else 1
-        )
+        if kind == "names" and re.fullmatch(r"[^\s,]+(,[^\s,]+)*", value):
+            counts.append(value.count(",") + 1)  # libtpu leaves a sentence there on other machines
+        elif kind == "number" and value.isdigit():
+            counts.append(int(value))
     return max(counts)
 
 

@@ -32,8 +32,8 @@ class Placement:
     """How many devices hold one copy of the parameters between them.
 
     With 1 and 1, on one host, each device has a copy of its own and its share of the batch, by
-    pmap. Else all devices of all hosts are one mesh, data x fsdp x tensor, and the optimizer's state
-    and the moving average lie as the parameters do. The result is the same.
+    pmap. Else all devices of all hosts are one mesh, data x fsdp x tensor, and the optimizer's
+    state and the moving average lie as the parameters do. The result is the same.
     """
 
     fsdp: int = 1
@@ -265,8 +265,8 @@ class Sharded:
 
     def placed(self, tree):
         def of(leaf, cut):
-            there = isinstance(leaf, jax.Array) and getattr(leaf.sharding, "mesh", None) == self.mesh
-            return leaf if there else self._global(leaf, cut)
+            known = getattr(getattr(leaf, "sharding", None), "mesh", None)
+            return leaf if known == self.mesh else self._global(leaf, cut)
 
         return jax.tree.map(of, tree, self.shardings(tree))
 

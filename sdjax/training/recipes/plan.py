@@ -269,8 +269,8 @@ def remedies(recipe, found: Estimate) -> list[str]:
     if recipe.placement.fsdp == 1 and found.devices > 1:
         part = (found.parameters + found.optimizer + found.ema + found.frozen) / 1e9
         result.append(
-            f"--placement.fsdp -1 leaves {part / found.devices:.2f} of {part:.2f} GB of parameters, "
-            "averages and optimizer on each device"
+            f"--placement.fsdp -1 leaves {part / found.devices:.2f} of {part:.2f} GB of "
+            "parameters, averages and optimizer on each device"
         )
     if run.optimizer.name == "adamw":
         result.append(
@@ -279,6 +279,6 @@ def remedies(recipe, found: Estimate) -> list[str]:
         )
     if found.frozen > found.parameters and getattr(run, "base_dtype", "") == "float32":
         result.append(
-            f"--diffusion.base_dtype bfloat16 saves {found.frozen / 2e9:.2f} GB of frozen parameters"
+            f"--diffusion.base_dtype bfloat16 saves {found.frozen / 2e9:.2f} GB of what is frozen"
         )
     return result

@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 from pathlib import Path
 
-import jax
 import numpy as np
 
 from sdjax.data import loader
