@@ -106,7 +106,7 @@ class Silent:
     def _nothing(self, *given):
         pass
 
-    say = stage = advance = metrics = sheet = close = _nothing
+    say = stage = advance = metrics = validation = sheet = close = _nothing
 
 
 def _drop_lines_after(path, step):

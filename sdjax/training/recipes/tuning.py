@@ -71,10 +71,10 @@ class Tuning:
         prompts = list(run.sheet.prompts) or texts[:run.sheet.images]
         outcome = fit(objective, frozen, batches, run, "diffusion",
                       self.sheet(prompts, sets[0]), self.validation(judged))
+        best = None
+        if outcome.finished and judged and run.validation.export == "best":
+            best = best_weights(objective, run, folder, frozen)
         if outcome.finished and leader():
-            best = None
-            if judged and run.validation.export == "best":
-                best = best_weights(objective, run, folder, frozen)
             place = objective.adaptation.export(
                 objective.result(outcome.ema if best is None else best.ema), self.workdir,
                 self.model, self.networks, self.recipe.export_dtype,
