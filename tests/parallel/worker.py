@@ -24,7 +24,7 @@ def train(folder, steps, every, placement=parallel.Placement(), max_minutes=0.0)
 
 def main(folder, address, count, number, steps, every):
     """Trains, and writes down what it ends with."""
-    where = parallel.Distributed(address, int(count), int(number), patience=20.0)
+    where = parallel.Distributed(address, int(count), int(number), patience=45.0)
     with parallel.together(where):
         outcome = train(folder, steps, every, parallel.Placement(fsdp=2))
         if outcome.finished and parallel.leader():
