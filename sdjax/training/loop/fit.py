@@ -82,7 +82,7 @@ def _fit(objective, frozen, batches, config, folder, name, sheet, about, validat
     if place is not COPIES:
         frozen = place.put(frozen)
     about = as_json(about or dataclasses.asdict(config))
-    optimizer = _optimizer(objective, config)
+    optimizer = optimizer_of(objective, config)
     kept_in = Path(folder) / "checkpoints"
     checkpoints = Checkpoints(kept_in, config.keep_checkpoints, config.keep_every)
     try:
@@ -125,7 +125,7 @@ def check(objective, config: RunConfig, folder, frozen=None):
     checkpoints = _existing(folder)
     try:
         if checkpoints.latest() is not None:
-            init = _initial(objective, _optimizer(objective, config))
+            init = _initial(objective, optimizer_of(objective, config))
             _checked(checkpoints, init, config, frozen)
     finally:
         checkpoints.close()
@@ -146,7 +146,7 @@ def kept_weights(objective, config: RunConfig, folder, frozen=None):
     """Yields (step, seconds of training, averaged weights) of every checkpoint in `folder`."""
     checkpoints = _existing(folder)
     try:
-        init = _initial(objective, _optimizer(objective, config))
+        init = _initial(objective, optimizer_of(objective, config))
         shapes = jax.eval_shape(init, jax.random.key(0), frozen)
         for step in checkpoints.steps():
             state, notes = checkpoints.restore(step, shapes)
@@ -163,7 +163,7 @@ def best_weights(objective, config: RunConfig, folder, frozen=None) -> Best | No
         found = checkpoints.best()
         if found is None:
             return None
-        init = _initial(objective, _optimizer(objective, config))
+        init = _initial(objective, optimizer_of(objective, config))
         shapes = jax.eval_shape(init, jax.random.key(0), frozen)
         state, _ = checkpoints.restore(found[0], shapes)
         return Best(*found, state.ema)
@@ -179,7 +179,17 @@ def _initial(objective, optimizer):
     return lambda key, frozen: TrainState.create(objective.init(key, frozen), optimizer)
 
 
-def _optimizer(objective, config):
+def step_of(objective, optimizer, config, place):
+    """The compiled step of an objective, see `make_step`."""
+    begin = getattr(objective, "begin", None)
+    return make_step(
+        objective.loss, optimizer, config, place,
+        getattr(objective, "given", ()), begin and (lambda state: begin(state, optimizer)),
+    )
+
+
+def optimizer_of(objective, config):
+    """The optimizer of an objective's run."""
     if hasattr(objective, "optimizer"):
         return objective.optimizer()
     return make_optimizer(config.optimizer, config.steps, getattr(objective, "rates", None))
@@ -204,11 +214,7 @@ class _Run:
         self.make_sheet, self.drawn = sheet, False
         own = getattr(objective, "learning_rate", None)
         self.learning_rate = own or learning_rate(config.optimizer, config.steps)
-        begin = getattr(objective, "begin", None)
-        self.update = make_step(
-            objective.loss, optimizer, config, place,
-            getattr(objective, "given", ()), begin and (lambda state: begin(state, optimizer)),
-        )
+        self.update = step_of(objective, optimizer, config, place)
         self.clock = time.monotonic()
         self.sent, self.votes, self.stop = deque(), Votes(), 0
         # On the CPU a call runs in the caller's threads, so nothing is gained by running ahead, and

@@ -17,9 +17,8 @@ from sdjax.pipeline.model.files import read_model
 from sdjax.text.vocabulary import clip_tokenizer
 from sdjax.training.adaptations import Networks
 from sdjax.training.loop.config import RunConfig
-from sdjax.training.loop.optimizers import make_optimizer
+from sdjax.training.loop.fit import optimizer_of, step_of
 from sdjax.training.loop.state import TrainState
-from sdjax.training.loop.step import make_step
 from sdjax.training.objectives.latent import LatentObjective, LatentRun
 from sdjax.training.objectives.latent_loss import IDS
 from sdjax.training.objectives.pixel import PixelObjective, PixelRun
@@ -110,7 +109,7 @@ def estimate(recipe, topology: str) -> Estimate:
         count = int(size)
     problem = problem_of(recipe)
     config = problem.config
-    optimizer = make_optimizer(config.optimizer, config.steps)
+    optimizer = optimizer_of(problem.objective, config)
     state = jax.eval_shape(
         lambda key, frozen: TrainState.create(problem.objective.init(key, frozen), optimizer),
         jax.random.key(0), problem.frozen,
@@ -131,7 +130,7 @@ def estimate(recipe, topology: str) -> Estimate:
             f"diffusion.batch_size {config.batch_size} cannot be split over {groups} devices: "
             f"choose a multiple of {groups}"
         )
-    step = make_step(problem.objective.loss, optimizer, config, place)
+    step = step_of(problem.objective, optimizer, config, place)
     lead = (config.steps_per_call, config.accumulation)
     cut = place.data_cut(len(lead))
     batch = jax.tree.map(lambda x: Shape((*lead, *x.shape), x.dtype, sharding=cut), problem.batch)
