@@ -188,6 +188,13 @@ class Votes:
         return vote if self._alone else int(np.asarray(vote.addressable_data(0)))
 
 
+def _chain(error):
+    """An error and what it came of."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 class _Watch:
     """Signs of life to the others, and an end of this process where one of theirs is missing."""
 
@@ -243,9 +250,9 @@ class _Watch:
             why = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
             if not isinstance(error, jax.errors.JaxRuntimeError):
                 traceback.print_exception(error)
-        if isinstance(error, jax.errors.JaxRuntimeError):
+        if any(isinstance(one, jax.errors.JaxRuntimeError) for one in _chain(error)):
             # Most likely it is another process that is gone: who watches says which.
-            time.sleep(0 if self._stopped.is_set() else self._patience + 2 * BEAT)
+            time.sleep(self._patience + 5 * BEAT)
         self._stopped.set()
         with contextlib.suppress(Exception):
             _client().key_value_set(f"sdjax/gone/{self._own}", why[:500], allow_overwrite=True)
