@@ -290,7 +290,8 @@ class StableDiffusion(Adapted):
             options, and guidance scale, each unless it is given here.
         weighting: how the signs of `docs/prompts.md` in prompts weigh: "a1111", "comfy" or
             "compel"; None takes prompts literally, and cuts them to what is encoded at once.
-        steps: None for 30, for what a distilled model's scheduler asks for, or for as many as `timesteps=` or `sigmas=` lists.
+        steps: None for 30, for what a distilled model's scheduler asks for, or for as many as
+            `timesteps=` or `sigmas=` lists.
         guidance_scale: 1, or 0 as other programs have it, turns guidance off and halves the work;
             None for the model's own, 7.5 where it has none. One, or one for each prompt or image.
         sampler: a name of `sdjax.sampler`, or None for the model's own; `sampler_options` (spacing,

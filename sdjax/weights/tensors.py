@@ -168,7 +168,8 @@ def write_safetensors(
     """Writes a state, one tensor in memory at a time, floating-point tensors in `dtype`.
 
     exact: keys of tensors that keep their own. The file appears under its name only when it is
-    whole. `metadata` gets "format": "pt", which PyTorch readers ask for. Raises SdjaxError where the folder cannot be written.
+    whole. `metadata` gets "format": "pt", which PyTorch readers ask for. Raises SdjaxError
+    where the folder cannot be written.
     """
     check_local(path)
     path = Path(path)

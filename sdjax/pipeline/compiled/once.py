@@ -7,9 +7,9 @@ from sdjax import parallel
 
 
 def one_a_device(run, items, on=parallel.COPIES):
-    """`run` on a tree of arrays [n, …], one of each for each device of `on` at a time: NumPy trees [n, …].
+    """`run` on a tree of arrays [n, …], one of each for each device of `on` at a time.
 
-    One program for any n.
+    Gives NumPy trees [n, …]. One program for any n.
     """
     devices, count, made = on.groups, len(jax.tree.leaves(items)[0]), []
     for first in range(0, count, devices):

@@ -81,7 +81,8 @@ class PictureFolder:
         the picture's name. fps: a clip's frames a second.
         """
         if isinstance(image, Image.Image):
-            path = self._write(lambda file: image.save(file, **file_options(self.kind, notes, parameters)))
+            options = file_options(self.kind, notes, parameters)
+            path = self._write(lambda file: image.save(file, **options))
         elif self.kind == "mp4":
             comment = described(notes)
             path = self._write(lambda file: write_mp4(file.name, image, fps, comment))

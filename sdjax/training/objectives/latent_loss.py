@@ -52,7 +52,8 @@ def latent_losses(
     batch: "ids" int32 [b, L] (and "ids_2"), or [b, chunks, L], whose contexts follow one another;
       or in their place "context" [b, K, D] (and "pooled" [b, P]) as `embed` gives them, with
       "empty_context" and "empty_pooled" among the parts; and either "image" [b, H, W, 3] (uint8 or
-      in [-1, 1]) or the cached posterior, "mean" and "std" [b, h, w, C]; for SDXL "time_ids" float32 [b, 6].
+      in [-1, 1]) or the cached posterior, "mean" and "std" [b, h, w, C]; for SDXL "time_ids" float32
+      [b, 6].
       Where there are any: "weight" float32 [b], what each image counts, "mask" float32
       [b, h, w, 1], what each place of its loss does, and "t" int32 [b], given timesteps.
     keys: [b], one an image.

@@ -159,5 +159,6 @@ class Progressive(Distillation):
         own = self.start_steps >> self.rounds(config.steps)
         return {
             "_class_name": "DDIMScheduler", OWN_STEPS: own, **schedule_settings(teacher),
-            "clip_sample": False, "set_alpha_to_one": True, "steps_offset": 0, "timestep_spacing": "trailing",
+            "clip_sample": False, "set_alpha_to_one": True, "steps_offset": 0,
+            "timestep_spacing": "trailing",
         }
