@@ -93,10 +93,17 @@ def test_a_picture_of_a1111_is_taken(tmp_path, recwarn, capsys):
     assert arguments == [
         "--prompt=a cat, (very:1.2) fluffy\non a mat", "--negative-prompt=blurry,\nlow quality",
         "--sampler=DPM++ 2M Karras", "--guidance-scale=6.5", "--seed=965400086", "--height=768",
-        "--width=512", "--clip-skip=1", "--model", "m", "--steps", "3",
+        "--width=512", "--clip-skip=1", "--hires=2.0", "--hires-steps=15",
+        "--hires-by=latent-nearest", "--hires-strength=0.6", "--model", "m", "--steps", "3",
     ]  # fmt: skip
     told = str(recwarn.list[0].message)
-    assert "ENSD (31337), Lora hashes (a: 1b2c, c: 3d4e), Hires upscale (2)" in told
+    assert "ENSD (31337), Lora hashes (a: 1b2c, c: 3d4e), Refiner (xl-refiner [1234abcd])" in told
+    plain = THEIRS.replace("Hires upscale: 2, ", "")
+    info = notes.PngInfo()
+    info.add_itxt("parameters", plain)
+    picture.save(path, pnginfo=info)
+    like_a_picture(["--like", str(path), "--model", "m"], sample)
+    told = str(recwarn.list[-1].message)
     assert "Denoising strength (of a picture that is not given as --image)" in told
     assert "was made by the model 'v1-5-pruned': give it as --model" in refusal(
         capsys, "--like", path

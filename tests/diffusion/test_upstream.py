@@ -47,7 +47,7 @@ FIRST = {
 # makes two large terms cancel: upstream's own are as far from the same loop in float64, which a
 # test below shows.
 ROUNDING = {
-    "PNDM::test_full_loop_with_no_set_alpha_to_one": (1e-5, 4e-5),
+    "PNDM::test_full_loop_with_no_set_alpha_to_one": (1e-5, 6e-5),
     "PNDM::test_full_loop_with_set_alpha_to_one": (1e-5, 4e-5),
     "LCM::test_full_loop_onestep": (2e-5, 2e-5),
     "HeunDiscrete::test_full_loop_device_karras_sigmas": (1e-5, 2e-5),

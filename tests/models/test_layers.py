@@ -158,7 +158,9 @@ def test_activations(name):
     expected.sum().backward()
     function = layers.ACTIVATIONS[name]
     np.testing.assert_allclose(function(x), expected.detach(), atol=2e-6, rtol=1e-5)
-    gradient = jax.jit(jax.vmap(jax.grad(function)))(x)
+    # As programs are compiled outside the tests: less optimised, tanh is coarser.
+    optimised = {"xla_backend_optimization_level": 3}
+    gradient = jax.jit(jax.vmap(jax.grad(function)), compiler_options=optimised)(x)
     np.testing.assert_allclose(gradient, tensor.grad, atol=4e-6, rtol=1e-5)
 
 
