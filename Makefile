@@ -3,8 +3,12 @@ PYTHON ?= python3
 WORKERS = -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 PIP = .venv/bin/pip install --quiet --disable-pip-version-check
 # What needs no peer: the mathematics, networks, prompts, pictures, training, files, the commands.
-# Adaptations and what is trained by them are compared with diffusers and peft.
-PEERS = --ignore=tests/training/adaptations --ignore=tests/training/recipes/test_tuning.py
+# Adaptations, and these losses, are compared with PyTorch, diffusers and peft.
+PEERS = --ignore=tests/training/adaptations --ignore=tests/training/recipes/test_tuning.py \
+  --ignore=tests/evaluation/test_lpips.py --ignore=tests/training/objectives/test_adversary.py \
+  --ignore=tests/training/objectives/test_pyramid.py --ignore=tests/data/test_canny.py \
+  --ignore=tests/data/test_pose.py \
+  --ignore-glob=tests/training/objectives/test_distillation*.py
 OLDEST = tests/diffusion/test_losses.py tests/diffusion/test_sampling.py \
   tests/diffusion/test_schedules.py tests/data tests/evaluation \
   tests/models/test_convolution.py tests/pipeline/test_convert.py tests/text tests/training \

@@ -3,12 +3,13 @@
 import pytest
 
 import sdjax
-from tests.pipeline import peers
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     """A function of a kind of `peers.make`: the folder of its pipeline, made once."""
+    from tests.pipeline import peers  # not with the oldest versions
+
     made = {}
 
     def folder(kind):
