@@ -34,7 +34,7 @@ def tiny():
 def test_previews_change_nothing_and_show_what_comes(model, tiny, monkeypatch):
     # That of a random autoencoder shows black and white only.
     matrix, offset = np.float32(0.01 * np.eye(4, 3)), np.float32([0, 0.1, -0.2])
-    monkeypatch.setattr(previews, "linear_map", lambda vae, params: (matrix, offset))
+    monkeypatch.setattr(previews, "linear_map", lambda *_: (matrix, offset))
     plain = model.generate(PROMPTS, **OPTIONS)
     compilations, seen, decoded = [], [], []
     model.generate(PROMPTS, preview=lambda *_: None, **{**OPTIONS, "steps": 1})
