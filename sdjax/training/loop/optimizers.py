@@ -1,5 +1,7 @@
 """Optax optimizers and learning-rate schedules from configuration."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -112,6 +114,8 @@ def _update(config, rate, rates):
     elif config.name == "prodigy":
         update = _prodigy(config, rate)
     elif config.name == "muon":
+        if "consistent_rms" not in inspect.signature(optax.contrib.muon).parameters:
+            raise SdjaxError("the optimizer muon needs a newer optax: pip install --upgrade optax")
         update = optax.contrib.muon(
             rate, beta=config.beta_1, eps=config.epsilon, weight_decay_mask=decayed,
             adam_b1=config.beta_1, adam_b2=config.beta_2, consistent_rms=0.2,
