@@ -36,9 +36,12 @@ def run(arguments: list[str], program: str) -> int:
         required=["--config", "--topology"], return_unknown_args=True,
     )  # fmt: skip
     from sdjax import absent
+    from sdjax.pipeline.given.arguments import number
     from sdjax.training.recipes import plan as planning
     from sdjax.training.recipes.recipe import load_config, with_overrides
 
+    if price is not None:
+        number(0)("price", price)
     recipe = with_overrides(load_config(config), rest, f"{program} plan --config {config}")
     prepare_devices([recipe.diffusion.batch_size] if recipe.diffusion else [])
     found = planning.estimate(recipe, topology)

@@ -41,6 +41,7 @@ def sample(
     variation_strength: float | None = None,
     count: int = 1,
     motion: str | None = None,
+    motion_like: Literal["diffusers", "authors"] | None = None,
     frames: int | None = None,
     frame_windows: tuple[int, ...] = (),
     fps: float | None = None,
@@ -134,6 +135,8 @@ def sample(
         count: Pictures of each prompt.
         motion: Motion modules of AnimateDiff for the model: a diffusers folder, the authors' file or
             a hub id; with --frames clips are made in place of pictures.
+        motion_like: Whose norms and betas the motion modules are run with; those of the program that
+            the file is for where not given.
         frames: Frames of each clip.
         frame_windows: Frames that are seen at a time of a longer clip, and how many of them overlap.
         fps: Frames a second of the file; 8 where not given.

@@ -13,7 +13,8 @@ from sdjax.words import hint, plain
 # Not of one picture's making, so that no axis can have them.
 OF_THE_COMMAND = frozenset(
     "model config dtype control reference image_encoder out like format json grid x y count "
-    "batch_size preview preview_vae safety_checker blank offload refiner motion".split()
+    "batch_size preview preview_vae safety_checker blank offload refiner motion "
+    "motion_like".split()
 )
 
 _FOUND = frozenset(["nsfw"])  # what a picture says of itself that is no setting

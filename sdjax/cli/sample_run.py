@@ -16,7 +16,8 @@ from .steered import loaded, shown
 SAMPLER_OPTIONS = ("spacing", "sigmas", "eta")
 # Options of the command that a picture of its own is made with, beside those of `generate`.
 _KEPT = (
-    "model", "config", "dtype", "control", "reference", "image_encoder", "refiner", "motion"
+    "model", "config", "dtype", "control", "reference", "image_encoder", "refiner", "motion",
+    "motion_like",
 )  # fmt: skip
 # Of these there may be one for each prompt or image.
 _OF_AN_IMAGE = (
@@ -88,7 +89,7 @@ def carry_out(
     ]
     pipeline = sdjax.StableDiffusion.from_model(found, dtype, source, offload)
     if motion is not None:
-        pipeline.load_motion(given["motion"])
+        pipeline.load_motion(given["motion"], like=given["motion_like"])
     if refines:
         refiner = sdjax.StableDiffusion.from_pretrained(
             given["refiner"], dtype=dtype, offload=offload
@@ -137,6 +138,8 @@ def _kind(given: Mapping[str, Any]) -> str:
     for name in ("motion", "fps"):
         if given[name] is not None and not moving:
             raise SdjaxError(f"--{name} is for clips: give --frames too")
+    if given["motion_like"] is not None and given["motion"] is None:
+        raise SdjaxError("--motion-like is for motion modules: give --motion too")
     if given["fps"] is not None:
         number(0.1, 1000)("fps", given["fps"])
     kind = kind or ("gif" if moving else "png")

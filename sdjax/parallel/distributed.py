@@ -45,6 +45,8 @@ class Distributed:
     """Seconds without a sign of life after which a process counts as dead, and all end."""
 
     def __post_init__(self):
+        if not self.patience > 0:
+            raise SdjaxError(f"distributed.patience must be above 0, got {self.patience:g}")
         given = self.coordinator_address, self.num_processes, self.process_id
         if any(value is not None for value in given) and None in given:
             raise SdjaxError(

@@ -179,7 +179,8 @@ class Sharded:
         shape = (count // (fsdp * tensor), fsdp, tensor)
         try:
             grid = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
-        except (ValueError, NotImplementedError):  # several slices, or no torus it knows
+        except (ValueError, NotImplementedError):
+            # Several slices, or no torus it knows: the same mesh, with longer ways between chips.
             grid = np.array(devices).reshape(shape)
         return cls(Mesh(grid, (DATA, FSDP, TENSOR)))
 

@@ -87,9 +87,11 @@ def find_motion(
     revision: str | None = None,
     config: str | os.PathLike | None = None,
 ) -> tuple[Part, bool]:
-    """(configuration and state, whether the file is the authors') of a source; no weight is read.
+    """(configuration and state, whether they are run as by the authors) of a source; no weight is
+    read.
 
-    Norms are those of diffusers in diffusers' names, and of the authors' code in theirs.
+    Norms are those of diffusers in diffusers' names, and of the authors' code in theirs; or as the
+    configuration says, of modules that were saved here.
     """
     theirs = False
 
@@ -104,7 +106,7 @@ def find_motion(
         first = fields.get("motion_max_seq_length") == FIRST_LENGTH
         fields |= {"motion_norm_over_frames": False, "unet_norm_over_frames": first}
     state = {key: tensor for key, tensor in part.state.items() if not _BUFFER.fullmatch(key)}
-    return Part(fields, state), theirs
+    return Part(fields, state), not fields.get("motion_norm_over_frames", True)
 
 
 def read_motion(

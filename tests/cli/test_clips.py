@@ -54,6 +54,7 @@ def test_clips_are_made_and_made_again(folders, tmp_path, capsys):
     [
         (["--frames", "2"], "frames is for a model with motion modules"),
         (["--motion", "x"], "--motion is for clips: give --frames too"),
+        (["--motion-like", "authors", "--frames", "2"], "--motion-like is for motion modules"),
         (["--fps", "3"], "--fps is for clips: give --frames too"),
         (["--frames", "2", "--format", "png"], "--format of clips is one of gif, webp, mp4, got png"),
         (["--format", "gif"], "--format of pictures is one of png, webp, jpeg, got gif"),

@@ -22,6 +22,7 @@ PATIENCE = 900  # seconds that a loaded machine may take for what takes ten
 
 @pytest.mark.parametrize(("values", "words"), [
     ({"num_processes": 2}, "go together"),
+    ({"patience": -1.0}, "patience must be above 0, got -1"),
     ({"coordinator_address": "host", "num_processes": 2, "process_id": 0}, "must be host:port"),
     ({"coordinator_address": "host:1", "num_processes": 2, "process_id": 2}, "must be in 0 … 1"),
 ])

@@ -206,6 +206,13 @@ def test_the_authors_files_are_read(folder, adapters, tmp_path, first):
     assert not model.motion.motion_norm_over_frames
     assert model.motion.unet_norm_over_frames == first
     assert model.clip_scheduler["beta_schedule"] == "linear"
+    # Saved here they stay the authors'.
+    model.save_motion(tmp_path / "saved")
+    kept = model.motion
+    model.load_motion(tmp_path / "saved")
+    assert model.motion == kept and model.clip_scheduler["beta_schedule"] == "linear"
+    model.load_motion(tmp_path / "saved", like="diffusers")
+    assert model.motion.motion_norm_over_frames and not model.motion.unet_norm_over_frames
     model.load_motion(file, like="diffusers")
     assert model.motion.motion_norm_over_frames and not model.motion.unet_norm_over_frames
     kept = model.params["unet"]

@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 import sdjax
 from sdjax.pipeline.results import movies, notes
@@ -38,6 +39,19 @@ def test_frames_speed_and_settings_come_back(tmp_path, kind):
     for made, frame in zip(shown, FRAMES, strict=True):
         assert np.abs(made - np.asarray(frame, float)).mean() < 6
     assert PictureFolder(tmp_path, kind).save(FRAMES, {}).name == f"00001.{kind}"
+
+
+def test_a_movie_that_cannot_be_written_is_told(tmp_path):
+    with pytest.raises(OSError, match="No such file or directory"):
+        movies.write_mp4(tmp_path / "none" / "a.mp4", FRAMES, 8, "")
+
+
+def test_a_comment_of_another_program_is_no_setting(tmp_path):
+    text = PngInfo()
+    text.add_text("comment", "made by hand")
+    FRAMES[0].save(tmp_path / "a.png", pnginfo=text)
+    with pytest.raises(sdjax.SdjaxError, match="holds no settings"):
+        notes.read_settings(tmp_path / "a.png")
 
 
 def test_without_the_package_mp4_is_refused(monkeypatch):

@@ -159,7 +159,7 @@ class Adapted:
         if not theirs and betas != LINEAR:
             warnings.warn(
                 f"motion modules are trained on linear betas and the model's are {betas}: "
-                'like="authors" takes linear ones',
+                'like="authors" (--motion-like authors) takes linear ones',
                 stacklevel=3,
             )
         base = {**self._base, "unet": with_motion(self._base["unet"], params)}

@@ -69,7 +69,8 @@ def read_settings(path: str | os.PathLike) -> tuple[dict[str, object], dict[str,
         with Image.open(path) as picture:
             picture.load()
             texts, exif = dict(getattr(picture, "text", {})), picture.getexif()
-            remark = picture.info.get("comment", b"").decode("ascii", "replace")
+            remark = picture.info.get("comment", "")  # bytes in a GIF and a JPEG
+            remark = remark.decode("ascii", "replace") if isinstance(remark, bytes) else remark
     except (OSError, ValueError, SyntaxError) as error:
         raise SdjaxError(f"{path}: not a readable picture ({error})") from error
     for said in (str(exif.get(ExifTags.Base.ImageDescription, "")), remark):

@@ -1,5 +1,7 @@
 """Schedules and what the optimizers are told."""
 
+import inspect
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -52,7 +54,17 @@ def test_clipping_bounds_the_global_norm():
     assert optax.tree.norm(momentum) == pytest.approx(0.5 * (1 - config.beta_2), rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["adamw", "adafactor", "lion", "schedule_free", "muon"])
+OLD = "consistent_rms" not in inspect.signature(optax.contrib.muon).parameters
+MUON = pytest.param("muon", marks=pytest.mark.skipif(OLD, reason="the oldest optax has less of it"))
+
+
+@pytest.mark.skipif(not OLD, reason="of the oldest optax")
+def test_an_optax_that_is_too_old_for_muon_is_told():
+    with pytest.raises(SdjaxError, match="muon needs a newer optax: pip install"):
+        make_optimizer(OptimizerConfig(name="muon"), 1_000)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adafactor", "lion", "schedule_free", MUON])
 def test_decay_spares_biases_and_norms(name):
     config = OptimizerConfig(
         name=name, learning_rate=0.1, schedule="constant", warmup_steps=0, weight_decay=0.5,
@@ -113,7 +125,7 @@ def optaxs(name, rate, mask):
     )
 
 
-NAMES = ["adafactor", "lion", "prodigy", "schedule_free", "muon"]
+NAMES = ["adafactor", "lion", "prodigy", "schedule_free", MUON]
 
 
 @pytest.mark.parametrize("name", NAMES)
