@@ -74,6 +74,8 @@ def test_the_command_tells_bounds_and_cost(tmp_path, capsys):
     config = tmp_path / "tiny.py"
     config.write_text("from tests.training.small import PIXELS as config")
     arguments = ["plan", "--config", str(config), "--topology", "h100:4", "--price", "2"]
+    assert main([*arguments[:-1], "-2"]) == 2
+    assert "price must be at least 0, got -2" in capsys.readouterr().err
     assert main([*arguments, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["devices"] == 4 and told["binds"] == "compute" and told["fits"] is None

@@ -148,6 +148,19 @@ def load(kind, folder):
     return quiet(CLASSES[kind].from_pretrained(folder))
 
 
+def make_controlnet(unet, folder, seed=1):
+    """Saves a ControlNet for a U-Net, whose zero convolutions are none, and gives the folder."""
+    torch.manual_seed(seed)
+    network = diffusers.ControlNetModel.from_unet(
+        unet, conditioning_embedding_out_channels=(8, 16)
+    )
+    for name, parameter in network.named_parameters():
+        if "controlnet" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    network.save_pretrained(folder)
+    return folder
+
+
 def images(pipeline, prompts, **options):
     """Images [N, H, W, 3] in 0 … 1 of 20 guided steps."""
     options = {"num_inference_steps": 20, "guidance_scale": 5.0, **options}

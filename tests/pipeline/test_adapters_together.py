@@ -8,7 +8,7 @@ from PIL import Image
 
 import sdjax
 from tests.models.peers import randomised
-from tests.pipeline import peers, test_ip_adapter
+from tests.pipeline import test_ip_adapter
 from tests.pipeline.peers import PROMPTS
 from tests.pipeline.test_t2i_adapter import ADAPTERS, SIZE, STEPS, ours, picture
 
@@ -16,10 +16,8 @@ SHOWN = picture(3)
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    made = peers.make("sd1", tmp_path_factory.mktemp("sd1"))
-    test_ip_adapter.encoder(made)
-    return made
+def finished():
+    return lambda kind, folder: test_ip_adapter.encoder(folder)
 
 
 @pytest.fixture(scope="module")

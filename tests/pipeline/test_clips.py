@@ -150,29 +150,15 @@ def test_long_clips_are_seen_in_windows(moving):
     np.testing.assert_allclose(whole, total / count, atol=2e-5 * np.abs(whole).max())
 
 
-@pytest.fixture(scope="module")
-def control(folder, tmp_path_factory):
-    torch.manual_seed(1)
-    network = diffusers.ControlNetModel.from_unet(
-        peers.load("sd1", folder).unet, conditioning_embedding_out_channels=(8, 16)
-    )
-    for name, parameter in network.named_parameters():
-        if "controlnet" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
-    path = tmp_path_factory.mktemp("control")
-    network.eval().save_pretrained(path)
-    return network, sdjax.Control.from_pretrained(path)
-
-
-def test_each_frame_has_its_control_picture(moving, folder, adapters, control):
+def test_each_frame_has_its_control_picture(moving, folder, adapters, controlnet):
     shown = [picture(seed) for seed in range(FRAMES)]
     name = "AnimateDiffControlNetPipeline"
-    pipeline = theirs("sd1", folder, adapters, name, controlnet=control[0])
+    pipeline = theirs("sd1", folder, adapters, name, controlnet=controlnet[0])
     expected = clips_of(pipeline, conditioning_frames=shown, controlnet_conditioning_scale=0.8)
-    made = ours(moving, controls=[control[1](shown, scale=0.8)])
+    made = ours(moving, controls=[controlnet[1](shown, scale=0.8)])
     assert_close(made, expected)
     with pytest.raises(sdjax.SdjaxError, match="one for all frames or one a frame, 5, got 2"):
-        ours(moving, controls=[control[1](shown[:2])])
+        ours(moving, controls=[controlnet[1](shown[:2])])
 
 
 def authors_state(state, first=False):

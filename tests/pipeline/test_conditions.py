@@ -137,19 +137,11 @@ def test_image_to_image_with_sdxl(folders):
 @pytest.fixture(scope="module")
 def control_folders(folders, tmp_path_factory):
     """Two ControlNets of the first model, whose zero convolutions are none."""
-    made = []
-    for seed in (1, 2):
-        torch.manual_seed(seed)
-        unet = peers.load("sd1", folders("sd1")).unet
-        network = diffusers.ControlNetModel.from_unet(
-            unet, conditioning_embedding_out_channels=(8, 16)
-        )
-        for name, parameter in network.named_parameters():
-            if "controlnet" in name:
-                torch.nn.init.normal_(parameter, std=0.1)
-        made.append(tmp_path_factory.mktemp(f"control{seed}"))
-        network.save_pretrained(made[-1])
-    return made
+    unet = peers.load("sd1", folders("sd1")).unet
+    return [
+        peers.make_controlnet(unet, tmp_path_factory.mktemp(f"control{seed}"), seed)
+        for seed in (1, 2)
+    ]
 
 
 STEERED = {

@@ -18,17 +18,8 @@ LARGE = {"height": 36, "width": 48}
 
 
 @pytest.fixture(scope="module")
-def control(folder, tmp_path_factory):
-    torch.manual_seed(1)
-    network = diffusers.ControlNetModel.from_unet(
-        peers.load("sd1", folder).unet, conditioning_embedding_out_channels=(8, 16)
-    )
-    for name, parameter in network.named_parameters():
-        if "controlnet" in name:
-            torch.nn.init.normal_(parameter, std=0.1)
-    path = tmp_path_factory.mktemp("control")
-    network.save_pretrained(path)
-    return sdjax.Control.from_pretrained(path)
+def control(controlnet):
+    return controlnet[1]
 
 
 def test_latents_are_refined_as_by_diffusers(model, folder):

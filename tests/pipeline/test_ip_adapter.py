@@ -31,17 +31,9 @@ def config_of(model, kind):
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
-    """Pipelines, and beside each an image encoder, as IP-Adapters are published."""
-    made = {}
-
-    def folder(kind):
-        if kind not in made:
-            made[kind] = peers.make(kind, tmp_path_factory.mktemp(kind))
-            encoder(made[kind])
-        return made[kind]
-
-    return folder
+def finished():
+    """Beside each pipeline an image encoder, as IP-Adapters are published."""
+    return lambda kind, folder: encoder(folder)
 
 
 def encoder(folder):

@@ -92,8 +92,14 @@ def _read(path, wanted):
 
 
 def _write(path, made_of, sets):
-    unfinished = path.with_suffix(".part")
     arrays = {f"{number}/{name}": a for number, own in enumerate(sets) for name, a in own.items()}
+    write_arrays(path, made_of, arrays)
+
+
+def write_arrays(path, made_of: str, arrays: dict) -> None:
+    """Keeps arrays with what they are made of in the file `path`, which appears when it is whole.
+    """
+    unfinished = path.with_suffix(".part")
     with unfinished.open("wb") as file:
         np.savez(file, made_of=made_of, **arrays)
     os.replace(unfinished, path)

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from sdjax.parallel import map_over_devices
 from sdjax.training.loop.settings import say
 from sdjax.training.objectives.latent_loss import embedded
 
-from .latent_cache import digest_of
+from .latent_cache import digest_of, write_arrays
 from .texts import encoded
 
 CHUNK = 32  # captions embedded at once
@@ -80,12 +79,9 @@ class Contexts:
                     for row, key in enumerate(saved["key"].tolist())}
 
     def _write(self):
-        unfinished = self._path.with_suffix(".part")
         rows = list(self._known.values())
         arrays = {name: np.stack([row[name] for row in rows]) for name in rows[0]}
-        with unfinished.open("wb") as file:
-            np.savez(file, made_of=self._made_of, key=np.array(list(self._known)), **arrays)
-        os.replace(unfinished, self._path)
+        write_arrays(self._path, self._made_of, {"key": np.array(list(self._known)), **arrays})
 
 
 def empty_contexts(contexts: Contexts) -> dict:
