@@ -12,7 +12,8 @@ from pathlib import Path
 import sdjax
 
 PAGE = Path(__file__).with_name("reference.md")
-MODULES = ("diffusion", "models", "weights", "text", "pipeline", "data", "training", "evaluation")
+MODULES = ("diffusion", "models", "weights", "text", "pipeline", "sound", "data", "training",
+           "evaluation")
 PLAIN = ("parallel", "memory")
 """Modules without `__all__`: what they define, and does not begin with an underscore."""
 
