@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from sdjax.models.attention import attention
-from sdjax.models.layers import Dense
+from sdjax.models.layers import Dense, default_init
 from sdjax.models.norms import LayerNorm
 
 
@@ -81,3 +81,24 @@ class TextTimeEmbedding(nn.Module):
         x = AttentionPooling(self.heads, self.dtype, name="pool")(x)
         x = Dense(self.features, dtype=self.dtype, name="proj")(x)
         return LayerNorm(dtype=self.dtype, name="norm2")(x)
+
+
+class Projection(nn.Module):
+    """One dense layer, x [B, in] -> [B, features]. Its parameter is a table, [features, in], as the
+    names of networks have the weight of whatever is called an embedding."""
+
+    features: int
+    dtype: jnp.dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x):
+        shape = (self.features, x.shape[-1])
+        table = self.param("embedding", _turned, shape, jnp.float32).astype(self.dtype)
+        y = jnp.dot(x.astype(self.dtype), table.T, preferred_element_type=jnp.float32)
+        y = y + self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+        return y.astype(self.dtype)
+
+
+def _turned(key, shape, dtype):
+    """A dense layer's initial kernel as a table."""
+    return default_init(key, shape[::-1], dtype).T

@@ -6,7 +6,12 @@ import jax.numpy as jnp
 from sdjax.errors import SdjaxError
 from sdjax.models.attention import Attention
 from sdjax.models.blocks import ConvNextBlock, Downsample, ResnetBlock, Upsample
-from sdjax.models.embeddings import TextTimeEmbedding, TimestepEmbedding, sinusoidal_embedding
+from sdjax.models.embeddings import (
+    Projection,
+    TextTimeEmbedding,
+    TimestepEmbedding,
+    sinusoidal_embedding,
+)
 from sdjax.models.inputs import check_floats, check_integers
 from sdjax.models.layers import Conv, Embedding, zeros_init
 from sdjax.models.motion import MotionConfig, MotionModule
@@ -301,16 +306,22 @@ class UNet(nn.Module):
         if config.time_cond_proj_dim is not None and timestep_cond is None:
             timestep_cond = jnp.zeros((batch, config.time_cond_proj_dim), self.dtype)
         emb = embedding("time_embedding")(sinusoid(t, width), timestep_cond)
-        kind = config.class_embed_type
+        kind, label = config.class_embed_type, None
         if kind == "timestep":
-            emb += embedding("class_embedding")(sinusoid(class_labels, width))
+            label = embedding("class_embedding")(sinusoid(class_labels, width))
         elif kind == "projection":
-            emb += embedding("class_embedding")(class_labels)
+            label = embedding("class_embedding")(class_labels)
+        elif kind == "simple_projection":
+            label = Projection(features, self.dtype, name="class_embedding")(class_labels)
         elif kind == "identity":
-            emb += class_labels.astype(self.dtype)
+            label = class_labels.astype(self.dtype)
         elif config.num_class_embeds is not None:
             table = Embedding(config.num_class_embeds, features, self.dtype, name="class_embedding")
-            emb += table(class_labels)
+            label = table(class_labels)
+        if label is not None and config.class_embeddings_concat:
+            emb = jnp.concatenate([emb, label], axis=-1)
+        elif label is not None:
+            emb += label
         if config.addition_embed_type == "text_time":
             ids = sinusoid(added["time_ids"], config.addition_time_embed_dim).reshape(batch, -1)
             vector = jnp.concatenate([added["text_embeds"].astype(self.dtype), ids], axis=-1)
@@ -329,7 +340,10 @@ class UNet(nn.Module):
             raise SdjaxError(
                 f"U-Net input: expected [batch, height, width, {config.in_channels}], got {x.shape}"
             )
-        if any(attention == "cross" for _, attention in config.all_stages()):
+        if config.without_context and context is not None:
+            raise SdjaxError(f"U-Net: this configuration takes no context, got {context.shape}")
+        cross = any(attention == "cross" for _, attention in config.all_stages())
+        if cross and not config.without_context:
             width = config.context_width
             shape = None if context is None else context.shape
             if shape is None or len(shape) != 3 or shape[-1] != width:

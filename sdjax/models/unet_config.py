@@ -33,7 +33,6 @@ DIFFUSERS_MIDS = (None, "UNetMidBlock2D", "UNetMidBlock2DCrossAttn")
 FIXED = {
     "act_fn": ("silu", "swish"),
     "attention_type": ("default",),
-    "class_embeddings_concat": (False,),
     "cross_attention_norm": (None,),
     "downsample_type": ("conv",),
     "dual_cross_attention": (False,),
@@ -70,6 +69,7 @@ CONDITION_ONLY = (
     "addition_embed_type",
     "addition_embed_type_num_heads",
     "addition_time_embed_dim",
+    "class_embeddings_concat",
     "projection_class_embeddings_input_dim",
     "time_cond_proj_dim",
     "conv_in_kernel",
@@ -89,6 +89,7 @@ class UNetConfig:
     `attention_head_dim` is, as in diffusers, the **number** of heads in CrossAttn blocks and the
     channels of a head elsewhere (None: one head). `addition_embed_type` adds to the time embedding
     SDXL's pooled text and sizes ("text_time") or a pooling of the context ("text").
+    `class_embeddings_concat` sets the class beside the time embedding in place of adding it.
 
     `transformer_layers_per_block` has one number for all levels, or for each level one or one for
     each of its attentions. `reverse_transformer_layers_per_block` has the same for the way up,
@@ -117,6 +118,7 @@ class UNetConfig:
     attention_head_dim: int | tuple[int, ...] | None = 8
     use_linear_projection: bool = False
     class_embed_type: str | None = None
+    class_embeddings_concat: bool = False
     num_class_embeds: int | None = None
     addition_embed_type: str | None = None
     addition_embed_type_num_heads: int = 64
@@ -147,7 +149,7 @@ class UNetConfig:
         _one_of(
             "class_embed_type",
             self.class_embed_type,
-            [None, "timestep", "identity", "projection"],
+            [None, "timestep", "identity", "projection", "simple_projection"],
         )
         for field in (
             "only_cross_attention",
@@ -167,7 +169,8 @@ class UNetConfig:
                     f"block_out_channels: expected multiples of norm_num_groups "
                     f"{self.norm_num_groups}, got {channels}"
                 )
-        if any(a == "cross" for _, a in self.all_stages()) and not self.context_width:
+        cross = any(attention == "cross" for _, attention in self.all_stages())
+        if cross and not (self.context_width or self.without_context):
             raise SdjaxError(
                 "cross_attention_dim: expected one width for all CrossAttn blocks, got "
                 f"{self.cross_attention_dim}"
@@ -232,13 +235,26 @@ class UNetConfig:
 
     @property
     def context_width(self):
-        """The width of the context: that of the levels that look at it; None where they differ."""
+        """The width of the context: that of the levels that look at it; None where they differ, and
+        where none does."""
+        if self.without_context:
+            return None
         sides = (self.down_block_types, self.up_block_types[::-1])
         looks = [any("CrossAttn" in name for name in names) for names in zip(*sides, strict=True)]
         looks[-1] |= "CrossAttn" in (self.mid_block_type or "")
         widths = self.per_level("cross_attention_dim")
         found = {width for width, look in zip(widths, looks, strict=True) if look or not any(looks)}
         return found.pop() if len(found) == 1 else None
+
+    @property
+    def without_context(self):
+        """Whether the CrossAttn blocks have no context, and look at the picture itself once more.
+
+        Told by `cross_attention_dim`, which then has the width of each level's picture, and by what
+        such networks are given in place of a context.
+        """
+        own = self.cross_attention_dim == self.block_out_channels
+        return own and self.class_embed_type == "simple_projection"
 
     @property
     def class_name(self):

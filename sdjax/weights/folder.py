@@ -9,11 +9,14 @@ from pathlib import Path
 
 from sdjax.errors import SdjaxError
 from sdjax.folders import check_local
+from sdjax.models import clap
 from sdjax.models.clip import PLAIN, PROJECTED
 from sdjax.models.unet_config import CONDITION_MODEL, OWN_MODEL, PIXEL_MODEL
 from sdjax.text_files import read_text
 from sdjax.weights import openclip, original, single_file
 from sdjax.weights.checkpoint import PARTS, Checkpoint, Part
+from sdjax.weights.clap import clap_part, is_clap
+from sdjax.weights.hifigan import vocoder_state
 from sdjax.weights.names import IGNORED_SUFFIXES
 from sdjax.weights.tensors import State, write_safetensors
 
@@ -42,9 +45,10 @@ _TEXT_CLASSES = (PLAIN, PROJECTED)
 _CLASSES = {
     "unet": (CONDITION_MODEL, PIXEL_MODEL, OWN_MODEL),
     "vae": ("AutoencoderKL", "AutoencoderTiny"),
-    "text_encoder": _TEXT_CLASSES,
+    "text_encoder": (*_TEXT_CLASSES, clap.NAME, clap.WHOLE),
     "text_encoder_2": _TEXT_CLASSES,
     "controlnet": ("ControlNetModel",),
+    "vocoder": ("SpeechT5HifiGan",),
 }
 # What is looked at before a configuration's network is made; null is as good as nothing.
 _FIELDS = {
@@ -250,6 +254,10 @@ def read_part(folder: str | os.PathLike, part: str, variant: str | None = None) 
     state = {key: t for key, t in state.items() if not key.endswith(IGNORED_SUFFIXES)}
     if part == "vae":
         state = original.diffusers_vae(state)
+    elif part == "vocoder":
+        state = vocoder_state(state)
+    elif is_clap(config):
+        return clap_part(config, state)
     elif part.startswith("text_encoder"):
         projected = PROJECTED in (config.get("architectures") or ())
         state = openclip.with_prefix(state) if projected else openclip.without_prefix(state)

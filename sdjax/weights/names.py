@@ -2,7 +2,7 @@
 
 A numeric component of a key joins the one before it, so `down_blocks.0.resnets.1.conv1.weight`
 is `params["down_blocks.0"]["resnets.1"]["conv1"]["kernel"]`. `weight` is `embedding` in a module
-whose name ends in "embedding", `scale` where it has one axis, and `kernel` elsewhere: OIHW there
+whose name ends in "embedding" or "embeddings", `scale` where it has one axis, and `kernel` elsewhere: OIHW there
 and HWIO here, [out, in] there and [in, out] here.
 """
 
@@ -31,7 +31,7 @@ def tree_path(key: str, ndim: int) -> tuple[str, ...]:
     if path[-1] == "weight":
         if ndim == 1:
             path[-1] = "scale"
-        elif ndim == 2 and len(path) > 1 and path[-2].endswith("embedding"):
+        elif ndim == 2 and len(path) > 1 and path[-2].endswith(("embedding", "embeddings")):
             path[-1] = "embedding"
         else:
             path[-1] = "kernel"

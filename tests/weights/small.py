@@ -40,6 +40,39 @@ TEXT_SD1 = {
     "eos_token_id": 599,
     "pad_token_id": 599,
 }
+CLAP = {
+    "vocab_size": 300,
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 40,
+    "max_position_embeddings": 66,
+    "projection_dim": 16,
+    "pad_token_id": 1,
+}
+UNET_SOUND = {
+    **UNET_SD1,
+    "in_channels": 8,
+    "out_channels": 8,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+    "cross_attention_dim": [16, 32],
+    "class_embed_type": "simple_projection",
+    "class_embeddings_concat": True,
+    "projection_class_embeddings_input_dim": 16,
+}
+VAE_SOUND = {**VAE_SD1, "in_channels": 1, "out_channels": 1, "latent_channels": 8,
+             "scaling_factor": 0.9}  # fmt: skip
+VOCODER = {
+    "model_in_dim": 16,
+    "sampling_rate": 16_000,
+    "upsample_initial_channel": 16,
+    "upsample_rates": [4, 2],
+    "upsample_kernel_sizes": [8, 4],
+    "resblock_kernel_sizes": [3, 7],
+    "resblock_dilation_sizes": [[1, 3, 5], [1, 3, 5]],
+    "normalize_before": False,
+}
 SCHEDULER = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
