@@ -79,30 +79,6 @@ def cost(function, *arguments: Any, device) -> Cost:
     )
 
 
-class Chip(NamedTuple):
-    """What a device can do, from its maker's tables."""
-
-    flops: float
-    """bfloat16 operations a second."""
-    memory: int
-    """Bytes."""
-    bandwidth: float
-    """Bytes a second of its memory."""
-    links: float
-    """Bytes a second to its neighbours, in one direction."""
-    compiles: bool = True
-    """Whether a compiler for it is here without the device."""
-
-
-CHIPS = {
-    "v5e": Chip(197e12, 16 * 2**30, 819e9, 200e9),
-    "v5p": Chip(459e12, 95 * 2**30, 2765e9, 600e9),
-    "v6e": Chip(918e12, 32 * 2**30, 1638e9, 400e9),
-    "a100": Chip(312e12, 80 * 10**9, 2039e9, 300e9, compiles=False),
-    "h100": Chip(989e12, 80 * 10**9, 3350e9, 450e9, compiles=False),
-}
-"""Of Google's pages on TPU versions and NVIDIA's data sheets (SXM boards, dense)."""
-
 _COLLECTIVE = re.compile(
     r"= (\(?[^=]*?\)?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)"
     r"(-start)?\((.*)"

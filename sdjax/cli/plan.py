@@ -35,7 +35,7 @@ def run(arguments: list[str], program: str) -> int:
         plan, arguments, program, words=WORDS, ours={*own, *(n.split()[0] for n in WORDS.values())},
         required=["--config", "--topology"], return_unknown_args=True,
     )  # fmt: skip
-    from sdjax import absent
+    from sdjax.chips import CHIPS
     from sdjax.pipeline.given.arguments import number
     from sdjax.training.recipes import plan as planning
     from sdjax.training.recipes.recipe import load_config, with_overrides
@@ -45,7 +45,7 @@ def run(arguments: list[str], program: str) -> int:
     recipe = with_overrides(load_config(config), rest, f"{program} plan --config {config}")
     prepare_devices([recipe.diffusion.batch_size] if recipe.diffusion else [])
     found = planning.estimate(recipe, topology)
-    chip = absent.CHIPS.get(found.chip)
+    chip = CHIPS.get(found.chip)
     figures = _figures(found, chip, price)
     if chip is not None and found.memory > 0.95 * chip.memory:
         figures["remedies"] = planning.remedies(recipe, found)

@@ -124,7 +124,7 @@ class TextModel(nn.Module):
 
     config: TextEncoderConfig
     dtype: jax.typing.DTypeLike = jnp.float32
-    remat: bool = False
+    remat: bool | str = False
 
     @nn.compact
     def __call__(
@@ -153,7 +153,7 @@ class TextEncoder(nn.Module):
 
     config: TextEncoderConfig
     dtype: jax.typing.DTypeLike = jnp.float32
-    remat: bool = False
+    remat: bool | str = False
 
     @nn.compact
     def __call__(

@@ -15,6 +15,7 @@ from sdjax.errors import SdjaxError
 from sdjax.models.attention import attention
 from sdjax.models.layers import ACTIVATIONS, Dense
 from sdjax.models.norms import LayerNorm
+from sdjax.models.remat import rematted
 
 HIDDEN_ACTS = ("gelu", "quick_gelu")
 
@@ -134,11 +135,11 @@ class ClipLayers(nn.Module):
     config: Any
     causal: bool
     dtype: jax.typing.DTypeLike = jnp.float32
-    remat: bool = False
+    remat: bool | str = False
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array | None = None) -> tuple[jax.Array, ...]:
-        layer = nn.remat(ClipLayer) if self.remat else ClipLayer
+        layer = rematted(ClipLayer, self.remat)
         states = [x]
         for i in range(self.config.num_hidden_layers):
             block = layer(self.config, self.causal, self.dtype, name=f"layers.{i}")

@@ -137,7 +137,7 @@ class VisionModel(nn.Module):
 
     config: CLIPVisionConfig
     dtype: jax.typing.DTypeLike = jnp.float32
-    remat: bool = False
+    remat: bool | str = False
 
     @nn.compact
     def __call__(self, pictures: jax.Array) -> VisionOutput:
@@ -162,7 +162,7 @@ class CLIPVision(nn.Module):
 
     config: CLIPVisionConfig
     dtype: jax.typing.DTypeLike = jnp.float32
-    remat: bool = False
+    remat: bool | str = False
 
     @nn.compact
     def __call__(self, pictures: jax.Array) -> VisionOutput:

@@ -16,6 +16,7 @@ from sdjax.models.inputs import check_floats, check_integers
 from sdjax.models.layers import Conv, Embedding, zeros_init
 from sdjax.models.motion import MotionConfig, MotionModule
 from sdjax.models.norms import GroupNorm
+from sdjax.models.remat import rematted
 from sdjax.models.transformer import SpatialTransformer
 from sdjax.models.unet_config import MID_BLOCKS, STAGES, UNetConfig
 
@@ -28,7 +29,7 @@ class Stage(nn.Module):
     block: str
     attention: str | None
     dtype: jnp.dtype = jnp.float32
-    remat: bool = False
+    remat: bool | str = False
     tile: tuple[bool, bool] = (False, False)
     motion: MotionConfig | None = None
     frames: int = 1
@@ -99,7 +100,7 @@ class Stage(nn.Module):
 
     def rematted(self, module):
         """The module, recomputed in the backward pass where the network was asked to."""
-        return nn.remat(module) if self.remat else module
+        return rematted(module, self.remat)
 
 
 class DownBlock(Stage):
@@ -192,7 +193,7 @@ class UNet(nn.Module):
 
     config: UNetConfig
     dtype: jnp.dtype = jnp.float32
-    remat: bool = False
+    remat: bool | str = False
     tile: tuple[bool, bool] = (False, False)
     motion: MotionConfig | None = None
 

@@ -18,6 +18,7 @@ from sdjax.models.config_fields import known_fields
 from sdjax.models.inputs import OF_PIXELS, check_floats
 from sdjax.models.layers import Conv
 from sdjax.models.norms import GroupNorm
+from sdjax.models.remat import rematted
 
 NORM_EPSILON = 1e-6
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
@@ -168,13 +169,13 @@ class Encoder(nn.Module):
 
     config: VAEConfig
     dtype: jax.typing.DTypeLike = jnp.float32
-    remat: bool = False
+    remat: bool | str = False
     tile: tuple[bool, bool] = (False, False)
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         config, dtype, tile = self.config, self.dtype, self.tile
-        level, middle = (nn.remat(m) if self.remat else m for m in (Level, Middle))
+        level, middle = (rematted(m, self.remat) for m in (Level, Middle))
         widths, groups = config.block_out_channels, config.norm_num_groups
         x = Conv(widths[0], dtype=dtype, tile=tile, name="conv_in")(x)
         for i, width in enumerate(widths):
@@ -191,13 +192,13 @@ class Decoder(nn.Module):
 
     config: VAEConfig
     dtype: jax.typing.DTypeLike = jnp.float32
-    remat: bool = False
+    remat: bool | str = False
     tile: tuple[bool, bool] = (False, False)
 
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
         config, dtype, tile = self.config, self.dtype, self.tile
-        level, middle = (nn.remat(m) if self.remat else m for m in (Level, Middle))
+        level, middle = (rematted(m, self.remat) for m in (Level, Middle))
         widths, groups = config.block_out_channels[::-1], config.norm_num_groups
         x = Conv(widths[0], dtype=dtype, tile=tile, name="conv_in")(z)
         x = middle(groups, config.mid_block_add_attention, dtype, tile, name="mid_block")(x)
@@ -214,7 +215,7 @@ class AutoencoderKL(nn.Module):
 
     config: VAEConfig
     dtype: jax.typing.DTypeLike = jnp.float32
-    remat: bool = False
+    remat: bool | str = False
     tile: tuple[bool, bool] = (False, False)
 
     def setup(self):
@@ -252,7 +253,7 @@ class VAE:
 
     config: VAEConfig
     dtype: jax.typing.DTypeLike = jnp.float32
-    remat: bool = False
+    remat: bool | str = False
     tile: tuple[bool, bool] = (False, False)
 
     @property

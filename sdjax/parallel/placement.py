@@ -64,6 +64,8 @@ class Copies:
     """A copy of everything on each local device: what is mapped sees the share of one."""
 
     fsdp = tensor = 1
+    sharing = 1
+    """Devices that share out the operations of one compiled body."""
 
     @property
     def groups(self) -> int:
@@ -198,6 +200,10 @@ class Sharded:
     def groups(self) -> int:
         """How many parts a batch is cut into."""
         return self.mesh.shape[DATA] * self.fsdp
+
+    @property
+    def sharing(self) -> int:
+        return self.mesh.size
 
     parts = 1
 

@@ -204,7 +204,10 @@ def test_remat_changes_memory_and_not_gradients():
         backward = jax.eval_shape(lambda p: jax.vjp(loss, p)[1], params)
         return sum(leaf.size for leaf in jax.tree.leaves(backward))
 
-    assert kept(loss(remat=True)) < 0.6 * kept(loss(remat=False))
+    sizes = [kept(loss(remat)) for remat in (True, "dots_saveable", False)]
+    assert sizes[0] < 0.6 * sizes[2] and sizes[0] < sizes[1] < sizes[2]
+    with pytest.raises(SdjaxError, match="remat is True, False, or one of .*, got 'dots'"):
+        kept(loss("dots"))
     plain, rematted = (jax.jit(jax.grad(loss(remat)))(params) for remat in (False, True))
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(rematted), strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-6 + 1e-5 * np.abs(a).max())

@@ -28,6 +28,10 @@ class OptimizerConfig:
     epsilon: float = 1e-8
     weight_decay: float = 0.01
     """Applied to kernels and embeddings, not to biases and norm scales."""
+    momentum_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the averaged gradient, a quarter of what full training keeps; with adamw, lion, muon and
+    adafactor. Squares keep float32, where small changes must not be lost; adafactor has next to
+    none of them."""
     clip_norm: float = 1.0
     """Bound on the global norm of the gradient; 0 turns clipping off."""
 
@@ -40,6 +44,11 @@ class OptimizerConfig:
         for name in ("beta_1", "beta_2"):
             if not 0 <= getattr(self, name) < 1:
                 raise SdjaxError(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        if self.momentum_dtype != "float32" and self.name in ("prodigy", "schedule_free"):
+            raise SdjaxError(
+                f"momentum_dtype {self.momentum_dtype} is for adamw, lion, muon and adafactor, "
+                f"not {self.name}"
+            )
         if self.name == "schedule_free" and (self.schedule != "constant" or not self.beta_1):
             raise SdjaxError(
                 f"schedule_free wants the schedule constant, and a beta_1 above 0: got "
@@ -84,6 +93,12 @@ class RunConfig:
     0 for none."""
     remat: bool = False
     """Recompute activations in the backward pass, for memory."""
+    remat_policy: Literal[
+        "nothing_saveable", "dots_saveable", "dots_with_no_batch_dims_saveable"
+    ] = "nothing_saveable"
+    """With remat: what a block keeps nonetheless, by the names of `jax.checkpoint_policies`."""
+    profile: bool = False
+    """Write a trace of a few calls, once the first has compiled, to the run's folder `profile`."""
     max_minutes: float = 0.0
     """Save and stop after this wall-clock time of this run, to be resumed; 0 for no limit. It
     counts from the first step: neither reading, nor other runs of the recipe, nor earlier sittings.
@@ -112,6 +127,13 @@ class RunConfig:
     def images_per_step(self):
         """Images that one update averages over."""
         return self.batch_size * self.accumulation
+
+    @property
+    def remat_kind(self):
+        """`remat` of a network."""
+        return self.remat and (
+            True if self.remat_policy == "nothing_saveable" else self.remat_policy
+        )
 
     @property
     def dtype(self):

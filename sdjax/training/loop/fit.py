@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from sdjax.checkpoints import VALIDATION, Checkpoints
+from sdjax.chips import chip_of
 from sdjax.errors import SdjaxError
 from sdjax.folders import one_line_errors
 from sdjax.parallel import COPIES, Placement, Votes, leader
@@ -20,10 +21,12 @@ from sdjax.room import told_when_full
 from .config import RunConfig
 from .feed import Feed
 from .optimizers import learning_rate, make_optimizer
+from .pace import Pace
 from .report import Report, Silent
 from .settings import as_json, changes, say, tell
 from .state import TrainState
 from .step import make_step
+from .trace import Trace
 from .validation import Best
 
 LAG = 2  # calls between sending a step and reading its metrics, so that an accelerator never waits
@@ -107,6 +110,8 @@ def _fit(objective, frozen, batches, config, folder, name, sheet, about, validat
                 report.say(line)
             run = _Run(objective, optimizer, config, checkpoints, report, sheet, about, place)
             run.clock, run.validation = begun - before, validation
+            if config.profile:
+                run.trace = Trace(Path(folder) / "profile", report.say)
             kept = getattr(objective, "kept", None)
             return run.go(state, step, place.own(kept(frozen) if kept else frozen), batches)
         finally:
@@ -215,7 +220,11 @@ class _Run:
         own = getattr(objective, "learning_rate", None)
         self.learning_rate = own or learning_rate(config.optimizer, config.steps)
         self.update = step_of(objective, optimizer, config, place)
-        self.clock = time.monotonic()
+        self.clock, self.trace = time.monotonic(), None
+        self.pace = Pace(
+            config.steps_per_call, config.images_per_step * config.steps_per_call,
+            jax.device_count(),
+        )
         self.sent, self.votes, self.stop = deque(), Votes(), 0
         # On the CPU a call runs in the caller's threads, so nothing is gained by running ahead, and
         # several steps in flight can lock each other out of the threads their averaging waits for.
@@ -230,11 +239,13 @@ class _Run:
                 return self._updates(self.place.own(state), step, frozen, feed, signals)
             finally:
                 feed.close()
+                if self.trace is not None:
+                    self.trace.close()
 
     def _updates(self, state, step, frozen, feed, signals):
         config = self.config
-        self.since, self.images, begun = time.monotonic(), 0, step
-        deadline = self.since + 60 * config.max_minutes if config.max_minutes else float("inf")
+        begun = step
+        deadline = time.monotonic() + 60 * config.max_minutes if config.max_minutes else float("inf")
         alone = jax.process_count() == 1
 
         def asked():
@@ -242,9 +253,11 @@ class _Run:
             return signals.received or (MINUTES if time.monotonic() > deadline else 0)
 
         while step < config.steps:
-            batch, position = next(feed)
+            with self.pace.waiting():
+                batch, position = next(feed)
             if step == begun:
                 self.report.stage("compiling the training step")
+                self.pace.utilised = self._utilised(state, frozen, batch)
             state, metrics = self.update(state, frozen, batch)
             before, step = step, step + config.steps_per_call
             self.sent.append((before, metrics, self.votes.cast(asked())))
@@ -252,7 +265,9 @@ class _Run:
             if before == begun:
                 self.report.stage("")
                 if step < config.steps:  # how long that took says nothing of the time left
-                    self.since, self.images = time.monotonic(), 0
+                    self.pace.restart()
+            if self.trace is not None:
+                self.trace.called(metrics)
             stop = self.stop or (alone and asked())
             due = step == config.steps or _passed(before, step, config.checkpoint_every)
             if stop or due:
@@ -269,6 +284,18 @@ class _Run:
         ema = self.place.gathered(state.ema)
         return Outcome(ema, step, step == config.steps, self._seconds())
 
+    def _utilised(self, *arguments):
+        """Share of a second that a call takes a device at its best; None where that is not known.
+
+        The program is lowered once more for it, which is short beside compiling it.
+        """
+        chip = chip_of(jax.local_devices()[0].device_kind)
+        if chip is None:
+            return None
+        flops = self.update.lower(*arguments).cost_analysis()["flops"]
+        often = self.config.steps_per_call * self.config.accumulation  # a loop's body counts once
+        return often * flops / self.place.sharing / chip.flops
+
     def _seconds(self):
         return time.monotonic() - self.clock
 
@@ -283,16 +310,15 @@ class _Run:
                 self._fail(before + int(bad.argmax()) + 1)
             step = before + self.config.steps_per_call
             self.window.append(metrics)
-            self.images += self.config.images_per_step * self.config.steps_per_call
+            self.pace.called()
             self.report.advance(step)
             if _passed(before, step, self.config.log_every) or step == self.config.steps:
                 means = {name: float(np.mean([m[name] for m in self.window])) for name in metrics}
                 means["learning_rate"] = float(self.learning_rate(step - 1))
-                now = time.monotonic()
-                rate = self.images / max(now - self.since, 1e-9)
-                left = (self.config.steps - step) * self.config.images_per_step / rate
-                self.report.metrics(step, means, rate, self._seconds(), left)
-                self.window, self.images, self.since = [], 0, now
+                pace = self.pace.figures()
+                left = (self.config.steps - step) * pace["step_seconds"]
+                self.report.metrics(step, means, pace, self._seconds(), left)
+                self.window = []
 
     def _fail(self, step):
         self.checkpoints.wait()
@@ -309,34 +335,33 @@ class _Run:
         if self.validation is None:
             return {}
         self._read()
-        paused = time.monotonic()
-        loss = self.validation(state.ema, frozen)
-        self.report.validation(step, loss, self._seconds())
-        self.since += time.monotonic() - paused
+        with self.pace.paused():
+            loss = self.validation(state.ema, frozen)
+            self.report.validation(step, loss, self._seconds())
         return {VALIDATION: loss}
 
     def _save(self, state, step, position, more):
         self._read()  # a state whose loss was not finite must not become a checkpoint
-        paused = time.monotonic()
-        notes = {"data": _packed(position), "seconds": self._seconds(), "about": self.about} | more
-        self.checkpoints.save(step, state, notes)
-        self.since += time.monotonic() - paused
+        about = {"data": _packed(position), "seconds": self._seconds(), "about": self.about}
+        with self.pace.paused():
+            self.checkpoints.save(step, state, about | more)
 
     def _sheet(self, state, step):
         if self.make_sheet is None:
             return
         self._read()
-        paused = time.monotonic()
-        ema = self.place.shown(state.ema)
-        if not leader():
-            return
+        with self.pace.paused():
+            ema = self.place.shown(state.ema)
+            if leader():
+                self._draw(ema, step)
+
+    def _draw(self, ema, step):
         self.report.stage("drawing the sheet" if self.drawn else "compiling and drawing the sheet")
         images, captions = self.make_sheet(ema)
         path = self.report.sheet(step, images, captions)
         self.report.stage("")
         self.drawn = True
         self.report.say(f"sheet of step {step}: {path}")
-        self.since += time.monotonic() - paused
 
 
 def _passed(before, step, every):

@@ -102,15 +102,17 @@ def _single(config, steps, rates=None):
 
 def _update(config, rate, rates):
     decay = {"weight_decay": config.weight_decay}
-    betas = config.beta_1, config.beta_2
+    betas, momentum = (config.beta_1, config.beta_2), jnp.dtype(config.momentum_dtype)
     if config.name == "schedule_free":
         # The rates belong to the steps that it averages over.
         base = optax.adamw(rate, 0.0, config.beta_2, config.epsilon, mask=decayed, **decay)
         return optax.contrib.schedule_free(_scaled(base, rates), rate, config.beta_1)
     if config.name == "adamw":
-        update = optax.adamw(rate, *betas, config.epsilon, mask=decayed, **decay)
+        update = optax.adamw(
+            rate, *betas, config.epsilon, mask=decayed, mu_dtype=momentum, **decay
+        )
     elif config.name == "lion":
-        update = optax.lion(rate, *betas, mask=decayed, **decay)
+        update = optax.lion(rate, *betas, mask=decayed, mu_dtype=momentum, **decay)
     elif config.name == "prodigy":
         update = _prodigy(config, rate)
     elif config.name == "muon":
@@ -118,7 +120,7 @@ def _update(config, rate, rates):
             raise SdjaxError("the optimizer muon needs a newer optax: pip install --upgrade optax")
         update = optax.contrib.muon(
             rate, beta=config.beta_1, eps=config.epsilon, weight_decay_mask=decayed,
-            adam_b1=config.beta_1, adam_b2=config.beta_2, consistent_rms=0.2,
+            adam_b1=config.beta_1, adam_b2=config.beta_2, consistent_rms=0.2, mu_dtype=momentum,
             muon_weight_dimension_numbers=_matrices, **decay,
         )
     else:
@@ -127,6 +129,7 @@ def _update(config, rate, rates):
             rate,
             multiply_by_parameter_scale=False,
             momentum=config.beta_1 or None,
+            dtype_momentum=momentum,
             weight_decay_rate=config.weight_decay * config.learning_rate or None,
             weight_decay_mask=decayed,
         )

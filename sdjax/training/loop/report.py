@@ -55,19 +55,23 @@ class Report:
         """Move the bar."""
         self._bar.update(self._task, completed=step)
 
-    def metrics(self, step, values, images_per_second, seconds, seconds_left):
-        """Record a dict of floats for the updates that end with `step`."""
+    def metrics(self, step, values, pace, seconds, seconds_left):
+        """Record dicts of floats, of the updates that end with `step` and of their pace."""
         line = {"step": step, "seconds": round(seconds, 2),
-                "images_per_second": round(images_per_second, 1), **values}
+                **{name: float(f"{value:.4g}") for name, value in pace.items()}, **values}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-        self._board.scalars(step, {**values, "images_per_second": images_per_second})
-        loss, rate = f"{values['loss']:.4f}", f"{images_per_second:.0f}"
+        self._board.scalars(step, values | pace)
+        loss, rate = f"{values['loss']:.4f}", f"{pace['images_per_second']:.0f}"
+        notes = f", {pace['waiting_for_data']:.0%} of it waiting for data" * (
+            pace["waiting_for_data"] >= 0.05)
+        if "utilisation" in pace:
+            notes += f", {pace['utilisation']:.0%} of the chip"
         if self._console.is_terminal:
             left = timedelta(seconds=round(seconds_left))
             self._bar.update(self._task, loss=loss, rate=rate, left=left)
         else:
-            self.say(f"{self._name} {step}/{self._steps}  loss {loss}  {rate} images/s, "
+            self.say(f"{self._name} {step}/{self._steps}  loss {loss}  {rate} images/s{notes}, "
                      f"{seconds_left / 60:.1f} min left")
 
     def validation(self, step, loss, seconds):

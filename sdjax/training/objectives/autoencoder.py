@@ -74,7 +74,7 @@ class AutoencoderObjective:
     @property
     def vae(self) -> VAE:
         """The autoencoder, in the run's precision."""
-        return VAE(self.config.vae, self.config.dtype, self.config.remat)
+        return VAE(self.config.vae, self.config.dtype, self.config.remat_kind)
 
     def optimizer(self):
         """The run's, and beside it the discriminator's own."""

@@ -207,5 +207,5 @@ def distilled(config, networks, make, zero_negative) -> DistilledObjective:
     if width:
         config_with = replace(networks.unet.config, time_cond_proj_dim=width)
         student = replace(networks, unet=networks.unet.clone(config=config_with))
-    teacher = networks.in_dtype(config.dtype, config.remat).unet
+    teacher = networks.in_dtype(config.dtype, config.remat_kind).unet
     return DistilledObjective(make(config, student), distillation, teacher, zero_negative)

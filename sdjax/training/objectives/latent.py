@@ -91,11 +91,11 @@ class LatentObjective:
 
     @property
     def _unet(self):
-        return UNet(self.config.unet, self.config.dtype, self.config.remat)
+        return UNet(self.config.unet, self.config.dtype, self.config.remat_kind)
 
     @property
     def _text(self):
-        return TextEncoder(self.config.text_encoder, self.config.dtype, self.config.remat)
+        return TextEncoder(self.config.text_encoder, self.config.dtype, self.config.remat_kind)
 
     def init(self, key, frozen=None):
         """Fresh trainable parameters."""

@@ -80,7 +80,7 @@ class PixelObjective:
 
     @property
     def _unet(self):
-        return UNet(self.config.unet, self.config.dtype, self.config.remat)
+        return UNet(self.config.unet, self.config.dtype, self.config.remat_kind)
 
     def init(self, key, frozen=None):
         """Fresh trainable parameters."""

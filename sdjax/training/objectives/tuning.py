@@ -244,7 +244,7 @@ def _tuned(config, networks, scheduler_config):
             "cache_texts keeps what captions are embedded as: neither may the text encoders be "
             "trained, nor captions vary; set cache_texts to False"
         )
-    networks = networks.in_dtype(config.dtype, config.remat)
+    networks = networks.in_dtype(config.dtype, config.remat_kind)
     if config.clip_skip and len(networks.encoders) > 1:
         last = min(encoder.config.num_hidden_layers for encoder in networks.encoders.values()) - 2
     else:

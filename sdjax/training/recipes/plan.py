@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdjax import absent
+from sdjax.chips import CHIPS
 from sdjax.errors import SdjaxError
 from sdjax.models.attention_kernels import compiling_for
 from sdjax.parallel import Sharded
@@ -71,7 +72,7 @@ class Estimate(NamedTuple):
     @property
     def bounds(self) -> dict[str, float]:
         """Seconds that an update takes at least, for each of what it needs."""
-        chip = absent.CHIPS.get(self.chip)
+        chip = CHIPS.get(self.chip)
         if chip is None:
             return {}
         found = {"compute": self.flops / chip.flops}
@@ -90,12 +91,12 @@ def estimate(recipe, topology: str) -> Estimate:
     before it is compiled. Raises SdjaxError for what is none of these, or cannot be planned.
     """
     name, _, size = topology.partition(":")
-    if name != "cpu" and name not in absent.CHIPS:
+    if name != "cpu" and name not in CHIPS:
         raise SdjaxError(
-            f"no topology {topology!r}: expected cpu, or one of {', '.join(absent.CHIPS)} with a "
+            f"no topology {topology!r}: expected cpu, or one of {', '.join(CHIPS)} with a "
             "size, as in v5e:2x4 or h100:8"
         )
-    placement, compiles = recipe.placement, name == "cpu" or absent.CHIPS[name].compiles
+    placement, compiles = recipe.placement, name == "cpu" or CHIPS[name].compiles
     if name == "cpu":
         devices = jax.devices()
     elif compiles:

@@ -15,6 +15,7 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
 from sdjax.checkpoints import Checkpoints
+from sdjax.chips import CHIPS, Chip
 from sdjax.errors import SdjaxError
 from sdjax.training import OptimizerConfig, fit
 from sdjax.training.loop import fit as loop
@@ -117,8 +118,10 @@ def test_reports(toy, toy_config, tmp_path, capsys):
           sheet=lambda ema: (pictures, ["a", "b"]))
     lines = metrics(tmp_path)
     assert [line["step"] for line in lines] == [4, 8, 12]
-    assert set(lines[0]) == {"step", "seconds", "images_per_second", "loss", "grad_norm", "noise",
-                             "learning_rate"}
+    assert set(lines[0]) == {
+        "step", "seconds", "images_per_second", "images_per_second_per_device", "step_seconds",
+        "waiting_for_data", "loss", "grad_norm", "noise", "learning_rate",
+    }
     assert lines[-1]["loss"] < lines[0]["loss"]
     sheets = sorted(path.name for path in (tmp_path / "sheets").iterdir())
     assert sheets == ["0000006.png", "0000012.png"]
@@ -145,7 +148,8 @@ def test_the_time_left_is_that_of_the_steps_to_come(tmp_path):
     assert shown == ["loss …  … images/s, … left"]
     report._console._force_terminal = True
     for seconds, left in ((3725.2, "1:02:05"), (0.0, "0:00:00")):
-        report.metrics(10, {"loss": 0.5}, 20.0, 100.0, seconds)
+        pace = {"images_per_second": 20.0, "waiting_for_data": 0.0}
+        report.metrics(10, {"loss": 0.5}, pace, 100.0, seconds)
         shown = [column.render(task).plain for column in report._bar.columns[3:]]
         assert shown == [f"loss 0.5000  20 images/s, {left} left"]
     report.close()
@@ -380,3 +384,27 @@ def test_an_error_of_the_data_reaches_the_training(toy, toy_config, tmp_path):
 
     with pytest.raises(SdjaxError, match="picture 7 is broken"):
         fit(toy[0], toy[1], Broken(), toy_config(), tmp_path)
+
+
+def test_the_pace_and_the_share_of_the_chip_are_told(toy, toy_config, tmp_path, monkeypatch, capsys):
+    kind = jax.local_devices()[0].device_kind
+    chip = Chip(flops=1e6, memory=1, bandwidth=1, links=1, kinds=(kind,))
+    monkeypatch.setitem(CHIPS, "here", chip)
+    config = toy_config(steps=12, log_every=4, steps_per_call=2, accumulation=2, batch_size=4)
+    train(toy, config, tmp_path)
+    for line in metrics(tmp_path):
+        rate = line["images_per_second"]
+        assert rate == pytest.approx(8 / line["step_seconds"], rel=1e-3)
+        assert line["images_per_second_per_device"] == pytest.approx(
+            rate / jax.device_count(), rel=1e-3)
+        assert 0 <= line["waiting_for_data"] <= 1
+        # One update: the product of [4, 3] and [3, 2] twice, its gradient by the kernel, and so on.
+        flops = line["utilisation"] * line["step_seconds"] * chip.flops
+        assert 2 * 2 * (2 * 4 * 3 * 2) / jax.device_count() < flops < 5000
+    assert "of the chip" in capsys.readouterr().out
+
+
+def test_a_profile_is_a_trace_of_a_few_calls(toy, toy_config, tmp_path, capsys):
+    train(toy, toy_config(profile=True, steps=4), tmp_path)
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+    assert f"a trace of the step is in {tmp_path / 'profile'}" in capsys.readouterr().out

@@ -191,3 +191,26 @@ def test_parts_of_the_tree_have_optimizers_of_their_own():
 def test_settings_that_an_optimizer_cannot_have_are_told(options, message):
     with pytest.raises(SdjaxError, match=message):
         OptimizerConfig(**options)
+
+
+@pytest.mark.parametrize("name", ["adamw", "lion", "muon", "adafactor"])
+def test_the_momentum_takes_half_in_bfloat16_and_leads_the_same_way(name):
+    if name == "muon" and "consistent_rms" not in inspect.signature(optax.contrib.muon).parameters:
+        pytest.skip("the oldest optax has another Muon")
+    params = {"kernel": jnp.ones((8, 4))}
+    changes, sizes = {}, {}
+    for dtype in ("float32", "bfloat16"):
+        config = OptimizerConfig(name=name, warmup_steps=0, momentum_dtype=dtype)
+        optimizer = make_optimizer(config, 100)
+        state, gradient = optimizer.init(params), {"kernel": jax.random.normal(jax.random.key(0), (8, 4))}
+        for _ in range(3):
+            changes[dtype], state = optimizer.update(gradient, state, params)
+        sizes[dtype] = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+    assert sizes["float32"] - sizes["bfloat16"] == 2 * 32
+    exact, near = (changes[dtype]["kernel"] for dtype in ("float32", "bfloat16"))
+    np.testing.assert_allclose(near, exact, rtol=0.02, atol=0.02 * np.abs(exact).max())
+
+
+def test_a_momentum_in_bfloat16_is_refused_where_there_is_none():
+    with pytest.raises(SdjaxError, match="momentum_dtype bfloat16 is for adamw"):
+        OptimizerConfig(name="prodigy", learning_rate=1.0, momentum_dtype="bfloat16")
