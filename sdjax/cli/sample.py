@@ -45,6 +45,7 @@ def sample(
     frames: int | None = None,
     frame_windows: tuple[int, ...] = (),
     fps: float | None = None,
+    seconds: float | None = None,
     height: int | None = None,
     width: int | None = None,
     clip_skip: int = 0,
@@ -85,7 +86,7 @@ def sample(
     noise: Literal["torch", "jax"] | None = None,
     out: Path = Path("images"),
     like: Path | None = None,
-    format: Literal["png", "webp", "jpeg", "gif", "mp4"] | None = None,
+    format: Literal["png", "webp", "jpeg", "gif", "mp4", "wav", "flac"] | None = None,
     json: bool = False,
     grid: int | None = None,
     x: str | None = None,
@@ -140,6 +141,8 @@ def sample(
         frames: Frames of each clip.
         frame_windows: Frames that are seen at a time of a longer clip, and how many of them overlap.
         fps: Frames a second of the file; 8 where not given.
+        seconds: How long a sound is to be, of a model of sound; as long as it was trained at where
+            not given.
         height: In pixels; the size the model was trained at where not given.
         width: In pixels; the size the model was trained at where not given.
         clip_skip: Layers of the text encoder left out at its end.
@@ -194,7 +197,7 @@ def sample(
         out: Folder of the pictures; numbers go on after those that are there.
         like: A picture made here, or with A1111's parameters: its prompt and settings are taken
             where no option says otherwise.
-        format: Of the files; the settings are inside each.
+        format: Of the files, png, gif or wav where not given; the settings are inside each.
         json: Also writes each picture's settings beside it.
         grid: Pictures in a row of the sheet.
         x: A setting and its values for a grid of pictures, such as sampler=ddim,euler; a value with

@@ -72,6 +72,7 @@ def carry_out(
     controls = loaded(steered, given["image_encoder"], dtype=dtype, offload=offload)
     source = str(sdjax.EMOJI) if given["model"] is None else given["model"]
     found = read_model(source, config=given["config"])
+    kind = _of_model(kind, given, found)
     looking = _looking(given)
     # Before minutes go by with the weights.
     for asked in requests:
@@ -105,7 +106,7 @@ def carry_out(
             done = 0
             for _, images in pipeline.generated(asked):
                 for one in images:
-                    image = one if asked.frames is None else one[len(one) // 2]
+                    image = shown_of(one)
                     notes = settings_of(cell, asked, planned, done, image)
                     if "nsfw" in image.info:
                         notes["nsfw"] = image.info["nsfw"]
@@ -128,11 +129,33 @@ def carry_out(
     print(f"{len(made)} pictures from seed {requests[0].seeds[0]} on, and {listed}")
 
 
+def shown_of(made):
+    """The picture that a sheet shows of what was made: itself, a clip's middle, a spectrogram."""
+    if isinstance(made, list):
+        return made[len(made) // 2]
+    return getattr(made, "picture", made)
+
+
+def _of_model(kind: str, given: Mapping[str, Any], found) -> str:
+    """Of the files of this model; SdjaxError where what it makes does not go into such files."""
+    from sdjax.pipeline.model.files import SOUND
+    from sdjax.sound.files import FORMATS
+
+    sounds = found.checkpoint.family == SOUND
+    if sounds and given["format"] is None:
+        return FORMATS[0]
+    if sounds != (kind in FORMATS):
+        what = f"sound, whose --format is one of {', '.join(FORMATS)}" if sounds else "pictures"
+        raise SdjaxError(f"this model makes {what}, got --format {kind}")
+    return kind
+
+
 def _kind(given: Mapping[str, Any]) -> str:
     """Of the files; SdjaxError where what is made does not go into such files."""
     from sdjax.pipeline.given.arguments import number
     from sdjax.pipeline.results.movies import check_there
     from sdjax.pipeline.results.notes import CLIPS, FORMATS
+    from sdjax.sound.files import FORMATS as SOUNDS
 
     moving, kind = given["frames"] is not None, given["format"]
     for name in ("motion", "fps"):
@@ -143,6 +166,8 @@ def _kind(given: Mapping[str, Any]) -> str:
     if given["fps"] is not None:
         number(0.1, 1000)("fps", given["fps"])
     kind = kind or ("gif" if moving else "png")
+    if not moving and kind in SOUNDS:
+        return kind
     if moving != (kind in CLIPS) and kind != "webp":
         kinds, what = (CLIPS, "clips") if moving else (FORMATS, "pictures")
         raise SdjaxError(f"--format of {what} is one of {', '.join(kinds)}, got {kind}")

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from sdjax import diffusion
-from sdjax.pipeline.compiled import arrays, coding, places, programs
+from sdjax.pipeline.compiled import arrays, coding, places, programs, sounding
 from sdjax.pipeline.compiled.once import one_a_device
 from sdjax.pipeline.compiled.progress import Advance, Look, carry_out
 from sdjax.pipeline.given import conditions
@@ -71,6 +71,9 @@ def embedded(model, texts: np.ndarray, weighting: Weighting | None, skip: int) -
     chunks of each are then repeated until all have the same number, see `chunked`.
     """
     different, nothing = list(dict.fromkeys(texts.ravel())), [""] * len(model.tokenizers)
+    if model.vocoder is not None:
+        made = vectors(model, [(text or nothing)[0] for text in different])
+        return _of_each(texts, different, made)
     read = [
         chunked([[one] for one in text or nothing], model.tokenizers, weighting)
         for text in different
@@ -91,8 +94,21 @@ def embedded(model, texts: np.ndarray, weighting: Weighting | None, skip: int) -
         made.append(done._replace(context=np.tile(done.context, (1, total // int(count), 1))))
         rows.extend(some)
     whole = jax.tree.map(lambda *leaves: np.concatenate(leaves), *made)
-    place = np.vectorize([different[i] for i in rows].index, otypes=[int])(texts)
-    return jax.tree.map(lambda leaf: leaf[place], whole)
+    return _of_each(texts, [different[i] for i in rows], whole)
+
+
+def _of_each(texts: np.ndarray, different: Sequence, made: Embedded) -> Embedded:
+    """What was made of the different texts for each of `texts`."""
+    place = np.vectorize(different.index, otypes=[int])(texts)
+    return jax.tree.map(lambda leaf: leaf[place], made)
+
+
+def vectors(model, texts: Sequence[str]) -> Embedded:
+    """A vector for each text, of a model of sound."""
+    (encoder,), (tokenizer,), (part,) = model.text_encoders, model.tokenizers, model.encoder_parts
+    run = places.compiled(sounding.ids_to_vectors, encoder, in_axes=(None, 0), on=model.place)
+    params = model.place.placed(model.params[part])
+    return one_a_device(lambda some: run(params, some), tokenizer.encode(texts), model.place)
 
 
 def coder(model, tiling: Tiling) -> arrays.Coder:
@@ -112,8 +128,8 @@ def latents_of(model, tiling: Tiling, pictures: Pictures) -> Latents:
 
 def batch(
     legs: Sequence[Leg], encoded: Sequence[Encoded], numbers: np.ndarray, advance: Advance | None
-) -> np.ndarray:
-    """Latents or pixels [N, …] of the images with these numbers.
+) -> np.ndarray | sounding.Heard:
+    """Latents or pixels [N, …] of the images with these numbers, or their sound.
 
     encoded: of each leg.
     """
@@ -136,6 +152,9 @@ def batch(
         )
     if asked.output == "latents":
         return places.joined(result, place, count)
+    if planned.samples is not None:
+        made = jax.tree.map(lambda leaf: places.joined(leaf, place, count), heard(model, result))
+        return made._replace(sound=made.sound[:, : planned.samples])
     pixels = places.joined(decoded(model, planned.tiling, result), place, count)
     given = planned.conditions
     if given.mask is None or not asked.paste:
@@ -295,3 +314,12 @@ def decoded(model, tiling: Tiling, latents: jax.Array) -> jax.Array:
         coding.latents_to_pixels, coder(model, tiling), in_axes=(None, 0), on=model.place
     )
     return decode(model.place.placed(model.params["vae"]), latents)
+
+
+def heard(model, latents: jax.Array) -> sounding.Heard:
+    """Sound, every array [devices, n, …], of latents [devices, n, h, w, C]."""
+    decode = places.compiled(
+        sounding.latents_to_sound, model.vae, model.vocoder, in_axes=(None, 0), on=model.place
+    )
+    params = {name: model.params[name] for name in ("vae", "vocoder")}
+    return decode(model.place.placed(params), latents)

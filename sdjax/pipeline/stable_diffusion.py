@@ -15,6 +15,7 @@ from sdjax.pipeline import run
 from sdjax.pipeline.compiled import coding
 from sdjax.pipeline.compiled.program import Program
 from sdjax.pipeline.compiled.progress import reported
+from sdjax.pipeline.compiled.sounding import Heard
 from sdjax.pipeline.given.inputs import Pictures
 from sdjax.pipeline.given.regions import Region
 from sdjax.pipeline.model.adapted import LINEAR, Adapted
@@ -23,18 +24,27 @@ from sdjax.pipeline.model.files import GUIDANCE_SCALE, Model, read_model, write_
 from sdjax.pipeline.plans.plan import Plan, plan
 from sdjax.pipeline.plans.prompts import plain
 from sdjax.pipeline.plans.request import ARGUMENTS, Prompt, Request
-from sdjax.pipeline.results.pictures import check_finite_images, to_clips, to_pictures
+from sdjax.pipeline.results.pictures import (
+    check_finite_images,
+    to_clips,
+    to_pictures,
+    to_sounds,
+)
 from sdjax.pipeline.results.previews import Preview, Show
 from sdjax.pipeline.results.safety import SafetyChecker, marked
 from sdjax.pipeline.steering.base import Steering
 from sdjax.room import told_when_full
+from sdjax.sound.sounds import Sound
 from sdjax.text.chunks import Weighting
+from sdjax.text.roberta import RobertaTokenizer
 from sdjax.text.tokenizer import Tokenizer
 from sdjax.weights.checkpoint import Checkpoint, Part
+from sdjax.weights.clap import is_clap
 from sdjax.weights.motion import still
 from sdjax.weights.names import state_from_params
 from sdjax.weights.parts import VAE, TextEncoder, TinyVAE, UNet, configuration, load
 from sdjax.weights.single_file import family_of
+from sdjax.weights.sound import ClapText, Vocoder
 from sdjax.weights.tensors import dtype_of
 from sdjax.words import told_words
 
@@ -46,11 +56,12 @@ class StableDiffusion(Adapted):
 
     unet, vae, text_encoder: the networks, with what they compute in as their dtype; a float16
         autoencoder whose configuration says `force_upcast` computes in float32. text_encoder_2:
-        SDXL's second; its refiner has no other, and None for the first.
+        SDXL's second; its refiner has no other, and None for the first. vocoder: of a model that
+        makes sound, whose text encoder is CLAP's.
     scheduler_config: a diffusers scheduler_config.json as a dict; low_res_scheduler_config: the
         x4 upscaler's second one.
-    params: {"unet", "vae"} and "text_encoder", "text_encoder_2" as they are there. Assigning
-        `params` again changes the model without compiling anything anew.
+    params: {"unet", "vae"} and "text_encoder", "text_encoder_2", "vocoder" as they are there.
+        Assigning `params` again changes the model without compiling anything anew.
     zero_negative: whether no negative prompt means an embedding of zeros (SDXL) rather than that
         of the empty prompt.
     guidance_scale: what `generate` takes where it is given none; saved with the model.
@@ -67,13 +78,14 @@ class StableDiffusion(Adapted):
         self,
         unet: UNet,
         vae: VAE,
-        text_encoder: TextEncoder | None,
-        tokenizer: Tokenizer | None,
+        text_encoder: TextEncoder | ClapText | None,
+        tokenizer: Tokenizer | RobertaTokenizer | None,
         scheduler_config: Mapping[str, Any],
         params: Mapping[str, Any],
         *,
         text_encoder_2: TextEncoder | None = None,
         tokenizer_2: Tokenizer | None = None,
+        vocoder: Vocoder | None = None,
         zero_negative: bool = False,
         low_res_scheduler_config: Mapping[str, Any] | None = None,
         guidance_scale: float = GUIDANCE_SCALE,
@@ -81,7 +93,7 @@ class StableDiffusion(Adapted):
         offload: bool = False,
         placement: parallel.Placement = parallel.Placement(),
     ):
-        self.unet, self.vae = unet, coding.upcast(vae)
+        self.unet, self.vae, self.vocoder = unet, coding.upcast(vae), vocoder
         encoders = {
             "text_encoder": (text_encoder, tokenizer),
             "text_encoder_2": (text_encoder_2, tokenizer_2 or tokenizer),
@@ -167,8 +179,13 @@ class StableDiffusion(Adapted):
         vae, vae_params = read("vae", kind_of_vae)
         params, encoders = {"unet": unet_params, "vae": vae_params}, {}
         for name in model.tokenizers:
-            config, params[name] = read(name, TextEncoder)
-            encoders[name] = TextEncoder(config, kind)
+            reads = kind_of_text(parts[name])
+            config, params[name] = read(name, reads)
+            encoders[name] = reads(config, kind)
+        vocoder = None
+        if "vocoder" in parts:
+            config, params["vocoder"] = read("vocoder", Vocoder)
+            vocoder = Vocoder(config, kind)
         return cls(
             UNet(unet, kind),
             kind_of_vae(vae, kind),
@@ -178,6 +195,7 @@ class StableDiffusion(Adapted):
             params,
             text_encoder_2=encoders.get("text_encoder_2"),
             tokenizer_2=model.tokenizers.get("text_encoder_2"),
+            vocoder=vocoder,
             zero_negative=model.zero_negative,
             low_res_scheduler_config=model.checkpoint.low_res_scheduler,
             guidance_scale=model.guidance_scale,
@@ -202,11 +220,12 @@ class StableDiffusion(Adapted):
         names = self.encoder_parts
         networks = dict(zip(names, self.text_encoders, strict=True))
         networks |= {"unet": self.unet, "vae": self.vae}
+        networks |= {"vocoder": self.vocoder} if self.vocoder else {}
         # Motion modules are a part of their own: `save_motion`.
         params = {**self.params, "unet": still(self.params["unet"])}
         parts = {
             name: Part(networks[name].config.to_dict(), state_from_params(params[name]))
-            for name in ("unet", "vae", *names)
+            for name in networks
         }
         schedulers = self.scheduler_config, self.low_res_scheduler_config
         checkpoint = Checkpoint(parts, family_of(parts), *schedulers)
@@ -234,6 +253,7 @@ class StableDiffusion(Adapted):
         count: int = 1,
         frames: int | None = None,
         frame_windows: int | tuple[int, int] | None = None,
+        seconds: float | None = None,
         height: int | None = None,
         width: int | None = None,
         image: Pictures | None = None,
@@ -274,7 +294,7 @@ class StableDiffusion(Adapted):
         preview: Preview | Show | None = None,
         safety_checker: SafetyChecker | None = None,
         **sampler_options,
-    ) -> list[Image.Image] | list[list[Image.Image]] | np.ndarray:
+    ) -> list[Image.Image] | list[list[Image.Image]] | list[Sound] | np.ndarray:
         """Makes `count` images of each prompt, a batch at a time over the local devices.
 
         Only shapes, `clip_skip`, whether guidance is on and which kinds of conditions are present
@@ -309,6 +329,8 @@ class StableDiffusion(Adapted):
             one a frame.
         frame_windows: how many frames the networks see at a time of a longer clip, or that and
             how many of them overlap, half where it is not given; the predictions are averaged.
+        seconds: of a model of sound, how long it is to be; None for as long as it was trained at.
+            Each image is then an `sdjax.sound.Sound`, or a row of waveforms [N, samples].
         height, width: in pixels; None for the size of `image`, cut to what the latents divide, or
             without one the size the model was trained at. Pictures are resized to it.
         image: a picture to start from, to repaint, to edit or to enlarge, as the model and the
@@ -420,6 +442,8 @@ class StableDiffusion(Adapted):
         if output not in ("numpy", "latents"):
             raise SdjaxError(f"output must be 'numpy' or 'latents', got {output!r}")
         asked = Request(prompt, negative_prompt, output=output, **names, options=arguments)
+        if self.vocoder is not None and output != "latents":
+            raise SdjaxError('a model of sound as a function gives latents: take output="latents"')
         planned = self.planned(asked)
         encoded = run.encode(self, asked, planned)
         inputs = run.inputs_of(self, asked, planned, encoded, np.arange(asked.total))
@@ -428,7 +452,9 @@ class StableDiffusion(Adapted):
         coder = run.coder(self, planned.tiling) if output == "numpy" else None
         return Program(networks, coder, remat, inputs), {**params, "vae": self.params["vae"]}
 
-    def generated(self, asked: Request) -> Iterator[tuple[int, list[Image.Image] | np.ndarray]]:
+    def generated(
+        self, asked: Request
+    ) -> Iterator[tuple[int, list[Image.Image] | list[Sound] | np.ndarray]]:
         """The images of a request as they are made: (number of its first, images) of each batch.
 
         Raises SdjaxError as `generate`, of images that are not finite when their batch is made.
@@ -454,8 +480,15 @@ class StableDiffusion(Adapted):
                     for some, own in zip(later, texts, strict=True):
                         check_finite_images(made, [self.seeds[i] for i in batch])
                         made = run.batch(*hires_fix.onto(some, own, made, batch), batch, advance)
-                made = made[: asked.total - first]
-                seeds = self.seeds[first : first + size]
+                left, seeds = asked.total - first, self.seeds[first : first + size]
+                if isinstance(made, Heard):
+                    made = Heard(*(part[:left] for part in made))
+                    check_finite_images(made.sound, seeds)
+                    rate = self.vocoder.config.sampling_rate
+                    pil = asked.output == "pil"
+                    yield first, to_sounds(made, rate, seeds) if pil else made.sound
+                    continue
+                made = made[:left]
                 check_finite_images(made, seeds)
                 if asked.output == "pil":
                     made = to_clips(made, seeds) if asked.frames else to_pictures(made, seeds)
@@ -474,6 +507,7 @@ class StableDiffusion(Adapted):
             self.guidance_scale,
             self.unet.dtype,
             self.motion,
+            self.vocoder.config if self.vocoder else None,
         )
 
     @property
@@ -507,11 +541,22 @@ def plan_for(
         model.checkpoint.scheduler,
         configuration(parts["unet"], UNet.config_class, source),
         configuration(parts["vae"], _kind_of_vae(parts["vae"]).config_class, source),
-        [configuration(parts[name], TextEncoder.config_class, source) for name in model.tokenizers],
+        [
+            configuration(parts[name], kind_of_text(parts[name]).config_class, source)
+            for name in model.tokenizers
+        ],
         model.guidance_scale,
         dtype,
         motion,
+        configuration(parts["vocoder"], Vocoder.config_class, source)
+        if "vocoder" in parts
+        else None,
     )
+
+
+def kind_of_text(part: Part) -> type[TextEncoder | ClapText]:
+    """The network of a text encoder's part."""
+    return ClapText if is_clap(part.config) else TextEncoder
 
 
 def _kind_of_vae(part: Part) -> type[VAE | TinyVAE]:

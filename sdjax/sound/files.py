@@ -45,6 +45,13 @@ def _is_wav(path: Path) -> bool:
     return head[:4] in (b"RIFF", b"RIFX") and head[8:12] == b"WAVE"
 
 
+def is_sound(path: str | os.PathLike) -> bool:
+    """Whether a file is of a kind that `write_sound` writes, by its first bytes."""
+    with Path(path).open("rb") as file:
+        flac = file.read(4) == b"fLaC"
+    return flac or _is_wav(Path(path))
+
+
 def _of_wav(path: Path) -> tuple[np.ndarray, int]:
     try:
         with warnings.catch_warnings():
@@ -80,8 +87,7 @@ def _soundfile(path: Path):
 
 
 def resampled(samples: np.ndarray, found: int, rate: int) -> np.ndarray:
-    """float32 [..., n · rate / found]: the same sound at another rate, without what it cannot hold.
-    """
+    """float32 [..., n · rate / found]: sound at another rate, without what that cannot hold."""
     if found == rate:
         return samples
     common = math.gcd(found, rate)

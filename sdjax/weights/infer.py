@@ -32,7 +32,10 @@ def count(state: Iterable[str], pattern: str) -> int:
 
 
 def unet_family(config: Mapping) -> str:
-    """sd1, sd2, sdxl, refiner or x4: which published model a U-Net's configuration is like."""
+    """sd1, sd2, sdxl, refiner, x4 or sound: which published model a U-Net's configuration is like.
+    """
+    if config.get("class_embed_type") == "simple_projection":
+        return "sound"
     if config.get("addition_embed_type") == "text_time":
         return "refiner" if config.get("cross_attention_dim") == SECOND_WIDTH else "sdxl"
     if config.get("num_class_embeds"):

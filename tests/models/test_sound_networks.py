@@ -1,5 +1,7 @@
 """Networks of sound against transformers and diffusers, and their files."""
 
+import json
+
 import diffusers
 import numpy as np
 import pytest
@@ -9,20 +11,10 @@ import transformers
 from sdjax.errors import SdjaxError
 from sdjax.weights import UNet
 from sdjax.weights.sound import ClapText, Vocoder
+from tests.models.peers import randomised
 from tests.weights.small import CLAP, UNET_SOUND, VOCODER
 
 CLOSE = 1e-4  # of the largest value
-
-
-def randomised(module, scale=0.3):
-    """The same module with every parameter and buffer of numbers drawn, so that none is hidden."""
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter += scale * parameter.abs().mean().clamp(min=0.1) * torch.randn(
-                parameter.shape, generator=generator
-            )
-    return module.eval()
 
 
 def near(ours, theirs):
@@ -73,8 +65,6 @@ def test_the_authors_files_have_weight_norms(vocoder, tmp_path, newer):
             state[key] = tensor
     torch.save({"generator": state}, tmp_path / "g_1")
     given = {key: value for key, value in VOCODER.items() if key != "model_in_dim"}
-    import json
-
     (tmp_path / "config.json").write_text(json.dumps(
         {**given, "num_mels": 16, "resblock": "1", "segment_size": 8192}
     ))  # fmt: skip
@@ -120,7 +110,7 @@ def test_clap_is_transformers(ids, tmp_path):
 
 def test_the_sound_unet_is_diffusers(tmp_path):
     torch.manual_seed(0)
-    theirs = randomised(diffusers.UNet2DConditionModel(**UNET_SOUND), 0.1)
+    theirs = randomised(diffusers.UNet2DConditionModel(**UNET_SOUND))
     theirs.save_pretrained(tmp_path / "theirs")
     network, params = UNet.from_pretrained(tmp_path / "theirs")
     rng = np.random.default_rng(0)

@@ -101,6 +101,8 @@ def _predictions(networks: Networks, params, images: Images, x, t, evaluation) -
             frequency_shift=1,
         )
     labels = None if images.labels is None else repeated(images.labels)
+    if networks.unet.config.class_embed_type == "simple_projection":
+        labels = pooled  # all that the prompt is to such a network
     shown: tuple[jax.Array, ...] = ()
     for one in features:
         scale = current_of(one.scale).reshape(-1, *(1,) * (x.ndim - 1))

@@ -42,6 +42,8 @@ class Adapted:
     tokenizers: tuple[Tokenizer, ...]
     encoder_parts: tuple[str, ...]
     """Names of the text encoders among the parts."""
+    vocoder: Any = None
+    """Of a model that makes sound."""
     motion: MotionConfig | None = None
     """Of the motion modules among the U-Net's parameters."""
     _linear: bool = False
@@ -61,7 +63,7 @@ class Adapted:
 
     @params.setter
     def params(self, params: Mapping[str, Any]):
-        expected = {"unet", "vae", *self.encoder_parts}
+        expected = {"unet", "vae", *self.encoder_parts, *(["vocoder"] if self.vocoder else [])}
         if set(params) != expected:
             raise SdjaxError(f"params must have {sorted(expected)}, got {sorted(params)}")
         self._params = self._at_home(dict(params))
@@ -189,6 +191,8 @@ class Adapted:
         alone, the other reads the word's letters, as in diffusers, and a warning says so. Raises
         SdjaxError for vectors of another model.
         """
+        if self.vocoder:
+            raise SdjaxError("a model of sound reads no learned words")
         names = self.encoder_parts
         token, vectors = read_textual_inversion(path, self._base, names, token)
         if without := [name for name in names if name not in vectors]:

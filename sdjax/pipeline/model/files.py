@@ -14,9 +14,11 @@ from pathlib import Path
 from sdjax.errors import SdjaxError
 from sdjax.folders import check_local
 from sdjax.pipeline.model.captions import CAPTIONS, read_captions
+from sdjax.text.roberta import RobertaTokenizer
 from sdjax.text.tokenizer import Tokenizer
 from sdjax.text.vocabulary import clip_tokenizer
 from sdjax.weights.checkpoint import Checkpoint
+from sdjax.weights.clap import is_clap
 from sdjax.weights.folder import (
     DEPTH_EXTRAS,
     STEMS,
@@ -29,6 +31,7 @@ from sdjax.weights.folder import (
     write_json,
     write_part,
 )
+from sdjax.weights.hifigan import theirs
 from sdjax.weights.hub import locate
 from sdjax.weights.kinds import family_of, given_beside
 from sdjax.weights.markers import own_metadata
@@ -58,8 +61,14 @@ _XL_PIPELINES = {
     "edit": "StableDiffusionXLInstructPix2PixPipeline",
     "inpainting": "StableDiffusionXLInpaintPipeline",
 }
+SOUND = "sound"
+"""The family of models that make sound."""
+_SOUND_PIPELINE = "AudioLDMPipeline"
+# What diffusers' pipelines of sound take where nobody asks for another.
+_GUIDANCES = {_SOUND_PIPELINE: 2.5, "MusicLDMPipeline": 2.0}
 # SDXL's that may be told how beautiful the picture is.
 _SCORED = ("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline")
+_OF_TRANSFORMERS = ("text_encoder", "text_encoder_2", "vocoder")
 # Of parts whose configuration does not say.
 _CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "controlnet": "ControlNetModel"}
 
@@ -76,7 +85,7 @@ class Model:
     """
 
     checkpoint: Checkpoint
-    tokenizers: Mapping[str, Tokenizer]
+    tokenizers: Mapping[str, Tokenizer | RobertaTokenizer]
     zero_negative: bool = False
     guidance_scale: float = GUIDANCE_SCALE
     aesthetics: bool = False
@@ -89,6 +98,7 @@ class Model:
         family = self.checkpoint.family
         both = {"text_encoder", "text_encoder_2"} if family == "sdxl" else set()
         encoders = both or {"text_encoder_2" if family == "refiner" else "text_encoder"}
+        encoders |= {"vocoder"} if family == SOUND else set()
         return {"unet", "vae"} | encoders <= set(self.checkpoint.parts) and bool(self.tokenizers)
 
 
@@ -150,7 +160,7 @@ def _tell_of_yaml(path: Path) -> None:
 
 
 def _guidance_scale(index: Mapping, source: Path) -> float:
-    value = index.get(_GUIDANCE, GUIDANCE_SCALE)
+    value = index.get(_GUIDANCE, _GUIDANCES.get(index.get("_class_name"), GUIDANCE_SCALE))
     if type(value) not in (int, float):
         raise SdjaxError(
             f"{_GUIDANCE} in the model index of {source} must be a number, got {value!r}"
@@ -158,14 +168,17 @@ def _guidance_scale(index: Mapping, source: Path) -> float:
     return float(value)
 
 
-def _tokenizers(checkpoint: Checkpoint, folder: Path | None) -> dict[str, Tokenizer]:
+def _tokenizers(
+    checkpoint: Checkpoint, folder: Path | None
+) -> dict[str, Tokenizer | RobertaTokenizer]:
     found = {}
     for part in ("text_encoder", "text_encoder_2"):
         if part not in checkpoint.parts or "unet" not in checkpoint.parts:
             continue
         home = folder / part.replace("text_encoder", "tokenizer") if folder else None
         if home is not None and home.is_dir():
-            found[part] = Tokenizer.from_pretrained(home)
+            reads = RobertaTokenizer if is_clap(checkpoint.parts[part].config) else Tokenizer
+            found[part] = reads.from_pretrained(home)
         elif folder is not None:
             raise SdjaxError(f"{folder} has a {part}, but no {home.name}")
         else:
@@ -186,13 +199,16 @@ def write_model(
     if dtype is not None:
         dtype_of(dtype)
     if out.suffix in (".safetensors", ".ckpt"):
+        if checkpoint.family == SOUND:
+            raise SdjaxError(f"a model of sound is written as a folder, {out} names a file")
         write_single_file(out, checkpoint, dtype, _own_metadata(model))
         return
     index = _model_index(model) if model.is_whole else {}  # refused before anything is written
     for name, part in checkpoint.parts.items():
         folder = out / name if len(checkpoint.parts) > 1 else out
-        stem = STEMS[1] if name.startswith("text_encoder") else STEMS[0]
-        write_part(folder, part.config, part.state, dtype, stem, variant)
+        stem = STEMS[1] if name in _OF_TRANSFORMERS else STEMS[0]
+        state = theirs(part.state) if name == "vocoder" else part.state
+        write_part(folder, part.config, state, dtype, stem, variant)
     if not model.is_whole:
         return
     for part, tokenizer in model.tokenizers.items():
@@ -221,6 +237,8 @@ def pipeline_class(checkpoint: Checkpoint) -> str:
     """
     if checkpoint.family == "refiner":
         return "StableDiffusionXLImg2ImgPipeline"
+    if checkpoint.family == SOUND:
+        return _SOUND_PIPELINE
     if checkpoint.family == "x4":
         return "StableDiffusionUpscalePipeline"
     beside = given_beside(checkpoint.parts)
@@ -280,7 +298,12 @@ def _model_index(model: Model) -> dict:
     if model.guidance_scale != GUIDANCE_SCALE:
         index[_GUIDANCE] = model.guidance_scale
     for name, part in parts.items():
-        if name in model.tokenizers:
+        if name == "vocoder":
+            index[name] = ["transformers", "SpeechT5HifiGan"]
+        elif is_clap(part.config):
+            index[name] = ["transformers", part.config["architectures"][0]]
+            index["tokenizer"] = ["transformers", "RobertaTokenizer"]
+        elif name in model.tokenizers:
             projection = "WithProjection" if "text_projection.weight" in part.state else ""
             index[name] = ["transformers", f"CLIPTextModel{projection}"]
             index[name.replace("text_encoder", "tokenizer")] = ["transformers", "CLIPTokenizer"]
@@ -297,7 +320,7 @@ def _model_index(model: Model) -> dict:
     elif checkpoint.family == "x4":
         index["low_res_scheduler"] = _scheduler_class(checkpoint.low_res_scheduler)
         return index | {"safety_checker": absent, "feature_extractor": absent}
-    elif name_of_class == _DEPTH:
+    elif name_of_class in (_DEPTH, _SOUND_PIPELINE):
         return index
     else:
         index |= {"safety_checker": absent, "requires_safety_checker": False}

@@ -11,7 +11,7 @@ from sdjax.diffusion.samplers import option_names, step_count
 from sdjax.errors import SdjaxError
 from sdjax.models.motion import MotionConfig
 from sdjax.models.tiny_vae import TinyVAEConfig
-from sdjax.pipeline.given import clips, conditions, inputs, regions
+from sdjax.pipeline.given import clips, conditions, inputs, regions, sounds
 from sdjax.pipeline.given.conditions import Conditions, Pictures
 from sdjax.pipeline.given.tiling import Tiling, tiling
 from sdjax.pipeline.plans import canvas, prompts, told
@@ -71,6 +71,8 @@ class Plan(NamedTuple):
 
     frames: int | None = None
     """Of a clip; None for pictures."""
+    samples: int | None = None
+    """Of a waveform; None for what is no sound."""
     whole: list[diffusion.Table] | None = None
     """Where `tables` are parts, all of each: what shares of the evaluations are counted in."""
     steps: int = STEPS
@@ -95,12 +97,13 @@ class Plan(NamedTuple):
 
 def plan(
     asked: Request, scheduler: Mapping, unet, vae, encoders, guidance_scale: float, dtype,
-    motion: MotionConfig | None = None,
+    motion: MotionConfig | None = None, vocoder=None,
 ) -> Plan:
     """How a model carries a request out; SdjaxError where it cannot.
 
     scheduler: its scheduler_config.json. unet, vae, encoders: the configurations of its networks.
     guidance_scale: its own. dtype: what the networks compute in. motion: its motion modules'.
+    vocoder: that of a model of sound.
     """
     kind = conditions.kind_of_channels(unet, vae)
     for name in ("prompt_2", "negative_prompt_2"):
@@ -108,7 +111,17 @@ def plan(
             raise SdjaxError(f"this model has one text encoder: leave {name} out")
     asked, factor = canvas.prepared(asked), vae.downsampling
     _check_given(asked, kind)
-    size = _size(asked, kind, unet, factor)
+    samples = None
+    if vocoder is not None:
+        sounds.check(asked)
+        rows = unet.sample_size[0] if isinstance(unet.sample_size, tuple) else unet.sample_size
+        bins = vocoder.model_in_dim
+        frames, samples = sounds.length(asked.seconds, rows or bins, vocoder, bins, factor)
+        size = frames, bins
+    elif asked.seconds is not None:
+        raise SdjaxError("seconds is for models of sound: leave it out")
+    else:
+        size = _size(asked, kind, unet, factor)
     shape = (*(side // factor for side in size), vae.latent_channels)
     seen = tiling(asked.tile, asked.windows, asked.vae_tile, size, factor)
     if asked.frames is None and asked.frame_windows is not None:
@@ -173,7 +186,7 @@ def plan(
     ids = told.time_ids(asked, unet, encoders, size, negatives, texts.texts.shape[1])
     return Plan(
         tables, schedule, size, shape, source, scale, distilled, negatives, texts, ids, given,
-        controlled, fields, seen, asked.frames, steps=steps or STEPS,
+        controlled, fields, seen, asked.frames, samples, steps=steps or STEPS,
     )  # fmt: skip
 
 

@@ -112,6 +112,7 @@ class Request:
     count: int = _argument(whole(1), 1)
     frames: int | None = _argument(optional(whole(1)), None)
     frame_windows: int | tuple[int, int] | None = _argument(optional(window_sides), None)
+    seconds: float | None = _argument(optional(number(0)), None)
     height: int | None = _argument(optional(whole()), None)
     width: int | None = _argument(optional(whole()), None)
     image: Pictures | None = _argument(optional(picture_list("RGB")), None)

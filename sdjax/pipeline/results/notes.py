@@ -13,6 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from sdjax.errors import SdjaxError
 from sdjax.pipeline.results import infotext, movies
+from sdjax.sound.files import is_sound, read_notes
 
 OURS, A1111 = "sdjax", "parameters"
 """Names of the two texts in a PNG."""
@@ -58,12 +59,14 @@ def file_options(kind: str, notes: Mapping[str, object], parameters: str = "") -
 
 
 def read_settings(path: str | os.PathLike) -> tuple[dict[str, object], dict[str, str]]:
-    """(arguments of the command `sample`, what was not understood) of a picture's file.
+    """(arguments of the command `sample`, what was not understood) of a picture's file, or a sound's.
 
     The second is empty for pictures of this project. Raises SdjaxError where there is no picture
     or it holds no settings.
     """
     try:
+        if is_sound(path):
+            return read_notes(path), {}
         if movies.is_mp4(path):
             return json.loads(movies.comment(path, _DESCRIBED)), {}
         with Image.open(path) as picture:

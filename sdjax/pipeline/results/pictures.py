@@ -16,6 +16,9 @@ from sdjax.evaluation.sheets import sheet
 from sdjax.folders import writable_folder
 from sdjax.pipeline.results.movies import write_mp4
 from sdjax.pipeline.results.notes import CLIPS, FORMATS, described, file_options
+from sdjax.sound.files import FORMATS as SOUNDS
+from sdjax.sound.files import encoded
+from sdjax.sound.sounds import Sound
 from sdjax.weights.arrays import all_finite
 
 FPS = 8.0  # frames a second of a clip, as the motion modules of AnimateDiff are trained
@@ -48,11 +51,17 @@ def to_clips(clips: np.ndarray, seeds: Sequence[int]) -> list[list[Image.Image]]
     ]
 
 
+def to_sounds(heard, rate: int, seeds: Sequence[int]) -> list[Sound]:
+    """Sounds of waveforms [N, n] and spectrograms, each with its seed as `info["seed"]`."""
+    made = zip(heard.sound, heard.mel, seeds, strict=True)
+    return [Sound(sound, rate, mel, {"seed": seed}) for sound, mel, seed in made]
+
+
 class PictureFolder:
     """A folder whose pictures are numbered, NNNNN.png, on from the highest that is there.
 
-    kind: of the pictures' files, one of `notes.FORMATS`, or of clips' one of `notes.CLIPS`; sheets
-    of them are always PNG.
+    kind: of the pictures' files, one of `notes.FORMATS`, of clips' one of `notes.CLIPS`, or of
+    sounds' "wav" or "flac"; sheets of them are always PNG.
 
     Several processes may write into it. A picture appears whole or not at all. Raises SdjaxError
     where nothing can be written.
@@ -60,7 +69,7 @@ class PictureFolder:
 
     def __init__(self, folder: str | os.PathLike, kind: str = "png"):
         self.folder, self.kind = writable_folder(folder), kind
-        endings = "|".join({*FORMATS, *CLIPS})
+        endings = "|".join({*FORMATS, *CLIPS, *SOUNDS})
         names = (
             re.match(rf"(\d+)(-\w+)?\.({endings})$", path.name) for path in self.folder.iterdir()
         )
@@ -68,19 +77,22 @@ class PictureFolder:
 
     def save(
         self,
-        image: Image.Image | Sequence[Image.Image],
+        image: Image.Image | Sequence[Image.Image] | Sound,
         notes: Mapping[str, object],
         parameters: str = "",
         beside: bool = False,
         fps: float = FPS,
     ) -> Path:
-        """Writes a picture, or the frames of a clip, under the next number, with its settings
-        inside.
+        """Writes a picture, the frames of a clip, or a sound, under the next number, with its
+        settings inside.
 
         notes, parameters: see `notes.file_options`. beside: also writes the notes as a JSON file of
         the picture's name. fps: a clip's frames a second.
         """
-        if isinstance(image, Image.Image):
+        if isinstance(image, Sound):
+            content = encoded(image.samples, image.rate, notes, self.kind)
+            path = self._write(lambda file: file.write(content))
+        elif isinstance(image, Image.Image):
             options = file_options(self.kind, notes, parameters)
             path = self._write(lambda file: image.save(file, **options))
         elif self.kind == "mp4":
