@@ -37,6 +37,7 @@ _HOME = {
     ),
     "sdjax.models": ("UNetConfig", "VAEConfig", "TextEncoderConfig"),
     "sdjax.weights": ("UNet", "VAE", "TinyVAE", "TextEncoder", "ControlNet", "CLIPVision"),
+    "sdjax.molecules": ("MoleculeDiffusion",),
     "sdjax.text": ("Tokenizer", "train_tokenizer"),
     "sdjax.pipeline": (
         "StableDiffusion",
@@ -57,6 +58,7 @@ _MODULES = (
     "evaluation",
     "memory",
     "models",
+    "molecules",
     "parallel",
     "pipeline",
     "sound",
@@ -81,6 +83,7 @@ if TYPE_CHECKING:
         evaluation as evaluation,
         memory as memory,
         models as models,
+        molecules as molecules,
         parallel as parallel,
         pipeline as pipeline,
         sound as sound,
@@ -120,6 +123,7 @@ if TYPE_CHECKING:
         ControlNet as ControlNet,
         CLIPVision as CLIPVision,
     )
+    from .molecules import MoleculeDiffusion as MoleculeDiffusion
     from .text import (
         Tokenizer as Tokenizer,
         train_tokenizer as train_tokenizer,

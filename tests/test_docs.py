@@ -22,6 +22,7 @@ from docs import make_reference
 from sdjax.cli import COMMANDS
 from sdjax.diffusion.samplers.names import CLASSES
 from sdjax.weights.tensors import lazy, write_safetensors
+from tests.molecules.small import small_model
 from tests.weights.small import random_pipeline
 
 ROOT = Path(__file__).parent.parent
@@ -85,6 +86,9 @@ def workplace(model, tmp_path, monkeypatch):
     shipped = model
 
     def train(recipe, workdir):
+        if isinstance(recipe.diffusion, sdjax.training.MoleculeRun):
+            small_model().save_pretrained(Path(workdir) / "model")
+            return True
         shutil.copytree(shipped, Path(workdir) / "model", dirs_exist_ok=True)
         return True
 
@@ -171,9 +175,9 @@ def options():
     import contextlib
     import io
 
-    kinds = ("shapes-accuracy", "similarity", "nearest-neighbour", "reconstruction")
+    kinds = ("shapes-accuracy", "similarity", "nearest-neighbour", "reconstruction", "molecules")
     recipes = ("emoji", "ddpm_resnet", "shapes_pairs", "dreambooth", "controlnet",
-               "autoencoder_gan")
+               "autoencoder_gan", "molecules")
     commands = [["train", "--config", name] for name in recipes]
     commands += [[name] for name in COMMANDS if name != "evaluate"]
     commands += [["evaluate", kind] for kind in kinds]

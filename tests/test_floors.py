@@ -1,6 +1,7 @@
 """The floors of a room stand on each other in one order."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,10 @@ ORDER = {
     "training": ("loop", "adaptations", "objectives", "recipes"),
     "pipeline": ("model", "compiled", "given", "steering", "results", "plans"),
 }
+# What knows arrays alone, whatever they are of.
+OF_ALL = ("diffusion", "training/loop", "checkpoints.py", "parallel")
+ITS_KIND = re.compile(
+    r"video|\bfilms?\b|sound|audio|speech|spectrogram|molecul|\batoms?\b|chemi", re.IGNORECASE)
 FLOORS = [(room, floor) for room, floors in ORDER.items() for floor in floors]
 
 
@@ -45,3 +50,10 @@ def test_a_floor_imports_only_from_floors_below(room, floor):
 def test_every_module_of_training_is_on_a_floor():
     found = {path.name for path in (PACKAGE / "training").iterdir() if not path.name.startswith("_")}
     assert found == set(ORDER["training"])
+
+
+def test_what_serves_all_kinds_of_data_names_none():
+    for place in OF_ALL:
+        path = PACKAGE / place
+        for file in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            assert not ITS_KIND.findall(file.read_text(encoding="utf-8")), file

@@ -41,6 +41,9 @@ def run(arguments: list[str], program: str) -> int:
                 diffusers folder of the same sizes, such as the one it was made from.
         """
         prepare_devices()
+        if hasattr(measure, "load"):  # of a model of its own kind
+            evaluation.run(measure, lambda: measure.load(model), model)
+            return
         source = sdjax.EMOJI if model is None else model
         wanted = getattr(measure, "generation", evaluation.Generation())
         asked = Request("", **{**dataclasses.asdict(wanted), "batch_size": None})

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from sdjax.words import WORDS
 
-from . import sample_run
+from . import sample_molecules, sample_run
 from .common import MODEL_WORDS, parsed
 from .sample_options import axis, cells, like_a_picture
 
@@ -214,7 +214,9 @@ def sample(
 
 
 def run(arguments: list[str], program: str) -> int:
-    """Reads the options, and draws."""
+    """Reads the options, and draws; with a model of molecules makes these."""
+    if sample_molecules.is_meant(arguments):
+        return sample_molecules.run(arguments, program)
     words = {**WORDS, **_WORDS}
     arguments = like_a_picture(arguments, sample)
 

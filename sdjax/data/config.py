@@ -10,9 +10,10 @@ class DataConfig:
     """Where captioned pictures come from, and how they are prepared and batched."""
 
     source: str = "shapes"
-    """"shapes", "emoji", "folder:PATH" or "tfds:NAME" (a tensorflow-datasets name)."""
+    """"shapes", "emoji", "folder:PATH" or "tfds:NAME" (a tensorflow-datasets name); for molecules
+    "qm9" or "qm9:FOLDER"."""
     split: str = "train"
-    """The source's split; shapes has train, heldout and all."""
+    """The source's split; shapes has train, heldout and all, qm9 train, valid, test and all."""
     image_size: int = 64
     """Side of the square pictures; others are cropped to their middle and resized. 0 for that of
     the model that is trained on."""

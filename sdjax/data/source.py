@@ -42,6 +42,8 @@ def open_source(config: DataConfig) -> "Source":
         from sdjax.data.tfds_source import open_tfds
 
         raw = open_tfds(name, config.split, config.data_dir, config.image_key, config.caption_key)
+    elif kind == "qm9":
+        raise SdjaxError("qm9 has molecules, not pictures: train on it by configs/molecules.py")
     else:
         raise SdjaxError(f"unknown data source {config.source!r}; expected {_KINDS}")
     return Source(

@@ -27,12 +27,14 @@ from sdjax.diffusion.schedules import (
     Schedule,
     cosine_schedule,
     linear_schedule,
+    polynomial_schedule,
     scaled_linear_schedule,
     schedule_from_betas,
     schedule_from_signal,
     sigmoid_schedule,
     zero_terminal_snr,
 )
+from sdjax.diffusion.subspace import projected_noise, without_mean
 from sdjax.diffusion.tables import Table, stacked
 from sdjax.diffusion.torch_noise import torch_noise
 from sdjax.diffusion.variational import hybrid_loss, learned_log_variance, variational_bound
@@ -62,7 +64,9 @@ __all__ = [
     "linear_schedule",
     "loss_weight",
     "perturbed_attention_guidance",
+    "polynomial_schedule",
     "posterior",
+    "projected_noise",
     "sample",
     "sampler",
     "sampler_from_config",

@@ -126,6 +126,24 @@ def sigmoid_schedule(num_timesteps=1000, start=-3.0, end=3.0, tau=1.0, beta_max=
 
 
 @on_the_host
+def polynomial_schedule(num_timesteps=1001, power=2, precision=1e-5, least_kept=0.001):
+    """ᾱ = (1 − 2s)·(1 − time^power)² + s with s = `precision`, which is the noise at timestep 0 and
+    the signal left at the last (Hoogeboom et al. 2022, arXiv 2203.17003, appendix B).
+
+    Time runs over 0 … 1, both ends among the timesteps, so that T steps of theirs are T + 1 levels
+    here. `least_kept`: the smallest part of ᾱ that a timestep keeps of the one before, without s.
+    """
+    if num_timesteps < 2:
+        raise SdjaxError(f"a polynomial schedule needs at least 2 timesteps, got {num_timesteps}")
+    if not 0 < precision < 0.5:
+        raise SdjaxError(f"precision must be between 0 and 0.5, got {precision}")
+    levels = (1 - np.linspace(0, 1, num_timesteps) ** power) ** 2
+    kept = np.clip(levels[1:] / levels[:-1], least_kept, 1)
+    signal = (1 - 2 * precision) * np.cumprod(np.append(1.0, kept)) + precision
+    return schedule_from_betas(1 - signal / np.append(1.0, signal[:-1]))
+
+
+@on_the_host
 def sigmoid_beta_schedule(beta_start=1e-4, beta_end=0.02, num_timesteps=1000):
     """β a rising sigmoid on −6…6 (GeoDiff, arXiv 2203.02923); diffusers calls it "sigmoid"."""
     rise = 1 / (1 + np.exp(-np.linspace(-6, 6, num_timesteps)))

@@ -7,6 +7,7 @@ from sdjax.errors import SdjaxError
 from sdjax.folders import check_writable
 
 from .generation import Generation
+from .molecules import Molecules, evaluate_molecules
 from .nearest_picture import NearestNeighbour, evaluate_nearest
 from .reconstruction import Reconstruction, evaluate_reconstruction
 from .shapes_accuracy import ShapesAccuracy, evaluate_shapes
@@ -18,6 +19,7 @@ EVALUATIONS = {
     Similarity: evaluate_similarity,
     NearestNeighbour: evaluate_nearest,
     Reconstruction: evaluate_reconstruction,
+    Molecules: evaluate_molecules,
 }
 """Configuration class -> function (model, configuration, subject) -> results as a dict for JSON."""
 
@@ -25,9 +27,9 @@ EVALUATIONS = {
 def run(config, load_model, model=None):
     """Run the evaluation that `config`, of a class in EVALUATIONS, describes; returns its results.
 
-    load_model: a function of nothing that gives an `sdjax.StableDiffusion`; called only where the
-    evaluation needs one. model: what it is called in the results, its folder, file or hub id:
-    results of another in the same folder are kept, and of an unnamed one all.
+    load_model: a function of nothing that gives an `sdjax.StableDiffusion`, or what the evaluation
+    is of; called only where it needs one. model: what it is called in the results, its folder, file
+    or hub id: results of another in the same folder are kept, and of an unnamed one all.
     """
     if type(config) not in EVALUATIONS:
         known = ", ".join(c.__name__ for c in EVALUATIONS)
@@ -40,7 +42,7 @@ def run(config, load_model, model=None):
 
 
 __all__ = [
-    "EVALUATIONS", "Generation", "NearestNeighbour", "Reconstruction", "ShapesAccuracy",
-    "Similarity", "evaluate_nearest", "evaluate_reconstruction", "evaluate_shapes",
-    "evaluate_similarity", "run", "sheet",
+    "EVALUATIONS", "Generation", "Molecules", "NearestNeighbour", "Reconstruction",
+    "ShapesAccuracy", "Similarity", "evaluate_molecules", "evaluate_nearest",
+    "evaluate_reconstruction", "evaluate_shapes", "evaluate_similarity", "run", "sheet",
 ]

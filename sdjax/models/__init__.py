@@ -3,6 +3,7 @@
 from .clip import TextEncoder, TextEncoderConfig, TextOutput
 from .clip_vision import CLIPVision, CLIPVisionConfig, VisionOutput
 from .controlnet import ControlNet, ControlNetConfig
+from .egnn import EGNN, EGNNConfig
 from .t2i_adapter import T2IAdapter, T2IAdapterConfig
 from .tiny_vae import TinyVAE, TinyVAEConfig
 from .unet import UNet
@@ -14,6 +15,8 @@ __all__ = [
     "CLIPVisionConfig",
     "ControlNet",
     "ControlNetConfig",
+    "EGNN",
+    "EGNNConfig",
     "T2IAdapter",
     "T2IAdapterConfig",
     "TextEncoder",

@@ -15,6 +15,7 @@ from .objectives.denoising import DenoisingConfig, ScheduleConfig
 from .objectives.dmd2 import DMD2
 from .objectives.latent import LatentObjective, LatentRun
 from .objectives.lcm import LCM
+from .objectives.molecules import MoleculeObjective, MoleculeRun
 from .objectives.pixel import PixelObjective, PixelRun
 from .objectives.progressive import Progressive
 from .objectives.sheets import SheetConfig
@@ -35,6 +36,8 @@ __all__ = [
     "LatentObjective",
     "LatentRun",
     "Lesson",
+    "MoleculeObjective",
+    "MoleculeRun",
     "OptimizerConfig",
     "Outcome",
     "PixelObjective",

@@ -237,3 +237,25 @@ def test_what_needs_numbers_says_it_of_traced_ones():
     ):  # fmt: skip
         with pytest.raises(SdjaxError, match=f"^{name} computes on the host and needs numbers"):
             jax.jit(function)(given)
+
+
+def test_polynomial_is_the_published_formula():
+    """Of e3_diffusion_for_molecules' predefined schedule: γ = log σ² − log α² at t/T."""
+    steps, precision = 1001, 1e-5
+    x = np.linspace(0, steps, steps)
+    squares = (1 - (x / steps) ** 2) ** 2
+    ratios = np.clip(squares[1:] / squares[:-1], 0.001, 1)
+    squares = np.concatenate([[1.0], np.cumprod(ratios)])
+    alpha = (1 - 2 * precision) * squares + precision
+    found = diffusion.polynomial_schedule()
+    np.testing.assert_allclose(found.alphas_cumprod, alpha, rtol=1e-6)
+    np.testing.assert_allclose(-found.log_snr, np.log(1 - alpha) - np.log(alpha), rtol=1e-5)
+    assert found.alphas_cumprod[0] == np.float32(1 - precision)
+
+
+@pytest.mark.parametrize(("options", "said"), [
+    ({"num_timesteps": 1}, "at least 2"), ({"precision": 0.0}, "between 0 and 0.5"),
+])
+def test_a_polynomial_schedule_that_is_none(options, said):
+    with pytest.raises(SdjaxError, match=said):
+        diffusion.polynomial_schedule(**options)

@@ -18,25 +18,25 @@ from .pyramid import pyramid_noise
 class ScheduleConfig:
     """A noise schedule by name."""
 
-    name: Literal["linear", "scaled_linear", "cosine", "sigmoid"] = "scaled_linear"
+    name: Literal["linear", "scaled_linear", "cosine", "sigmoid", "polynomial_2"] = "scaled_linear"
     beta_start: float = 0.00085
-    """First beta, not of cosine and sigmoid."""
+    """First beta, of linear and scaled_linear alone."""
     beta_end: float = 0.012
-    """Last beta, not of cosine and sigmoid."""
+    """Last beta, of linear and scaled_linear alone."""
     num_timesteps: int = 1000
     zero_terminal_snr: bool = False
     """Rescale so that the last timestep is pure noise (arXiv 2305.08891)."""
 
     def __post_init__(self):
         check_choices(self)
-        check_at_least(1, self, "num_timesteps")
+        check_at_least(2 if self.name == "polynomial_2" else 1, self, "num_timesteps")
 
     def build(self) -> diffusion.Schedule:
         """The schedule's tables."""
         # Inside a compiled step too the tables are made once, with NumPy's float64.
         with jax.ensure_compile_time_eval():
-            make = getattr(diffusion, f"{self.name}_schedule")
-            ends = () if self.name in ("cosine", "sigmoid") else (self.beta_start, self.beta_end)
+            make = getattr(diffusion, f"{self.name.removesuffix('_2')}_schedule")
+            ends = (self.beta_start, self.beta_end) if "linear" in self.name else ()
             schedule = make(*ends, num_timesteps=self.num_timesteps)
             return diffusion.zero_terminal_snr(schedule) if self.zero_terminal_snr else schedule
 
@@ -102,11 +102,15 @@ class Noised(NamedTuple):
     x_t: jax.Array
 
 
-def noised(config: DenoisingConfig, schedule, x_0, keys, timestep_mean=None, t=None) -> Noised:
+def noised(
+    config: DenoisingConfig, schedule, x_0, keys, timestep_mean=None, t=None, project=None
+) -> Noised:
     """Draw a timestep and noise for each image of x_0 [b, …] from its key, keys [b].
 
     timestep_mean: float [b], each image's own, in place of the configuration's.
     t: int32 [b], timesteps that are given.
+    project: function of noise [b, …] that gives its part in the subspace that the data lie in, such
+      as `diffusion.without_mean`; None where they lie anywhere.
     """
     noise = _draw(keys, "noise", lambda key: jax.random.normal(key, x_0.shape[1:]))
     if config.noise_offset:
@@ -121,12 +125,14 @@ def noised(config: DenoisingConfig, schedule, x_0, keys, timestep_mean=None, t=N
             jax.random.fold_in(key, number), own, config.pyramid_iterations,
             config.pyramid_discount,
         ))(keys, noise)
+    noise = noise if project is None else project(noise)
     if t is None:
         t = draw_timesteps(config, keys, timestep_mean, len(schedule))
     seen = noise
     if config.input_perturbation:
         further = _draw(keys, "perturbation", lambda key: jax.random.normal(key, x_0.shape[1:]))
         seen = noise + config.input_perturbation * further
+        seen = seen if project is None else project(seen)
     return Noised(x_0, noise, t, diffusion.add_noise(schedule, x_0, seen, t))
 
 
@@ -135,7 +141,7 @@ def losses(
 ):
     """Weighted loss of each image, float32 [b], for the network's prediction [b, …].
 
-    mask: what each place counts, [b, …, 1]; None for 1.
+    mask: what each place counts, [b, …, 1], or each number, [b, …]; None for 1.
 
     fraction: [b, …] where the network learns the variance too; the loss is then the unweighted
     hybrid one of arXiv 2102.09672.

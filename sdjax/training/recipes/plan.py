@@ -22,6 +22,7 @@ from sdjax.training.loop.fit import optimizer_of, step_of
 from sdjax.training.loop.state import TrainState
 from sdjax.training.objectives.latent import LatentObjective, LatentRun
 from sdjax.training.objectives.latent_loss import IDS
+from sdjax.training.objectives.molecules import MoleculeObjective, MoleculeRun
 from sdjax.training.objectives.pixel import PixelObjective, PixelRun
 from sdjax.training.objectives.tuning import empty_ids, tuned
 from sdjax.weights.parts import VAE, TextEncoder, UNet, configuration, vae_shapes
@@ -182,9 +183,23 @@ def problem_of(recipe) -> Problem:
         return Problem(PixelObjective(run), run, {}, batch)
     if isinstance(run, LatentRun):
         return _from_noise(recipe, run)
+    if isinstance(run, MoleculeRun):
+        return _of_molecules(run)
     if run is None:
         raise SdjaxError("plan is for the training of a denoising network, not of an autoencoder")
     return _on_model(recipe, run)
+
+
+def _of_molecules(run):
+    # No molecule of QM9 has more than two hydrogens a heavy atom and two: 29 for 9.
+    points = 3 * run.max_heavy_atoms + 2 if run.hydrogens else run.max_heavy_atoms
+    batch = {
+        "x": Shape((run.batch_size, points, run.features.width), jnp.float32),
+        "mask": Shape((run.batch_size, points, 1), jnp.float32),
+    }
+    if run.condition:
+        batch["context"] = Shape((run.batch_size, 1), jnp.float32)
+    return Problem(MoleculeObjective(run), run, {}, batch)
 
 
 def _from_noise(recipe, run):

@@ -16,6 +16,7 @@ from sdjax.parallel import Distributed, Placement
 from sdjax.training.loop.config import RunConfig
 from sdjax.training.objectives.autoencoder import AutoencoderRun
 from sdjax.training.objectives.latent import LatentRun
+from sdjax.training.objectives.molecules import MoleculeRun
 from sdjax.training.objectives.pixel import PixelRun
 from sdjax.training.objectives.tuning import TuningRun
 
@@ -27,7 +28,7 @@ class Recipe:
     """One command's worth of training: an autoencoder where one is wanted, then the diffusion."""
 
     data: DataConfig = field(default_factory=DataConfig)
-    diffusion: LatentRun | PixelRun | TuningRun | None = field(default_factory=PixelRun)
+    diffusion: LatentRun | PixelRun | TuningRun | MoleculeRun | None = field(default_factory=PixelRun)
     """None to train the autoencoder of a model alone."""
     model: str | None = None
     """What a TuningRun, or an autoencoder alone, trains on top of: a diffusers folder, a single
@@ -62,6 +63,8 @@ class Recipe:
             self._check_pixels()
         elif isinstance(self.diffusion, TuningRun):
             self._check_tuning()
+        elif isinstance(self.diffusion, MoleculeRun):
+            self._check_molecules()
         else:
             self._check_latents()
 
@@ -87,6 +90,17 @@ class Recipe:
         if self.autoencoder is not None or self.pretrained is not None:
             raise SdjaxError("training on a model takes it as `model`, no autoencoder, pretrained")
         self._check_memory("training on a model")
+
+    def _check_molecules(self):
+        if self.autoencoder is not None or self.pretrained is not None:
+            raise SdjaxError("a model of molecules takes neither autoencoder nor pretrained")
+        if self.data.source.partition(":")[0] != "qm9":
+            raise SdjaxError(
+                'molecules are read from a data.source of "qm9" or "qm9:FOLDER", got '
+                f"{self.data.source!r}"
+            )
+        if self.data.flip:
+            raise SdjaxError("data.flip mirrors pictures: leave it out for molecules")
 
     def _check_latents(self):
         if (self.autoencoder is None) == (self.pretrained is None):
@@ -129,7 +143,7 @@ class Recipe:
     @property
     def in_memory(self) -> bool:
         """Whether the pictures, or what is made of them, are read into memory before a run."""
-        if self.diffusion is None or isinstance(self.diffusion, TuningRun):
+        if self.diffusion is None or isinstance(self.diffusion, TuningRun | MoleculeRun):
             return True
         if isinstance(self.diffusion, PixelRun):
             return self.diffusion.cache_images

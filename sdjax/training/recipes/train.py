@@ -21,6 +21,7 @@ from sdjax.training.loop.lock import NAME as LOCK, check_shared, locked
 from sdjax.training.loop.optimizers import make_optimizer
 from sdjax.training.loop.settings import say
 from sdjax.training.objectives.latent import LatentObjective, LatentRun
+from sdjax.training.objectives.molecules import MoleculeRun
 from sdjax.training.objectives.pixel import PixelObjective, PixelRun
 from sdjax.training.objectives.tuning import TuningRun
 from sdjax.weights import VAE, TextEncoder
@@ -32,6 +33,7 @@ from .datasets import captions
 from .known_data import NAME as DATA, tell_changes
 from .loaded import First, NumberBatches, checked_labels
 from .material import Material
+from .molecules import train_molecules
 from .recipe import Recipe
 from .tuning import Tuning
 
@@ -74,6 +76,8 @@ def _train(recipe, workdir):
     with one_line_errors(workdir), told_when_full(WHEN_FULL), lock:
         check_shared(workdir)
         _check(recipe, workdir)
+        if isinstance(recipe.diffusion, MoleculeRun):
+            return _told(train_molecules(recipe, workdir), workdir)
         model = None
         if recipe.diffusion is None or isinstance(recipe.diffusion, TuningRun):
             recipe, model = based(recipe)
@@ -88,9 +92,13 @@ def _train(recipe, workdir):
             return Tuning(recipe, workdir, model, stage.material).go(stage.fit)
         else:
             finished = autoencoder(stage) and stage.latent()
-        if finished:
-            say(f"finished: the model is in {workdir / 'model'}")
-        return finished
+        return _told(finished, workdir)
+
+
+def _told(finished, workdir):
+    if finished:
+        say(f"finished: the model is in {workdir / 'model'}")
+    return finished
 
 
 def _check(recipe, workdir):
