@@ -4,8 +4,8 @@
     python -m benchmarks.molecules
 
 Writes results/molecules.json: for each sampler and number of evaluations the measures of
-`sdjax.molecules.measured` with Wilson's 95 % intervals and the time a molecule took; and those of as
-many molecules of QM9's test split.
+`sdjax.molecules.measured` with Wilson's 95 % intervals and the time a molecule took; and those of
+as many molecules of QM9's test split.
 """
 
 import dataclasses

@@ -215,7 +215,7 @@ class EGNN(nn.Module):
 
 
 def differences(x, constant):
-    """(squared distances [B, N, N, 1], (x_i − x_j)/(distance + constant) [B, N, N, 3]) of points."""
+    """Of points: (squared distances [B, N, N, 1], (x_i − x_j)/(distance + constant) [B, N, N, 3])."""
     difference = x[:, :, None] - x[:, None]
     squares = (difference**2).sum(-1, keepdims=True)
     return squares, difference / (jnp.sqrt(squares + 1e-8) + constant)

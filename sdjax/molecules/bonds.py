@@ -34,7 +34,7 @@ _VALENCE = np.array([dict((NUMBERS[s], v) for s, v in VALENCES.items()).get(i, 0
 def bond_orders(molecule: Molecule) -> np.ndarray:
     """int [n, n]: 0 for no bond, 1, 2 or 3, by the distances alone.
 
-    A pair has the highest order whose limit, and all limits of lower orders, are above its distance.
+    A pair has the highest order whose limit, and those of all lower orders, its distance is below.
     Raises SdjaxError for an element that the table lacks.
     """
     check_measurable(molecule.symbols)

@@ -83,7 +83,9 @@ def folder_of(source: str) -> Path:
     # The package is not imported: its code asks for more than its files.
     found = importlib.util.find_spec("qm9pack")
     if found is None:
-        raise SdjaxError('qm9 needs qm9pack, which is not installed: pip install "sdjax[molecules]"')
+        raise SdjaxError(
+            'qm9 needs qm9pack, which is not installed: pip install "sdjax[molecules]"'
+        )
     return Path(found.submodule_search_locations[0]) / "data"
 
 

@@ -1,4 +1,4 @@
-"""Projections: what they give, and that sampling stays in the subspace and is a Gaussian's there."""
+"""Projections: what they give; sampling stays in the subspace and is a Gaussian's there."""
 
 import jax
 import jax.numpy as jnp

@@ -40,7 +40,8 @@ class Peer(torch.nn.Module):
             block = torch.nn.Module()
             for j in range(config.inv_sublayers):
                 gcl = torch.nn.Module()
-                gcl.edge_mlp = torch.nn.Sequential(layer(edges, width), silu, layer(width, width), silu)
+                gcl.edge_mlp = torch.nn.Sequential(
+                    layer(edges, width), silu, layer(width, width), silu)
                 gcl.node_mlp = torch.nn.Sequential(
                     layer(2 * width, width), silu, layer(width, width))
                 if config.attention:
@@ -59,7 +60,8 @@ class Peer(torch.nn.Module):
         return torch.cat([torch.sin(angles), torch.cos(angles)])
 
     def forward(self, h, x):
-        config, pairs = self.config, [(i, j) for i in range(len(x)) for j in range(len(x)) if i != j]
+        config, count = self.config, len(x)
+        pairs = [(i, j) for i in range(count) for j in range(count) if i != j]
         start = {(i, j): self.told(((x[i] - x[j]) ** 2).sum()) for i, j in pairs}
         h = self.embedding(h)
         for number in range(config.n_layers):

@@ -47,7 +47,7 @@ class MoleculeRun(RunConfig):
         super().__post_init__()
         check_known(self.denoising)
         check_at_least(1, self, "max_heavy_atoms")
-        if any(size < 1 for size in self.buckets) or list(self.buckets) != sorted(set(self.buckets)):
+        if min(self.buckets, default=1) < 1 or list(self.buckets) != sorted(set(self.buckets)):
             raise SdjaxError(f"buckets must be rising numbers of atoms, got {self.buckets}")
         denoising = self.denoising
         if denoising.noise_offset or denoising.pyramid_iterations:
