@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from sdjax.errors import SdjaxError, check_at_least
 from sdjax.models.config_fields import known_fields
 from sdjax.models.layers import Dense, zeros_init
+from sdjax.models.remat import rematted
 
 CLASS = "EGNN"
 DIMENSIONS = 3
@@ -185,12 +186,12 @@ class Layer(nn.Module):
 class EGNN(nn.Module):
     """Points and their features to points and features, in `dtype`; the points are always float32.
 
-    remat: recompute each layer in the backward pass.
+    remat: recompute each layer in the backward pass, see `rematted`.
     """
 
     config: EGNNConfig
     dtype: jnp.dtype = jnp.float32
-    remat: bool = False
+    remat: bool | str = False
 
     @nn.compact
     def __call__(self, h, x, mask):
@@ -199,7 +200,7 @@ class EGNN(nn.Module):
         Returns (features [B, N, in_node_nf] float32, points [B, N, 3] float32), 0 where there is no
         point. What stands there of h and x does not matter, nor does how many there are.
         """
-        config, layer = self.config, nn.remat(Layer) if self.remat else Layer
+        config, layer = self.config, rematted(Layer, self.remat)
         mask = mask.astype(self.dtype)
         x, h = x.astype(jnp.float32) * mask, h * mask
         others = 1 - jnp.eye(x.shape[1], dtype=self.dtype)[..., None]

@@ -64,7 +64,7 @@ class MoleculeRun(RunConfig):
     def network(self) -> EGNN:
         """The network, its inputs counted."""
         inputs = self.features.width - DIMENSIONS + 1 + bool(self.condition)
-        return EGNN(replace(self.egnn, in_node_nf=inputs), self.dtype, self.remat)
+        return EGNN(replace(self.egnn, in_node_nf=inputs), self.dtype, self.remat_kind)
 
 
 @dataclass(frozen=True)
