@@ -23,6 +23,7 @@ COMMANDS = {
     "evaluate": "measure a model",
     "draw": "make pictures for networks that steer: edges, poses",
     "convert": "turn a checkpoint into another layout",
+    "export": "turn a model into programs for phones and other runtimes",
 }
 """Name -> what it does; the name is also that of its file."""
 
