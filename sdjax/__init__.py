@@ -63,6 +63,7 @@ _MODULES = (
     "parallel",
     "pipeline",
     "sound",
+    "stores",
     "text",
     "training",
     "weights",

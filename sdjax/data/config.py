@@ -2,6 +2,7 @@
 import dataclasses
 from typing import Literal
 
+from sdjax.data.filters import Filter
 from sdjax.errors import SdjaxError, check_at_least
 
 
@@ -12,6 +13,10 @@ class DataConfig:
     source: str = "shapes"
     """"shapes", "emoji", "folder:PATH" or "tfds:NAME" (a tensorflow-datasets name); for molecules
     "qm9" or "qm9:FOLDER"."""
+    """"shapes", "emoji", "folder:PATH", "tfds:NAME" (a tensorflow-datasets name); or for sets larger
+    than memory, here or at addresses such as gs://bucket/folder, "tar:PATH" (WebDataset, as
+    img2dataset writes it), "parquet:PATH" (as Hugging Face has it), "array_record:PATH", or
+    "encoded:PATH", what `data encode` wrote: a folder, or names with {0000..0099}."""
     split: str = "train"
     """The source's split; shapes has train, heldout and all, qm9 train, valid, test and all."""
     image_size: int = 64
@@ -59,11 +64,26 @@ class DataConfig:
     cache: int = 0
     """Keeps up to so many prepared pictures in memory, where a run reads them as it goes, which it
     does without cache_images or cache_latents."""
+    smallest: int = 0
+    """Shards: pictures whose shorter side has fewer pixels are left out."""
+    max_aspect: float = 0.0
+    """Shards: those whose longer side is more than so many times the shorter; 0 for none."""
+    keep: tuple[str, ...] = ()
+    """Shards: conditions on what is known of a sample, its JSON or columns, such as
+    "similarity>=0.3" "punsafe<0.1"; samples that fail one, or lack what it is about, are left
+    out."""
+    window: int = 1024
+    """Shards: samples that lie together and change places at random."""
+    streams: int = 16
+    """Shards: places of the data that are drawn from in turn, best a multiple of the number of
+    hosts, each of which then reads its share of the shards."""
     threads: int = 1
     """Threads that read and prepare ahead of a run that reads as it goes."""
 
     def __post_init__(self):
-        check_at_least(0, self, "image_size", "cache", "threads")
+        check_at_least(0, self, "image_size", "cache", "threads", "smallest", "max_aspect")
+        check_at_least(1, self, "window", "streams")
+        self.filter  # refuses conditions that are none
         if not 0 <= self.validation < 1:
             raise SdjaxError(f"validation is a share in [0, 1), got {self.validation}")
         if self.validation and self.validation_source:
@@ -72,3 +92,8 @@ class DataConfig:
             raise SdjaxError(
                 f"max_broken_share is a share between 0 and 1, got {self.max_broken_share}"
             )
+
+    @property
+    def filter(self) -> Filter:
+        """Which samples of shards are used."""
+        return Filter(self.smallest, self.max_aspect, self.keep)

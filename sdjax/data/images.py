@@ -5,17 +5,18 @@ from PIL import Image
 from sdjax.data.pictures import open_picture
 
 
-def decode_image(file, name: str) -> np.ndarray:
+def decode_image(file, name: str, least: int = 0) -> np.ndarray:
     """The picture in a file, uint8 [height, width, 3], as `open_picture` shows it.
 
     Args:
       file: a path, or the encoded bytes.
       name: what to call the picture where it is broken.
+      least: as `open_picture` has it.
 
     Raises:
       BrokenItem: where it cannot be read to its end.
     """
-    return np.asarray(open_picture(file, name))
+    return np.asarray(open_picture(file, name, least=least))
 
 
 def crop_and_resize(image: np.ndarray, size: int) -> np.ndarray:

@@ -1,4 +1,5 @@
 """Opens a source by name and prepares its pictures; broken ones are counted and skipped."""
+import importlib
 import logging
 import threading
 
@@ -16,11 +17,22 @@ from sdjax.folders import check_local
 
 _log = logging.getLogger(__name__)
 _LOOKED_AT, _NAMED = 1000, 20  # items looked at, and named, before a run is stopped
-_KINDS = '"shapes", "emoji", "folder:PATH" or "tfds:NAME"'
+_KINDS = (
+    '"shapes", "emoji", "folder:PATH", "tfds:NAME", "tar:PATH", "parquet:PATH", '
+    '"array_record:PATH" or "encoded:PATH"'
+)
+_SHARDS = {
+    "tar": ("sdjax.data.tar_shards", "TarShards"),
+    "encoded": ("sdjax.data.tar_shards", "TarShards"),
+    "parquet": ("sdjax.data.parquet_shards", "ParquetShards"),
+    "array_record": ("sdjax.data.record_shards", "RecordShards"),
+}
 
 
-def open_source(config: DataConfig) -> "Source":
+def open_source(config: DataConfig, index=None) -> "Source":
     """The source that a configuration names, its pictures prepared to `config.image_size`.
+
+    index: a folder or address where is kept what is found out about shards; None keeps nothing.
 
     Raises:
       SdjaxError: where the source is unknown, absent, or broken beyond `max_broken_share`.
@@ -28,8 +40,15 @@ def open_source(config: DataConfig) -> "Source":
     if not config.image_size:
         raise SdjaxError("data.image_size 0 is that of a model that is trained on: there is none")
     kind, _, name = config.source.partition(":")
-    check_local(name)
-    check_local(config.data_dir or "")
+    if kind not in _SHARDS:
+        check_local(name)
+        if config.filter:
+            raise SdjaxError(
+                "data.smallest, max_aspect and keep are for tar:, parquet: and array_record:, not "
+                f"for {config.source!r}"
+            )
+    if kind != "tfds":
+        check_local(config.data_dir or "")
     if kind == "shapes" and not name:
         raw = Shapes(config.image_size, config.objects, config.split, config.seed)
     elif kind == "emoji" and not name:
@@ -44,12 +63,34 @@ def open_source(config: DataConfig) -> "Source":
         raw = open_tfds(name, config.split, config.data_dir, config.image_key, config.caption_key)
     elif kind == "qm9":
         raise SdjaxError("qm9 has molecules, not pictures: train on it by configs/molecules.py")
+    elif kind in _SHARDS and name:
+        raw = _open_shards(config, kind, name, index)
     else:
         raise SdjaxError(f"unknown data source {config.source!r}; expected {_KINDS}")
     return Source(
         raw, config.image_size, require_captions=config.require_captions,
         max_broken_share=config.max_broken_share, cache=config.cache,
         buckets=_buckets(config),
+    )
+
+
+def in_shards(config: DataConfig) -> bool:
+    """Whether a source is made for sets that do not fit into memory."""
+    return config.source.partition(":")[0] in _SHARDS
+
+
+def _open_shards(config, kind, name, index):
+    from sdjax.data.shards import Shards
+
+    module, reader = _SHARDS[kind]
+    options = {"caption_key": config.caption_key}
+    if kind in ("parquet", "array_record"):
+        options["image_key"] = config.image_key
+    if not config.buckets:  # which want to know how large a picture was
+        options["size"] = config.image_size
+    return Shards(
+        getattr(importlib.import_module(module), reader), name, config.filter, index,
+        config.max_broken_share, **options,
     )
 
 
@@ -97,6 +138,11 @@ class Source:
         for name, reason in skipped:
             self._count(BrokenItem(name, reason))
 
+    @property
+    def sizes(self) -> list[int] | None:
+        """Items of each shard; None where there are none."""
+        return getattr(self.raw, "sizes", None)
+
     def __len__(self):
         return len(self.raw)
 
@@ -133,6 +179,8 @@ class Source:
             item = dict(self.raw[index])
             if not self.has_caption(index, item["caption"]):
                 return None
+            if "image" not in item:
+                return item
             if self.buckets is None:
                 item["image"] = crop_and_resize(item["image"], self.image_size)
                 return item
