@@ -58,6 +58,7 @@ _MODULES = (
     "evaluation",
     "export",
     "memory",
+    "mirror",
     "models",
     "molecules",
     "parallel",

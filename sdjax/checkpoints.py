@@ -14,9 +14,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 
 from .errors import SdjaxError
+from .mirror import place_of
 from .parallel import to_host
+from .stores import address, scheme_of
 
 
 VALIDATION = "validation_loss"
@@ -33,7 +36,9 @@ class Checkpoints:
     """
 
     def __init__(self, folder, keep=2, keep_every=0, read_only=False):
-        self.folder, self._failed = Path(folder).absolute(), False
+        self._remote = scheme_of(folder) is not None
+        self.folder = epath.Path(address(folder)) if self._remote else Path(folder).absolute()
+        self.where, self._failed = place_of(folder), False
         # Orbax reports every phase of a save, and an error once a thread; it is raised as well.
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         if read_only:
@@ -49,7 +54,7 @@ class Checkpoints:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise SdjaxError(f"cannot write checkpoints to {self.folder}: {error}") from error
+                raise SdjaxError(f"cannot write checkpoints to {self.where}: {error}") from error
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def latest(self):
@@ -92,11 +97,13 @@ class Checkpoints:
 
     def _check_room(self, step, arrays):
         """SdjaxError where a full disk can be foreseen: Orbax leaves an unfinished folder."""
+        if self._remote:
+            return
         size = sum(x.nbytes for x in jax.tree.leaves(arrays)) + MARGIN
         free = shutil.disk_usage(self.folder).free
         if free < size:
             raise SdjaxError(
-                f"no room for the checkpoint of step {step} in {self.folder}: it takes "
+                f"no room for the checkpoint of step {step} in {self.where}: it takes "
                 f"{size / 1e6:,.1f} MB, {free / 1e6:,.1f} MB are free; {self._kept()}"
             )
 
@@ -116,7 +123,7 @@ class Checkpoints:
             self._failed = True
             first = (str(error).splitlines() or [""])[0]
             raise SdjaxError(
-                f"cannot write a checkpoint to {self.folder}: {first[:200]}; {self._kept()}"
+                f"cannot write a checkpoint to {self.where}: {first[:200]}; {self._kept()}"
             ) from error
 
     def notes(self, step):
@@ -145,7 +152,7 @@ class Checkpoints:
         Only the notes are read.
         """
         saved, wanted = self.notes(step)["arrays"], _shapes(like)
-        where = f"the checkpoint of step {step} in {self.folder}"
+        where = f"the checkpoint of step {step} in {self.where}"
         remedy = "train into another folder, or use the configuration that made it"
         for name in wanted:
             if name not in saved:

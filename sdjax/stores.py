@@ -31,6 +31,15 @@ def address(path: str | os.PathLike) -> str:
     return _SCHEME.sub(r"\1://", text, count=1)
 
 
+def check_store(path: str | os.PathLike) -> None:
+    """SdjaxError for an address that is no folder of files: https:// and the hub's."""
+    if (scheme := scheme_of(path)) in ("http", "https", "hf"):
+        raise SdjaxError(
+            f"expected a path, or an address such as gs://bucket/folder, got {address(path)}: "
+            f"{scheme}:// is not supported; copy what lies there to a local disk"
+        )
+
+
 class Store:
     """The files of one kind of address. Paths go in and come out as users write them."""
 

@@ -19,6 +19,7 @@ COMMANDS = {
     "sample": "turn prompts into pictures",
     "captions": "list what a model was trained to draw",
     "train": "train a model by a recipe of configs/",
+    "data": "compute latents and embedded captions once, for training",
     "plan": "tell what a training takes of devices that need not be there",
     "evaluate": "measure a model",
     "draw": "make pictures for networks that steer: edges, poses",

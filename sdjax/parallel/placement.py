@@ -108,8 +108,16 @@ class Copies:
         """
         return map_locally(function, in_axes)
 
-    def batch(self, batch, leading=()):
-        """Arrays [N, …] on the devices, for the body as [*leading, its share, …]."""
+    def rows(self, batch_size: int) -> np.ndarray:
+        """The rows of a batch that devices of this process compute, int [n]."""
+        return np.arange(batch_size)
+
+    def batch(self, batch, leading=(), part=None):
+        """Arrays [N, …] on the devices, for the body as [*leading, its share, …].
+
+        part: (rows, batch size) where the arrays hold only these rows of each batch.
+        """
+        del part  # all of them, see `rows`
         return jax.device_put(shard_batch(batch, leading), split())
 
     def put(self, tree):
@@ -248,8 +256,29 @@ class Sharded:
 
         return jax.jit(lambda *arguments: cut(mapped(*map(cut, arguments, in_axes)), 0))
 
-    def batch(self, batch, leading=()):
+    def rows(self, batch_size: int) -> np.ndarray:
+        if batch_size % self.groups:
+            return np.arange(batch_size)  # `batch` refuses it
+        places = self.data_cut(0).addressable_devices_indices_map((batch_size,)).values()
+        return np.unique(np.concatenate([np.arange(batch_size)[place] for place, in places]))
+
+    def batch(self, batch, leading=(), part=None):
         cut = self.data_cut(len(leading))
+
+        def of_part(x):
+            rows, size = part
+            x = np.asarray(x).reshape(*leading, len(rows), *x.shape[1:])
+
+            def at(index):
+                wanted = np.arange(size)[index[len(leading)]]
+                own = (slice(None),) * len(leading) + (np.searchsorted(rows, wanted),)
+                return x[own]
+
+            return jax.make_array_from_callback((*leading, size, *x.shape[len(leading) + 1:]),
+                                                cut, at)
+
+        if part is not None and not part[1] % self.groups:
+            return jax.tree.map(of_part, batch)
 
         def placed(x):
             x, groups = np.asarray(x), int(np.prod(leading, dtype=int))

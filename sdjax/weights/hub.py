@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sdjax.errors import SdjaxError
-from sdjax.folders import check_local
+from sdjax.mirror import local_copy
 from sdjax.weights.checkpoint import PARTS
 from sdjax.weights.folder import STEMS, weight_files
 
@@ -28,15 +28,15 @@ def locate(
 ) -> Path:
     """The path of a local folder or file, or of the local copy of a hub repository.
 
-    source: a path, or a hub id such as "owner/name": of a whole model, or of one part alone. Only
+    source: a path, an address such as gs://bucket/model, of which a copy is made for as long as the
+    program runs, or a hub id such as "owner/name": of a whole model, or of one part alone. Only
     the files that are read are downloaded, once, into huggingface_hub's cache; with
     HF_HUB_OFFLINE=1 or without a network, that cache alone is used.
     variant: "fp16" downloads those weights only, and plain ones of parts that lack them while
     others have them. revision: a branch, tag or commit.
     Raises SdjaxError where nothing is found, or the hub cannot be reached.
     """
-    check_local(source)
-    path = Path(source)
+    path = local_copy(source)
     if path.exists():
         return path
     repository = str(source)

@@ -3,11 +3,24 @@
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from sdjax import parallel
 from sdjax.training import ArrayBatches, OptimizerConfig, RunConfig, fit
 from tests.parallel.steps import Objective
+
+
+class Share:
+    """Those rows of each batch that this process needs, as a loader reads them."""
+
+    def __init__(self, batches, rows, batch_size):
+        assert len(rows) < batch_size
+        self._batches, self.rows, self.batch_size = batches, rows, batch_size
+        self.get_state, self.set_state = batches.get_state, batches.set_state
+
+    def __next__(self):
+        return {name: array[self.rows] for name, array in next(self._batches).items()}
 
 
 def train(folder, steps, every, placement=parallel.Placement(), max_minutes=0.0):
@@ -19,6 +32,8 @@ def train(folder, steps, every, placement=parallel.Placement(), max_minutes=0.0)
     )
     images = np.random.default_rng(1).normal(size=(20, 1, 3, 4)).astype(np.float32)
     batches = ArrayBatches({"image": images}, 8, 0)
+    if jax.process_count() > 1:
+        batches = Share(batches, placement.laid_out().rows(8), 8)
     return fit(Objective(), {}, batches, config, folder, placement=placement)
 
 

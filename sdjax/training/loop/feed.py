@@ -96,7 +96,8 @@ class ArrayBatches:
 class Feed:
     """Iterates (device batch, position) over `batches`, some calls ahead in a thread of its own.
 
-    batches: an iterator of trees of arrays [batch, …], with get_state and set_state.
+    batches: an iterator of trees of arrays [batch, …], with get_state and set_state. Where it has
+      `rows`, a batch is only these rows of one of `batch_size`, as this process's devices need.
     leading: (steps_per_call, accumulation); that many batches are stacked for one call.
     place: where they go, see `sdjax.parallel.Placement`.
     position: what batches.get_state gave right after the call's last batch was drawn, so that a
@@ -121,7 +122,10 @@ class Feed:
         count = int(np.prod(self._leading, dtype=int))
         drawn = [next(self._batches) for _ in range(count)]
         whole = drawn[0] if count == 1 else jax.tree.map(lambda *x: np.concatenate(x), *drawn)
-        return self._place.batch(whole, self._leading)
+        rows = getattr(self._batches, "rows", None)
+        if rows is None:
+            return self._place.batch(whole, self._leading)
+        return self._place.batch(whole, self._leading, (rows, self._batches.batch_size))
 
     def _put(self, item):
         while not self._stopped.is_set():

@@ -10,11 +10,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from etils import epath
 
 from sdjax.checkpoints import VALIDATION, Checkpoints
 from sdjax.chips import chip_of
 from sdjax.errors import SdjaxError
 from sdjax.folders import one_line_errors
+from sdjax.mirror import checkpoints_of, place_of
 from sdjax.parallel import COPIES, Placement, Votes, leader
 from sdjax.room import told_when_full
 
@@ -86,8 +88,7 @@ def _fit(objective, frozen, batches, config, folder, name, sheet, about, validat
         frozen = place.put(frozen)
     about = as_json(about or dataclasses.asdict(config))
     optimizer = optimizer_of(objective, config)
-    kept_in = Path(folder) / "checkpoints"
-    checkpoints = Checkpoints(kept_in, config.keep_checkpoints, config.keep_every)
+    checkpoints = Checkpoints(checkpoints_of(folder), config.keep_checkpoints, config.keep_every)
     try:
         step, init = checkpoints.latest(), _initial(objective, optimizer)
         if step is None:
@@ -106,7 +107,8 @@ def _fit(objective, frozen, batches, config, folder, name, sheet, about, validat
         kind = Report if leader() else Silent
         report = kind(folder, name, step, config.steps)
         try:
-            for line in [f"{name}: going on after step {step} in {folder}", *changed][:step]:
+            where = place_of(folder)
+            for line in [f"{name}: going on after step {step} in {where}", *changed][:step]:
                 report.say(line)
             run = _Run(objective, optimizer, config, checkpoints, report, sheet, about, place)
             run.clock, run.validation = begun - before, validation
@@ -125,7 +127,7 @@ def check(objective, config: RunConfig, folder, frozen=None):
 
     Nothing is compiled, read or written, so that this can come before all other preparations.
     """
-    if not (Path(folder) / "checkpoints").is_dir():
+    if not _begun(folder):
         return
     checkpoints = _existing(folder)
     try:
@@ -138,7 +140,7 @@ def check(objective, config: RunConfig, folder, frozen=None):
 
 def has_begun(folder) -> bool:
     """Whether `fit` has made a checkpoint in `folder`."""
-    if not (Path(folder) / "checkpoints").is_dir():
+    if not _begun(folder):
         return False
     checkpoints = _existing(folder)
     try:
@@ -177,7 +179,11 @@ def best_weights(objective, config: RunConfig, folder, frozen=None) -> Best | No
 
 
 def _existing(folder):
-    return Checkpoints(Path(folder) / "checkpoints", read_only=True)
+    return Checkpoints(checkpoints_of(folder), read_only=True)
+
+
+def _begun(folder):
+    return epath.Path(checkpoints_of(folder)).is_dir()
 
 
 def _initial(objective, optimizer):
@@ -206,7 +212,7 @@ def _checked(checkpoints, init, config, frozen):
     checkpoints.check(step, shapes)
     if step > config.steps:
         raise SdjaxError(
-            f"{checkpoints.folder} is already at step {step}, beyond the {config.steps} asked for: "
+            f"{checkpoints.where} is already at step {step}, beyond the {config.steps} asked for: "
             "ask for more steps or train into another folder"
         )
     return shapes
@@ -324,7 +330,7 @@ class _Run:
         self.checkpoints.wait()
         good = self.checkpoints.latest()
         kept = "no checkpoint was made yet" if good is None else (
-            f"the last good checkpoint, step {good}, is kept in {self.checkpoints.folder}"
+            f"the last good checkpoint, step {good}, is kept in {self.checkpoints.where}"
         )
         raise SdjaxError(
             f"loss or gradient is not finite at step {step}: {kept}; "

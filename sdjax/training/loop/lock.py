@@ -5,8 +5,10 @@ import time
 from pathlib import Path
 
 import jax
+from etils import epath
 
 from sdjax.errors import SdjaxError
+from sdjax.mirror import checkpoints_of
 from sdjax.parallel import leader, meet
 
 NAME = ".lock"
@@ -39,7 +41,7 @@ def locked(folder):
 
 def check_shared(folder):
     """SdjaxError in a process of a job that does not see the folder of process 0."""
-    mark = Path(folder) / ".job"
+    mark = epath.Path(checkpoints_of(folder)).parent / ".job"
     if leader():
         mark.write_text(str(time.time_ns()), encoding="utf-8")
     meet()

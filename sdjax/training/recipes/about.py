@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from sdjax.mirror import place_of
 from sdjax.training.loop.settings import say
 from sdjax.training.loop.validation import Best
 from sdjax.weights.folder import write_json
@@ -40,9 +41,9 @@ def tell_result(workdir: Path, place: Path, steps: int, best: Best | None):
     """Says, and writes down in `result.json`, which checkpoint the exported result is."""
     result = {"result": place.name, "step": steps, "steps": steps}
     if best is None:
-        say(f"finished: {place}")
+        say(f"finished: {place_of(place)}")
     else:
         result |= {"step": best.step, "validation_loss": best.loss}
-        say(f"finished: {place}, of step {best.step} of {steps}, whose validation loss is the "
+        say(f"finished: {place_of(place)}, of step {best.step} of {steps}, whose validation loss is the "
             f"least: {best.loss:.4f}")
     write_json(workdir / NAME, result)

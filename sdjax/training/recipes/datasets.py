@@ -43,16 +43,23 @@ def captions(source, count):
     return [str(item["caption"]) for item in items if item is not None]
 
 
-def encode_all(vae: VAE, params, images):
-    """Posterior of each picture: (mean, standard deviation), float32 [N, h, w, C] each.
-
-    images: uint8 [N, H, W, 3].
+def encoder(vae: VAE):
+    """The compiled function (parameters, images uint8 or in [-1, 1], [N, H, W, 3]) -> the posterior
+    of each picture: (mean, standard deviation), float32 [N, h, w, C] each.
     """
     def posterior(params, images):
         mean, log_variance = vae.posterior(params, as_float(images))
         return mean, jnp.exp(0.5 * log_variance)
 
-    program = map_over_devices(posterior, items=1)
+    return map_over_devices(posterior, items=1)
+
+
+def encode_all(vae: VAE, params, images):
+    """Posterior of each picture as `encoder` gives it.
+
+    images: uint8 [N, H, W, 3].
+    """
+    program = encoder(vae)
     size = min(CHUNK, len(images))
     parts = []
     for start in _told(range(0, len(images), size), f"encoding {len(images)} pictures"):

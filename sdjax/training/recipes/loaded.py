@@ -24,6 +24,15 @@ class First:
     def __init__(self, source, count):
         self._source, self._count = source, min(count, len(source))
 
+    @property
+    def sizes(self):
+        """Items of each shard; None where there are none."""
+        sizes = self._source.sizes
+        if sizes is None:
+            return None
+        ends = np.minimum(np.cumsum(sizes), self._count)
+        return np.diff(ends, prepend=0).tolist()
+
     def __len__(self):
         return self._count
 
@@ -37,7 +46,11 @@ class NumberBatches:
     def __init__(self, batches, classes):
         self._batches, self._classes = batches, classes
         self.get_state, self.set_state = batches.get_state, batches.set_state
+        self.rows = getattr(batches, "rows", None)
+        self.batch_size = getattr(batches, "batch_size", None)
 
     def __next__(self):
-        batch = {k: v for k, v in next(self._batches).items() if v.dtype.kind in "iufb"}
+        batch = {k: v for k, v in next(self._batches).items()
+                 if v.dtype.kind in "iufb" and k not in ("context", "pooled")}
+        batch = {k: v.astype(np.float32) if v.dtype == np.float16 else v for k, v in batch.items()}
         return batch | {"label": checked_labels(batch, self._classes)} if self._classes else batch

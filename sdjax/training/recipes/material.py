@@ -8,6 +8,8 @@ import numpy as np
 
 from sdjax.data import open_source
 from sdjax.errors import SdjaxError
+from sdjax.mirror import place_of
+from sdjax.stores import joined
 from sdjax.text import Tokenizer, train_tokenizer
 from sdjax.training.loop.settings import changes_since, keep, say, tell
 
@@ -28,7 +30,7 @@ class Material:
 
     def __init__(self, recipe: Recipe, workdir: Path):
         self.recipe, self.workdir = recipe, workdir
-        self.source = open_source(recipe.data)
+        self.source = open_source(recipe.data, joined(place_of(workdir), "shards"))
         self.count = min(recipe.examples or len(self.source), len(self.source))
         self.content = content_of(self.source, workdir, self.count, recipe.in_memory)
         self._pictures = None

@@ -9,6 +9,7 @@ from typing import Literal
 import tyro
 
 from sdjax.data import DataConfig
+from sdjax.data.source import in_shards
 from sdjax.errors import SdjaxError, check_at_least, check_choices
 from sdjax.folders import check_local
 from sdjax.models.vae import VAEConfig
@@ -21,6 +22,7 @@ from sdjax.training.objectives.pixel import PixelRun
 from sdjax.training.objectives.tuning import TuningRun
 
 from .names import find_recipe
+from .streamed import check_streamed
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,8 @@ class Recipe:
         if self.autoencoder is not None or self.pretrained is not None:
             raise SdjaxError("training on a model takes it as `model`, no autoencoder, pretrained")
         self._check_memory("training on a model")
+        if in_shards(self.data):
+            check_streamed(self)
 
     def _check_molecules(self):
         if self.autoencoder is not None or self.pretrained is not None:
@@ -109,7 +113,10 @@ class Recipe:
             )
         if not self.diffusion.train_text_encoder and self.pretrained is None:
             raise SdjaxError("a frozen text encoder needs a pretrained folder to take it from")
-        if self.data.flip and self.diffusion.cache_latents:
+        if in_shards(self.data) and self.diffusion.curriculum:
+            raise SdjaxError("a curriculum wants all captions at hand, not those of shards")
+        cached = self.data.source.startswith("encoded:")
+        if self.data.flip and (self.diffusion.cache_latents or cached):
             raise SdjaxError(
                 "data.flip cannot mirror cached latents: set diffusion.cache_latents to False, "
                 "or data.flip to False"
@@ -144,6 +151,12 @@ class Recipe:
     def in_memory(self) -> bool:
         """Whether the pictures, or what is made of them, are read into memory before a run."""
         if self.diffusion is None or isinstance(self.diffusion, TuningRun | MoleculeRun):
+        """Whether the pictures, or what is made of them, are read into memory before a run. Those
+        of shards are not, but for an autoencoder.
+        """
+        if in_shards(self.data) and self.autoencoder is None:
+            return False
+        if self.diffusion is None or isinstance(self.diffusion, TuningRun):
             return True
         if isinstance(self.diffusion, PixelRun):
             return self.diffusion.cache_images

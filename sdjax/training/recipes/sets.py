@@ -15,6 +15,23 @@ from sdjax.training.loop.settings import say
 from .pictures import by_size, edges, mirrored
 
 
+def picture_ids(model, run, shape, count, ids=None):
+    """What the model is told of so many pictures, float32 [count, 6], or 5 of SDXL's refiner; None
+    of models that are told nothing.
+
+    shape: (height, width). ids: of pictures that were cut, as sources with buckets give them.
+    """
+    told = names(model.unet.config, [encoder.config for encoder in model.text_encoders])
+    if not told:
+        return None
+    if ids is None:
+        ids = np.tile(np.float32([*shape, 0, 0, *shape]), (count, 1))
+    if "aesthetic_score" in told:
+        score = np.full((len(ids), 1), run.aesthetic_score, np.float32)
+        ids = np.concatenate([ids[:, :4], score], axis=1)
+    return ids
+
+
 class Sets:
     """Makes the arrays of a `TuningRun`'s pictures.
 
@@ -94,14 +111,8 @@ class Sets:
             arrays["mask"] = self._masks(material, arrays, shape)
         captions = [self.run.captions.of(str(text)) for text in arrays["caption"]]
         arrays["caption"] = np.array(captions)
-        told = names(
-            self.model.unet.config, [encoder.config for encoder in self.model.text_encoders])
-        whole = np.tile(np.float32([*shape, 0, 0, *shape]), (len(captions), 1))
-        ids = arrays.pop("time_ids", whole)
-        if "aesthetic_score" in told:
-            score = np.full((len(ids), 1), self.run.aesthetic_score, np.float32)
-            ids = np.concatenate([ids[:, :4], score], axis=1)
-        if told:
+        ids = picture_ids(self.model, self.run, shape, len(captions), arrays.pop("time_ids", None))
+        if ids is not None:
             arrays["time_ids"] = ids
         return arrays
 

@@ -21,16 +21,18 @@ CHUNK = 32  # captions embedded at once
 class Contexts:
     """Embeds captions by a model's text encoders, keeping them in the file `path`.
 
-    run: a `TuningRun`. params: the model's parameters by their parts.
+    run: a `TuningRun`. path: None to embed alone. params: the model's parameters by their parts.
     """
 
-    def __init__(self, run, networks, params, path: Path):
+    def __init__(self, run, networks, params, path: Path | None):
         self._run, self._networks, self._path = run, networks, path
         self._params = {name: params[name] for name in networks.encoders}
+        self._program = None
         self._made_of = json.dumps({
             "version": __version__, "clip_skip": run.clip_skip, "dtype": run.precision,
             "encoders": {name: digest_of(tree) for name, tree in self._params.items()},
         })
+        self.tokenizers = networks.tokenizers
         self._known = self._read()
 
     def of(self, texts) -> dict:
@@ -47,28 +49,30 @@ class Contexts:
         lacking = list({key: i for i, key in enumerate(keys) if key not in self._known}.values())
         if lacking:
             say(f"embedding {len(lacking)} captions")
-            made = self._embed({name: array[lacking] for name, array in ids.items()})
+            made = self.embed({name: array[lacking] for name, array in ids.items()})
             for row, i in enumerate(lacking):
                 self._known[keys[i]] = {name: array[row] for name, array in made.items()}
             self._write()
         rows = [self._known[key] for key in keys]
         return {name: np.stack([row[name] for row in rows]) for name in rows[0]}
 
-    def _embed(self, ids):
+    def embed(self, ids) -> dict:
+        """What `of` gives, of ids as `encoded` makes them; nothing is kept."""
         def embed(params, ids):
             found = embedded(self._networks.encoders, params, ids, self._run.clip_skip)
             return {name: x.astype("float32") for name, x in found._asdict().items()
                     if x is not None}
 
-        program, count = map_over_devices(embed, items=1), len(next(iter(ids.values())))
-        parts = []
+        if self._program is None:
+            self._program = map_over_devices(embed, items=1)
+        count, parts = len(next(iter(ids.values()))), []
         for start in range(0, count, CHUNK):
             rows = np.minimum(np.arange(start, start + min(CHUNK, count)), count - 1)
-            parts.append(program(self._params, {name: array[rows] for name, array in ids.items()}))
+            parts.append(self._program(self._params, {name: array[rows] for name, array in ids.items()}))
         return {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
 
     def _read(self):
-        if not self._path.exists():
+        if self._path is None or not self._path.exists():
             return {}
         with np.load(self._path) as saved:
             if str(saved["made_of"]) != self._made_of:

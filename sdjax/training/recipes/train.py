@@ -4,11 +4,14 @@ import contextlib
 import dataclasses
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from sdjax.data import loader
+from sdjax.data.source import in_shards
 from sdjax.errors import SdjaxError
 from sdjax.folders import one_line_errors, writable_folder
+from sdjax.mirror import in_turn_at, mirrored, place_of
 from sdjax.models.clip import TextEncoderConfig
 from sdjax.parallel import in_turn, leader
 from sdjax.pipeline.model.captions import distinct
@@ -30,11 +33,13 @@ from . import export
 from .autoencoder import autoencoder
 from .base import based
 from .datasets import captions
+from .encoded import check_made_of, made_of
 from .known_data import NAME as DATA, tell_changes
 from .loaded import First, NumberBatches, checked_labels
 from .material import Material
 from .molecules import train_molecules
 from .recipe import Recipe
+from .streamed import check_texts
 from .tuning import Tuning
 
 
@@ -47,9 +52,10 @@ def train(recipe: Recipe, workdir) -> bool:
     disk is full or fails: what was saved stays.
 
     Where a job has several processes (`sdjax.parallel.together`), all of them call this, with the
-    same recipe and a folder that all of them see.
+    same recipe and a folder that all of them see. It may be an address such as gs://bucket/run, see
+    `sdjax.mirror`.
     """
-    with _no_trace(Path(workdir)):
+    with mirrored(workdir) as workdir, _no_trace(workdir):
         with in_turn():
             workdir = writable_folder(workdir)
         return _train(recipe, workdir)
@@ -99,6 +105,9 @@ def _told(finished, workdir):
     if finished:
         say(f"finished: the model is in {workdir / 'model'}")
     return finished
+        if finished:
+            say(f"finished: the model is in {place_of(workdir / 'model')}")
+        return finished
 
 
 def _check(recipe, workdir):
@@ -123,7 +132,9 @@ def _check(recipe, workdir):
                 make_optimizer(adversary.optimizer, run.steps)
         except SdjaxError as error:
             raise SdjaxError(f"{name}.{error}") from error
-    if recipe.diffusion is not None and not isinstance(recipe.diffusion, TuningRun):
+    if isinstance(recipe.diffusion, TuningRun):
+        check_texts(recipe)
+    elif recipe.diffusion is not None:
         recipe.diffusion.sheet.table(recipe.diffusion.denoising)
 
 
@@ -182,7 +193,7 @@ class _Stages:
         always = ("data", "examples", "pretrained", "model")
         values = {name: values[name] for name in (*always, *names)}
         content = self.material.content
-        if content is not None and self.recipe.in_memory:
+        if content is not None and (self.recipe.in_memory or in_shards(self.recipe.data)):
             values["pictures"] = f"{self.material.count} ({content.digest()})"
         return values
 
@@ -202,14 +213,17 @@ class _Stages:
         source = self.material.source
         if self.recipe.examples:
             source = First(source, self.recipe.examples)
-        return NumberBatches(loader(source, data, run.batch_size, tokenize), classes)
+        rows = None
+        if jax.process_count() > 1 or source.sizes is not None:
+            rows = self.recipe.placement.laid_out().rows(run.batch_size)
+        return NumberBatches(loader(source, data, run.batch_size, tokenize, rows=rows), classes)
 
     def pixel(self):
         config = self.recipe.diffusion
         objective = PixelObjective(config)
         check(objective, config, self.workdir / "diffusion")
         arrays = None
-        if config.cache_images:
+        if self.recipe.in_memory and config.cache_images:
             pictures = self.material.all_pictures()
             arrays = {"image": pictures["image"]}
             if config.classes:
@@ -230,7 +244,7 @@ class _Stages:
         vae, vae_params = VAE.from_pretrained(given)
         self.recipe.check_autoencoder(vae.config)
         begun = has_begun(self.workdir / "diffusion")
-        with in_turn():
+        with in_turn_at(self.workdir):
             tokenizer = self.material.tokenizer(begun)
         config = dataclasses.replace(
             self.recipe.diffusion,
@@ -253,13 +267,16 @@ class _Stages:
         given = {**frozen, "vae": parts.vae_params}
         sheet = objective.sheet(given, parts.tokenizer.encode(prompts))
         arrays, lessons, texts = None, (), self.material.known_captions()
-        if config.cache_latents:
-            with in_turn():
+        if self.recipe.in_memory and config.cache_latents:
+            with in_turn_at(self.workdir):
                 (arrays,) = self.material.latents(parts.given, parts.vae, parts.vae_params)
             texts = arrays.pop("caption").tolist()
             arrays.pop("index")
             arrays["ids"] = _encoded(parts.tokenizer, texts)
             lessons = [(lesson.items(texts), lesson.examples) for lesson in config.curriculum]
+        elif self.recipe.data.source.startswith("encoded:"):
+            folder = self.recipe.data.source.partition(":")[2]
+            check_made_of(folder, made_of(self.recipe, None, {"vae": parts.vae_params}))
         else:
             frozen = given
         batches = self.batches(config, arrays, parts.tokenizer.encode, lessons=lessons)

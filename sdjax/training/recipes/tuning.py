@@ -7,9 +7,11 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from sdjax.data.source import in_shards
 from sdjax.data.tags import CaptionConfig
 from sdjax.errors import SdjaxError
-from sdjax.parallel import in_turn, leader
+from sdjax.mirror import in_turn_at
+from sdjax.parallel import leader
 from sdjax.pipeline.stable_diffusion import StableDiffusion
 from sdjax.pipeline.steering.control import Control
 from sdjax.training.adaptations import Networks
@@ -18,7 +20,7 @@ from sdjax.training.loop.fit import best_weights, check
 from sdjax.training.loop.validation import Validation, spread_timesteps
 from sdjax.training.objectives.tuning import empty_ids, tuned
 
-from . import streams
+from . import streamed, streams
 from .about import metadata, tell_result
 from .export import scheduler_config
 from .material import Material
@@ -60,13 +62,18 @@ class Tuning:
         frozen = {**self.base, **empty_ids(self.networks)}
         check(objective, run, folder, frozen)
         jax.eval_shape(objective.init, jax.random.key(0), frozen)  # refuses what does not fit
-        with in_turn():
-            sets, judged = self.sets()
+        streaming = in_shards(self.recipe.data)
+        with in_turn_at(self.workdir):
+            if streaming:
+                sets, judged = [streamed.first_items(self)], self.judged()
+            else:
+                sets, judged = self.sets()
             if run.cache_texts:
                 self.contexts = Contexts(run, self.networks, self.base, self.workdir / "texts.npz")
                 frozen |= empty_contexts(self.contexts)
-                sets, judged = self._embedded(sets), self._embedded(judged)
-            batches = self.batches(sets)
+                judged = self._embedded(judged)
+                sets = sets if streaming else self._embedded(sets)
+            batches = streamed.batches(self) if streaming else self.batches(sets)
         texts = [str(text).split("\n")[0] for arrays in sets for text in arrays["caption"]]
         prompts = list(run.sheet.prompts) or texts[:run.sheet.images]
         outcome = fit(objective, frozen, batches, run, "diffusion",
@@ -91,14 +98,20 @@ class Tuning:
 
     def sets(self):
         """(what is drawn from, what it is judged by), for each size of picture."""
-        data = self.recipe.data
-        if data.validation:
+        if self.recipe.data.validation:
             return self.makes.split(self.material)
-        judged = []
-        if data.validation_source:
-            other = dataclasses.replace(data, source=data.validation_source, flip=False)
-            judged = self._made(other, "validation", 0, self.run.captions, self.run.masks)
+        judged = self.judged()
         return self.makes.of(self.material), judged
+
+    def judged(self):
+        """What it is judged by, of another source."""
+        data = self.recipe.data
+        if not data.validation_source:
+            return []
+        other = dataclasses.replace(
+            data, source=data.validation_source, flip=False, smallest=0, max_aspect=0.0, keep=(),
+        )
+        return self._made(other, "validation", 0, self.run.captions, self.run.masks)
 
     def validation(self, sets):
         """What judges the run; None without pictures for it."""
