@@ -129,7 +129,22 @@ class Checkpoints:
     def notes(self, step):
         """The JSON dict saved with `step`."""
         args = ocp.args.Composite(notes=ocp.args.JsonRestore())
-        return self._manager.restore(step, args=args)["notes"]
+        return self._read(step, args)["notes"]
+
+    def _read(self, step, args):
+        """What Orbax reads of a step; its errors are of many kinds."""
+        try:
+            return self._manager.restore(step, args=args)
+        except (jax.errors.JaxRuntimeError, MemoryError):
+            raise
+        except Exception as error:
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            others = [str(other) for other in self.steps() if other != step]
+            rest = f"that of step {others[-1]}" if others else "the beginning"
+            raise SdjaxError(
+                f"the checkpoint of step {step} in {self.where} is damaged, {first[:200]}: remove "
+                f"its folder {step}, and the same command goes on from {rest}"
+            ) from error
 
     def restore(self, step, like):
         """(state, notes) of `step`; `like` is a tree of arrays or ShapeDtypeStructs of that shape.
@@ -144,7 +159,7 @@ class Checkpoints:
         args = ocp.args.Composite(arrays=ocp.args.PyTreeRestore(
             like, restore_args=jax.tree.map(_restored, like)
         ))
-        return self._manager.restore(step, args=args)["arrays"], self.notes(step)
+        return self._read(step, args)["arrays"], self.notes(step)
 
     def check(self, step, like):
         """SdjaxError, naming the first difference, where `step` holds another tree than `like`.

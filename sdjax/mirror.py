@@ -77,6 +77,13 @@ def in_turn_at(folder: str | os.PathLike):
             mirror.push()
 
 
+def push_all() -> None:
+    """Brings everything that is new where it is kept, before the process ends."""
+    if leader():
+        for mirror in list(_MIRRORS.values()):
+            mirror.push()
+
+
 def _mirror_of(folder):
     path = Path(folder)
     for here, mirror in _MIRRORS.items():

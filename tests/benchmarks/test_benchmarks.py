@@ -8,7 +8,7 @@ import os
 import numpy as np
 import pytest
 
-from benchmarks import accuracy_curve, attention, common, ddpm_vs_torch
+from benchmarks import accuracy_curve, attention, common, ddpm_vs_torch, loader
 from benchmarks.common import Peer, compare, machine, report
 
 SIZES = {"batch": 4, "size": 8}
@@ -126,3 +126,15 @@ def test_accuracy_curve_reads_what_each_model_draws(tmp_path):
         assert rows[1][split]["all"] == 1.0
     accuracy_curve.plot(rows, tmp_path / "curve.png")
     assert (tmp_path / "curve.png").stat().st_size > 5000
+
+
+def test_both_loaders_give_the_same_pictures(tmp_path, monkeypatch):
+    pytest.importorskip("webdataset")
+    monkeypatch.setattr(loader, "one_core", lambda: None)
+    monkeypatch.setattr(loader, "SIZE", 32)
+    monkeypatch.setattr(loader, "PICTURES", {"small": (64, 96)})
+    (tmp_path / "small").mkdir()
+    loader.write_shards(tmp_path / "small", (64, 96), 2, 32)
+    ours, theirs = (build(tmp_path)["small"]
+                    for build in (loader.build_ours, loader.build_webdataset))
+    assert ours() == theirs() == (64, 32, 32, 3)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import signal
-import threading
 import time
 from collections import deque
 from pathlib import Path
@@ -25,6 +24,7 @@ from .feed import Feed
 from .optimizers import learning_rate, make_optimizer
 from .pace import Pace
 from .report import Report, Silent
+from .signals import Signals
 from .settings import as_json, changes, say, tell
 from .state import TrainState
 from .step import make_step
@@ -238,7 +238,7 @@ class _Run:
         self.window = []
 
     def go(self, state, step, frozen, batches):
-        with _Signals() as signals:
+        with Signals() as signals:
             leading = self.config.steps_per_call, self.config.accumulation
             feed = Feed(batches, leading, self.place)
             try:
@@ -261,13 +261,14 @@ class _Run:
         while step < config.steps:
             with self.pace.waiting():
                 batch, position = next(feed)
-            if step == begun:
-                self.report.stage("compiling the training step")
-                self.pace.utilised = self._utilised(state, frozen, batch)
-            state, metrics = self.update(state, frozen, batch)
-            before, step = step, step + config.steps_per_call
-            self.sent.append((before, metrics, self.votes.cast(asked())))
-            self._read(keep=0 if before == begun else self.lag)
+            with signals.may_be_left(step == begun):  # nothing is lost by it
+                if step == begun:
+                    self.report.stage("compiling the training step")
+                    self.pace.utilised = self._utilised(state, frozen, batch)
+                state, metrics = self.update(state, frozen, batch)
+                before, step = step, step + config.steps_per_call
+                self.sent.append((before, metrics, self.votes.cast(asked())))
+                self._read(keep=0 if before == begun else self.lag)
             if before == begun:
                 self.report.stage("")
                 if step < config.steps:  # how long that took says nothing of the time left
@@ -276,10 +277,14 @@ class _Run:
                 self.trace.called(metrics)
             stop = self.stop or (alone and asked())
             due = step == config.steps or _passed(before, step, config.checkpoint_every)
+            with signals.may_be_left(alone, lambda: self._rescued(state, step, position)):
+                judged = self._judged(state, step, frozen) if due and not stop else {}
             if stop or due:
-                self._save(state, step, position, self._judged(state, step, frozen) if due else {})
-            if step == config.steps or _passed(before, step, config.sheet_every):
-                self._sheet(state, step)
+                self._save(state, step, position, judged)
+            wanted = step == config.steps or _passed(before, step, config.sheet_every)
+            if wanted and (step == config.steps or not stop):
+                with signals.may_be_left(alone, lambda: self._rescued(state, step, position)):
+                    self._sheet(state, step)
             if stop and step < config.steps:
                 why = (f"{config.max_minutes:g} minutes are over" if stop == MINUTES
                        else signal.Signals(stop).name)
@@ -352,6 +357,11 @@ class _Run:
         with self.pace.paused():
             self.checkpoints.save(step, state, about | more)
 
+    def _rescued(self, state, step, position):
+        """Saves in place of a thread that is busy with what can be left."""
+        self._save(state, step, position, {})
+        self.checkpoints.wait()
+
     def _sheet(self, state, step):
         if self.make_sheet is None:
             return
@@ -382,26 +392,3 @@ def _packed(position):
 
 def _unpacked(notes):
     return notes["text"].encode() if "text" in notes else notes["json"]
-
-
-class _Signals:
-    """Remembers the first SIGTERM or SIGINT instead of dying of it; a second one is obeyed."""
-
-    def __init__(self):
-        self.received = 0
-
-    def __enter__(self):
-        self._old = {}
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._old[number] = signal.signal(number, self._receive)
-        return self
-
-    def _receive(self, number, _):
-        self.received = number
-        for n, handler in self._old.items():
-            signal.signal(n, handler)
-
-    def __exit__(self, *_):
-        for number, handler in self._old.items():
-            signal.signal(number, handler)

@@ -1,11 +1,14 @@
-"""A run in a process of its own, for tests that end it: folder, steps, devices, checkpoint_every."""
+"""A run in a process of its own, for tests that end it: folder, steps, devices, checkpoint_every,
+and perhaps what keeps it busy for a minute: "step", the first one, or "sheet".
+"""
 
 import sys
+import time
 
 import numpy as np
 
 
-def main(folder, steps, devices, checkpoint_every):
+def main(folder, steps, devices, checkpoint_every, busy=""):
     from sdjax import parallel
 
     parallel.use_cpu_devices(int(devices))
@@ -22,15 +25,18 @@ def main(folder, steps, devices, checkpoint_every):
 
         def loss(self, params, frozen, batch, keys):
             noise = jax.vmap(lambda key: jax.random.normal(key, (8,)))(keys)
+            if busy == "step":
+                jax.debug.callback(lambda: time.sleep(60))
             out = jnp.tanh(batch["x"] @ params["kernel"] + params["bias"]) - noise
             return jnp.mean(out**2), {}
 
     config = RunConfig(
         steps=int(steps), batch_size=8, log_every=10, checkpoint_every=int(checkpoint_every),
-        sheet_every=0, optimizer=OptimizerConfig(warmup_steps=2),
+        sheet_every=3 if busy == "sheet" else 0, optimizer=OptimizerConfig(warmup_steps=2),
     )
     x = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
-    outcome = fit(Objective(), {}, ArrayBatches({"x": x}, 8, 0), config, folder)
+    sheet = (lambda ema: time.sleep(60)) if busy == "sheet" else None
+    outcome = fit(Objective(), {}, ArrayBatches({"x": x}, 8, 0), config, folder, sheet=sheet)
     if outcome.finished:
         np.savez(f"{folder}/result.npz", **outcome.ema)
 

@@ -408,3 +408,15 @@ def test_a_profile_is_a_trace_of_a_few_calls(toy, toy_config, tmp_path, capsys):
     train(toy, toy_config(profile=True, steps=4), tmp_path)
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
     assert f"a trace of the step is in {tmp_path / 'profile'}" in capsys.readouterr().out
+
+
+def test_a_checkpoint_cut_short_is_one_line(toy, toy_config, tmp_path):
+    objective, frozen, make = toy
+    config = toy_config(steps=4, checkpoint_every=4)
+    fit(objective, frozen, make(config), config, tmp_path)
+    for path in (tmp_path / "checkpoints" / "4" / "arrays").rglob("*"):
+        if path.is_file() and path.stat().st_size > 64:
+            path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+    config = toy_config(steps=8, checkpoint_every=4)
+    with pytest.raises(SdjaxError, match="step 4 in .* is damaged.*goes on from the beginning"):
+        fit(objective, frozen, make(config), config, tmp_path)

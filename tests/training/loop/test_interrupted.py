@@ -14,10 +14,10 @@ SCRIPT = Path(__file__).with_name("interrupted.py")
 ROOT = Path(__file__).parents[3]
 
 
-def start(folder, steps=60, devices=1, checkpoint_every=20):
+def start(folder, steps=60, devices=1, checkpoint_every=20, busy=""):
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment.pop("JAX_NUM_CPU_DEVICES")
-    arguments = [folder, steps, devices, checkpoint_every]
+    arguments = [folder, steps, devices, checkpoint_every, busy]
     return subprocess.Popen(
         [sys.executable, SCRIPT, *map(str, arguments)],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -86,3 +86,20 @@ def test_sigkill_loses_no_more_than_the_steps_since_the_last_checkpoint(tmp_path
     assert f"going on after step {reached}" in output
     finish(whole)
     assert_same(result(tmp_path / "parts"), result(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize(("busy", "line", "saved"), [
+    ("step", "compiling the training step", []), ("sheet", "compiling and drawing the sheet", [3]),
+])
+def test_sigterm_is_answered_within_ten_seconds_whatever_goes_on(tmp_path, busy, line, saved):
+    process, told = start(tmp_path, 4000, checkpoint_every=2000, busy=busy), []
+    while not told or line not in told[-1]:
+        told.append(process.stdout.readline())
+        assert told[-1], told
+    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    since = time.monotonic()
+    output, _ = process.communicate(timeout=300)
+    assert time.monotonic() - since < 10
+    assert process.returncode == 3 and "SIGTERM: ended in the middle" in output, output
+    assert steps_of(tmp_path) == saved

@@ -48,10 +48,27 @@ def losses(folder):
     return [json.loads(line)["loss"] for line in lines]
 
 
-def test_what_was_encoded_trains_as_the_pictures_do(given, tmp_path, monkeypatch):
-    monkeypatch.setattr(Tuning, "sheet", lambda *given: None)  # it takes longest to compile
-    wanted = recipe(given)
-    assert train(wanted, tmp_path / "pictures")
+@pytest.fixture
+def without_sheets(monkeypatch):
+    """They take longest to compile."""
+    monkeypatch.setattr(Tuning, "sheet", lambda *given: None)
+    monkeypatch.setattr(training, "_captioned", lambda *given: None)
+
+
+@pytest.mark.full
+def test_what_was_encoded_trains_as_the_pictures_do(given, tmp_path, without_sheets):
+    assert train(recipe(given), tmp_path / "pictures")
+    encode_recipe(recipe(given, cache_texts=True), str(tmp_path / "encoded"))
+    cached = recipe(given, source=f"encoded:{tmp_path / 'encoded'}", cache_texts=True)
+    assert train(cached, tmp_path / "cached")
+    first, second = (losses(tmp_path / n / "diffusion") for n in ("pictures", "cached"))
+    assert len(first) == 3
+    np.testing.assert_allclose(second, first, rtol=2e-6)
+
+
+def test_what_is_encoded_once_is_made_anew_where_it_lacks_and_trains(
+    given, tmp_path, without_sheets
+):
     out, encoding = tmp_path / "encoded", recipe(given, cache_texts=True)
     with pytest.raises(SdjaxError, match="cache_texts does not go with data.source tar:"):
         train(encoding, tmp_path / "refused")
@@ -69,9 +86,7 @@ def test_what_was_encoded_trains_as_the_pictures_do(given, tmp_path, monkeypatch
 
     trained = recipe(given, source=f"encoded:{out}", cache_texts=True)
     assert train(trained, tmp_path / "cached")
-    first, second = (losses(tmp_path / n / "diffusion") for n in ("pictures", "cached"))
-    assert len(first) == 3
-    np.testing.assert_allclose(second, first, rtol=2e-6)
+    assert np.isfinite(losses(tmp_path / "cached" / "diffusion")).all()
     assert (tmp_path / "cached" / "lora.safetensors").exists()
 
     other = recipe(given, source=f"encoded:{out}", cache_texts=True, clip_skip=1)
@@ -100,9 +115,8 @@ FROM_NOISE = Recipe(
 
 
 def test_a_work_folder_at_an_address_is_trained_killed_resumed_and_exported(
-    tmp_path, capsys, monkeypatch
+    tmp_path, capsys, without_sheets
 ):
-    monkeypatch.setattr(training, "_captioned", lambda *given: None)  # no sheets
     there, whole = "memory://runs/pixels", PIXELS
     train(whole, tmp_path / "near")
     stopped = dataclasses.replace(whole, diffusion=dataclasses.replace(
