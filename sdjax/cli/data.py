@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from .common import check_known, description, parsed, prepare_devices
+from .common import check_known, parsed, prepare_devices
 from .train import WORDS
 
 COMMANDS = {"encode": "compute latents and embedded captions once"}
@@ -31,8 +31,7 @@ def encode(
 def run(arguments: list[str], program: str) -> int:
     """Reads the recipe's own options, and encodes."""
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"{program} data encode: {COMMANDS['encode']}\n\n{description(encode, program)}")
-        return 0
+        arguments = ["encode", "--help"]  # there is no other
     check_known("command of data", arguments[0], COMMANDS)
     own = {"config", "out", "dtype"}
     (config, out, dtype), rest = parsed(

@@ -23,7 +23,7 @@ class ParquetShards:
     default caption, text or prompt.
     """
 
-    suffixes = (".parquet",)
+    ending = r"\.parquet$"
 
     def __init__(
         self, store: Store, filter: Filter, caption_key: str | None, image_key: str, size: int = 0

@@ -25,7 +25,7 @@ class RecordShards:
     text or prompt. Remote files are copied to a temporary folder while they are read.
     """
 
-    suffixes = (".array_record", ".arrayrecord")
+    ending = r"\.array_?record(-[\d.{}]+-of-\d+)?$"
 
     def __init__(
         self, store: Store, filter: Filter, caption_key: str | None, image_key: str, size: int = 0

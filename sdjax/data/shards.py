@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -36,6 +37,7 @@ class Shards:
       pattern: a folder, or names with {0000..0099}.
       index: a folder or address that all processes see; None keeps nothing.
       max_broken_share: of the shards that may be damaged; their whole samples are used.
+      split: of a folder where names of shards say so, as train-00000-of-00010.parquet does.
       options: of `kind`.
 
     Raises:
@@ -43,10 +45,13 @@ class Shards:
         damaged.
     """
 
-    def __init__(self, kind, pattern, filter=Filter(), index=None, max_broken_share=0.0, **options):
+    def __init__(
+        self, kind, pattern, filter=Filter(), index=None, max_broken_share=0.0, split="train",
+        **options,
+    ):  # fmt: skip
         self._store = Store(pattern)
         self._kind = kind(self._store, filter, **options)
-        self.paths = _paths(self._store, pattern, self._kind.suffixes)
+        self.paths = _paths(self._store, pattern, self._kind.ending, split)
         self._index, self.pattern, self._filter = index, pattern, filter
         with ThreadPoolExecutor(SCANNERS) as pool:
             self._marks = list(pool.map(self._marked, self.paths))
@@ -140,18 +145,30 @@ class Shards:
                          len(self) + self.left_out)
 
 
-def _paths(store, pattern, suffixes):
-    """The shards that a pattern names, or that lie in a folder."""
+def _paths(store, pattern, ending, split):
+    """The shards that a pattern names, or that lie in a folder. ending: what their names match."""
     pattern = os.fspath(pattern)
     if not store.remote:
         pattern = os.path.expanduser(pattern)
-    if not pattern.endswith(suffixes):
-        found = [p for p in store.find(pattern) if p.endswith(suffixes)
-                 and not last_of(p).startswith((".", "_"))]
-        if not found:
-            raise SdjaxError(f"expected a folder of shards {' '.join(suffixes)}, or their names as "
-                             f"NAME{{0000..0099}}{suffixes[0]}, found none at {pattern}")
-        return found
+    if not re.search(ending, pattern):
+        return _of_split(store, pattern, ending, split)
     if "*" in pattern or "?" in pattern:
         raise SdjaxError(f"{pattern}: give the folder, or numbers as {{0000..0099}}, not * or ?")
     return expanded(pattern)
+
+
+def _of_split(store, folder, ending, split):
+    found = [p for p in store.find(folder) if re.search(ending, p)
+             and not last_of(p).startswith((".", "_"))]
+    if not found:
+        raise SdjaxError(f"expected a folder of shards, or their names with {{0000..0099}}, found "
+                         f"none at {folder}: names that end in {ending.strip('$')}")
+    length = os.path.commonprefix([os.path.dirname(path) + "/" for path in found]).rfind("/") + 1
+    named = re.compile(rf"(^|[-_./]){re.escape(split)}[-_./]")
+    own = [path for path in found if named.search(path[length:])]
+    if not own and split != "train":
+        raise SdjaxError(f"{folder} has no shard whose name says the split {split!r}")
+    if 0 < len(own) < len(found):
+        _log.warning("%s: %d shards of the split %s are read, %d others are not", folder, len(own),
+                     split, len(found) - len(own))
+    return own or found

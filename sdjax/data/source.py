@@ -47,8 +47,7 @@ def open_source(config: DataConfig, index=None) -> "Source":
                 "data.smallest, max_aspect and keep are for tar:, parquet: and array_record:, not "
                 f"for {config.source!r}"
             )
-    if kind != "tfds":
-        check_local(config.data_dir or "")
+    check_local(config.data_dir or "")
     if kind == "shapes" and not name:
         raw = Shapes(config.image_size, config.objects, config.split, config.seed)
     elif kind == "emoji" and not name:
@@ -90,7 +89,7 @@ def _open_shards(config, kind, name, index):
         options["size"] = config.image_size
     return Shards(
         getattr(importlib.import_module(module), reader), name, config.filter, index,
-        config.max_broken_share, **options,
+        config.max_broken_share, config.split, **options,
     )
 
 

@@ -24,7 +24,7 @@ class TarShards:
     none, the JSON's caption.
     """
 
-    suffixes = (".tar",)
+    ending = r"\.tar$"
 
     def __init__(self, store: Store, filter: Filter, caption_key: str | None, size: int = 0):
         self._store, self._filter, self._key, self._size = store, filter, caption_key, size
@@ -212,6 +212,6 @@ def _json(data, name):
 
 def _array(data, name):
     try:
-        return np.load(io.BytesIO(data), allow_pickle=False)
+        return np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise BrokenItem(name, f"an array of it cannot be read: {error}") from error

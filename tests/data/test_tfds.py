@@ -65,6 +65,15 @@ def test_text_and_labels_come_back(data_dir):
     assert len(open_source(config(data_dir, split="train[:5]"))) == 5
 
 
+def test_its_files_alone_give_the_same(data_dir):
+    whole = open_source(config(data_dir))
+    files = open_source(config(None, source=f"array_record:{whole.raw.builder.data_path}"))
+    assert [files[i]["caption"] for i in range(12)] == [whole[i]["caption"] for i in range(12)]
+    np.testing.assert_array_equal(files[5]["image"], whole[5]["image"])
+    others = config(None, source=f"array_record:{whole.raw.builder.data_path}", split="test")
+    assert len(files) == 12 and len(open_source(others)) == 3
+
+
 def test_batches(data_dir):
     choice = config(data_dir)
     batches = list(loader(open_source(choice), choice, 4, repeat=False))

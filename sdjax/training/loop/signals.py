@@ -57,11 +57,10 @@ class Signals:
             signal.signal(n, handler)
 
     def _listen(self):
-        while numbers := self._heard.recv(64):  # b"" where the other end is closed
-            if signal.SIGTERM in numbers:
-                break
-        else:
-            return
+        with self._heard:
+            while signal.SIGTERM not in (numbers := self._heard.recv(64)):
+                if not numbers:  # the other end is closed
+                    return
         since = time.monotonic()
         while self._told.fileno() >= 0:
             if self._leave is not None and time.monotonic() - since > GRACE:
@@ -89,4 +88,3 @@ class Signals:
         if self._old:
             signal.set_wakeup_fd(self._before)
             self._told.close()
-            self._heard.close()

@@ -10,6 +10,7 @@ import numpy as np
 
 from sdjax import absent
 from sdjax.chips import CHIPS
+from sdjax.data.source import in_shards
 from sdjax.errors import SdjaxError
 from sdjax.models.attention_kernels import compiling_for
 from sdjax.parallel import Sharded
@@ -216,7 +217,7 @@ def _from_noise(recipe, run):
         frozen["text_encoder"] = TextEncoder.shapes(run.text_encoder)
     if not run.cache_latents:
         frozen["vae"] = vae_shapes(vae)
-    batch = _pictures(run, vae, recipe.data.image_size, run.cache_latents)
+    batch = _pictures(run, vae, recipe.data.image_size, _cached(recipe))
     batch["ids"] = Shape((run.batch_size, length), jnp.int32)
     return Problem(LatentObjective(run, vae), run, frozen, batch)
 
@@ -252,7 +253,7 @@ def _on_model(recipe, run):
     unet, vae = configs["unet"], configs["vae"]
     size = recipe.data.image_size or vae.downsampling * np.max(unet.sample_size)
     needs = objective.adaptation.needs
-    batch = _pictures(run, vae, int(size), run.cache_latents and "image" not in needs)
+    batch = _pictures(run, vae, int(size), _cached(recipe) and "image" not in needs)
     for name in needs:
         kind = jnp.float32 if name == "control" else jnp.uint8
         batch[name] = Shape((run.batch_size, int(size), int(size), 3), kind)
@@ -261,6 +262,13 @@ def _on_model(recipe, run):
     if unet.addition_embed_type == "text_time":
         batch["time_ids"] = Shape((run.batch_size, 6), jnp.float32)
     return Problem(objective, objective.config, {**base, **empty_ids(objective.networks)}, batch)
+
+
+def _cached(recipe):
+    """Whether batches have latents: those kept in memory, or encoded before."""
+    if in_shards(recipe.data):
+        return recipe.data.source.startswith("encoded:")
+    return recipe.diffusion.cache_latents
 
 
 def _pictures(run, vae, size, cached):
