@@ -15,7 +15,7 @@ _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _PACKAGES = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs", "az": "adlfs", "abfs": "adlfs"}
 BLOCK = 4 * 2**20  # bytes of a remote file that are read at once
-KEPT = 128  # blocks kept, of all files together
+KEPT = 512  # blocks kept, of all files together: windows of 16 streams of pictures
 TRIES = 4  # of a remote read, each after twice the time
 
 
