@@ -52,6 +52,7 @@ _HOME = {
 _MODULES = (
     "absent",
     "checkpoints",
+    "chips",
     "data",
     "diffusion",
     "errors",
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
     from . import (
         absent as absent,
         checkpoints as checkpoints,
+        chips as chips,
         data as data,
         diffusion as diffusion,
         errors as errors,

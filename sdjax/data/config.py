@@ -11,12 +11,11 @@ class DataConfig:
     """Where captioned pictures come from, and how they are prepared and batched."""
 
     source: str = "shapes"
-    """"shapes", "emoji", "folder:PATH" or "tfds:NAME" (a tensorflow-datasets name); for molecules
-    "qm9" or "qm9:FOLDER"."""
     """"shapes", "emoji", "folder:PATH", "tfds:NAME" (a tensorflow-datasets name); or for sets larger
     than memory, here or at addresses such as gs://bucket/folder, "tar:PATH" (WebDataset, as
     img2dataset writes it), "parquet:PATH" (as Hugging Face has it), "array_record:PATH", or
-    "encoded:PATH", what `data encode` wrote: a folder, or names with {0000..0099}."""
+    "encoded:PATH", what `data encode` wrote: a folder, or names with {0000..0099}. For molecules
+    "qm9" or "qm9:FOLDER"."""
     split: str = "train"
     """The source's split; shapes has train, heldout and all, qm9 train, valid, test and all."""
     image_size: int = 64

@@ -149,14 +149,12 @@ class Recipe:
 
     @property
     def in_memory(self) -> bool:
-        """Whether the pictures, or what is made of them, are read into memory before a run."""
-        if self.diffusion is None or isinstance(self.diffusion, TuningRun | MoleculeRun):
         """Whether the pictures, or what is made of them, are read into memory before a run. Those
         of shards are not, but for an autoencoder.
         """
         if in_shards(self.data) and self.autoencoder is None:
             return False
-        if self.diffusion is None or isinstance(self.diffusion, TuningRun):
+        if self.diffusion is None or isinstance(self.diffusion, TuningRun | MoleculeRun):
             return True
         if isinstance(self.diffusion, PixelRun):
             return self.diffusion.cache_images

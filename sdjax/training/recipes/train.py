@@ -103,11 +103,8 @@ def _train(recipe, workdir):
 
 def _told(finished, workdir):
     if finished:
-        say(f"finished: the model is in {workdir / 'model'}")
+        say(f"finished: the model is in {place_of(workdir / 'model')}")
     return finished
-        if finished:
-            say(f"finished: the model is in {place_of(workdir / 'model')}")
-        return finished
 
 
 def _check(recipe, workdir):
