@@ -25,7 +25,8 @@ def sinusoidal_embedding(values, features, *, cosine_first=True, frequency_shift
 
 
 class TimestepEmbedding(nn.Module):
-    """Two dense layers with SiLU between them. x [B, in] -> [B, features] in `dtype`.
+    """Two dense layers with SiLU between them. x [B, in] -> [B, features] in `dtype`, or of another
+    width where `out` gives one.
 
     `condition` [B, D] is projected without bias and added to x, as a distilled network takes its
     guidance scale (arXiv 2310.04378).
@@ -33,6 +34,7 @@ class TimestepEmbedding(nn.Module):
 
     features: int
     dtype: jnp.dtype = jnp.float32
+    out: int | None = None
 
     @nn.compact
     def __call__(self, x, condition=None):
@@ -40,7 +42,7 @@ class TimestepEmbedding(nn.Module):
         if condition is not None:
             x = x + Dense(x.shape[-1], use_bias=False, dtype=self.dtype, name="cond_proj")(condition)
         x = nn.silu(Dense(self.features, dtype=self.dtype, name="linear_1")(x))
-        return Dense(self.features, dtype=self.dtype, name="linear_2")(x)
+        return Dense(self.out or self.features, dtype=self.dtype, name="linear_2")(x)
 
 
 class AttentionPooling(nn.Module):

@@ -17,8 +17,9 @@ from sdjax.models.layers import Conv, Embedding, zeros_init
 from sdjax.models.motion import MotionConfig, MotionModule
 from sdjax.models.norms import GroupNorm
 from sdjax.models.remat import rematted
+from sdjax.models.spatio_temporal import SpatioTemporalResnet, SpatioTemporalTransformer
 from sdjax.models.transformer import SpatialTransformer
-from sdjax.models.unet_config import MID_BLOCKS, STAGES, UNetConfig
+from sdjax.models.unet_config import MID_BLOCKS, UNetConfig, stage_of
 
 
 class Stage(nn.Module):
@@ -34,13 +35,21 @@ class Stage(nn.Module):
     motion: MotionConfig | None = None
     frames: int = 1
 
-    def residual(self, index, x, emb):
+    def residual(self, index, x, emb, side="down"):
         """The residual block `resnets.index`: [B, H, W, *], [B, E] -> [B, H, W, features]."""
         config, features = self.config, self.config.block_out_channels[self.level]
         name = f"resnets.{index}"
         options = {"dropout": config.dropout, "dtype": self.dtype, "tile": self.tile}
         if self.block == "convnext":
             return self.rematted(ConvNextBlock)(features, name=name, **options)(x, emb)
+        if self.block == "spatiotemporal":
+            # As diffusers has it, whatever the configuration says.
+            finer = side == "up" or (side == "down" and self.attention == "cross")
+            block = self.rematted(SpatioTemporalResnet)(
+                features, self.frames, config.norm_num_groups, 1e-6 if finer else 1e-5,
+                dtype=self.dtype, tile=self.tile, name=name,
+            )  # fmt: skip
+            return block(x, emb)
         block = self.rematted(ResnetBlock)(
             features,
             config.norm_num_groups,
@@ -59,6 +68,12 @@ class Stage(nn.Module):
         """
         config, channels, name = self.config, x.shape[-1], f"attentions.{index}"
         heads = config.per_level("attention_head_dim")[self.level]
+        if self.block == "spatiotemporal" and self.attention == "cross":
+            block = self.rematted(SpatioTemporalTransformer)(
+                heads, self.frames, config.depths(self.level, side)[index],
+                config.norm_num_groups, self.dtype, name=name,
+            )  # fmt: skip
+            return block(x, context)
         if self.attention == "cross":
             block = self.rematted(SpatialTransformer)(
                 heads or 1,
@@ -148,13 +163,13 @@ class MidBlock(Stage):
     @nn.compact
     def __call__(self, x, emb, context):
         config = self.config
-        x = self.residual(0, x, emb)
+        x = self.residual(0, x, emb, "mid")
         if config.cross_attention_dim is not None and config.mid_block_type == "UNetMidBlock2D":
             return x  # diffusers' conditional network has a single residual block here
         if self.attention == "cross" or config.add_attention:
             x = self.attend(0, x, context, "mid", groups=config.attn_norm_num_groups)
         x = self.move(x)
-        return self.residual(1, x, emb)
+        return self.residual(1, x, emb, "mid")
 
 
 class UpBlock(Stage):
@@ -168,7 +183,7 @@ class UpBlock(Stage):
         config, level = self.config, self.level
         only_cross = config.per_level("only_cross_attention")[level]
         for i in range(config.per_level("layers_per_block")[level] + 1):
-            x = self.residual(i, jnp.concatenate([x, skips.pop()], axis=-1), emb)
+            x = self.residual(i, jnp.concatenate([x, skips.pop()], axis=-1), emb, "up")
             x = self.attend(i, x, context, "up", only_cross)
             x = self.move(x, i)
         if level > 0:
@@ -205,7 +220,8 @@ class UNet(nn.Module):
         """x [B, H, W, in_channels], t float [] or [B], context [B, L, cross_attention_dim].
 
         Of clips x is [B, F, H, W, in_channels]; controls and features then have B·F items.
-        added: {"text_embeds" [B, D], "time_ids" [B, N]} of SDXL; timestep_cond [B, D] of a
+        added: {"text_embeds" [B, D], "time_ids" [B, N]} of SDXL, or the numbers alone of Stable
+        Video Diffusion; timestep_cond [B, D] of a
         distilled network; class_labels int [B], or what class_embed_type asks for; controls:
         (one residual for each skip, in the order they are made; one for the middle); features:
         of a T2I-Adapter, one for each level on the way down, and maybe one for the middle.
@@ -233,7 +249,7 @@ class UNet(nn.Module):
             level = len(config.up_block_types) - 1 - i
             count = config.per_level("layers_per_block")[level] + 1
             own, skips = skips[-count:], skips[:-count]
-            kinds = STAGES[name.removesuffix("UpBlock2D")]
+            kinds = stage_of(name)
             size = skips[-1].shape[1:3] if skips else None
             x = self.stage(UpBlock, level, kinds, f"up_blocks.{i}", frames)(
                 x, own, emb, context, size
@@ -269,7 +285,7 @@ class UNet(nn.Module):
         x = x if hint is None else x + hint
         skips = [x]
         for i, name in enumerate(config.down_block_types):
-            kinds = STAGES[name.removesuffix("DownBlock2D")]
+            kinds = stage_of(name)
             block = self.stage(DownBlock, i, kinds, f"down_blocks.{i}", frames)
             x, left = block(x, emb, context, features[i] if features else None)
             skips += left
@@ -327,6 +343,9 @@ class UNet(nn.Module):
             ids = sinusoid(added["time_ids"], config.addition_time_embed_dim).reshape(batch, -1)
             vector = jnp.concatenate([added["text_embeds"].astype(self.dtype), ids], axis=-1)
             emb += embedding("add_embedding")(vector)
+        elif config.addition_embed_type == "time_ids":
+            ids = sinusoid(added["time_ids"], config.addition_time_embed_dim).reshape(batch, -1)
+            emb += embedding("add_embedding")(ids)
         elif config.addition_embed_type == "text":
             heads = config.addition_embed_type_num_heads
             pooled = TextTimeEmbedding(features, heads, self.dtype, name="add_embedding")
@@ -353,6 +372,8 @@ class UNet(nn.Module):
             added and {"text_embeds", "time_ids"} <= set(added)
         ):
             raise SdjaxError("U-Net: expected added={'text_embeds', 'time_ids'} for this network")
+        if config.addition_embed_type == "time_ids" and "time_ids" not in (added or ()):
+            raise SdjaxError("U-Net: expected added={'time_ids'} for this network")
         needs_class = config.class_embed_type is not None or config.num_class_embeds is not None
         if needs_class != (class_labels is not None):
             verb = "needs" if needs_class else "takes no"

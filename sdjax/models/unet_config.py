@@ -6,6 +6,7 @@ from sdjax.errors import SdjaxError
 from sdjax.models.config_fields import known_fields
 
 CONDITION_MODEL, PIXEL_MODEL, OWN_MODEL = "UNet2DConditionModel", "UNet2DModel", "sdjax.UNet"
+VIDEO_MODEL = "UNetSpatioTemporalConditionModel"
 
 # Block type without "DownBlock2D" or "UpBlock2D" -> (kind of block, kind of attention).
 STAGES = {
@@ -25,6 +26,13 @@ MID_BLOCKS = {
     "UNetMidBlock2DConvNext": ("convnext", "full"),
     "UNetMidBlock2DConvNextLinearAttn": ("convnext", "linear"),
     "UNetMidBlock2DConvNextCrossAttn": ("convnext", "cross"),
+    "UNetMidBlockSpatioTemporal": ("spatiotemporal", "cross"),
+}
+# Those of Stable Video Diffusion by their whole names.
+_VIDEO_STAGES = {
+    f"{prefix}{side}BlockSpatioTemporal": ("spatiotemporal", attention)
+    for prefix, attention in (("", None), ("CrossAttn", "cross"))
+    for side in ("Down", "Up")
 }
 DIFFUSERS_STAGES = ("", "Attn", "CrossAttn")
 DIFFUSERS_MIDS = (None, "UNetMidBlock2D", "UNetMidBlock2DCrossAttn")
@@ -77,6 +85,37 @@ CONDITION_ONLY = (
 )
 PIXEL_ONLY = ("add_attention", "attn_norm_num_groups")
 
+# What diffusers' UNetSpatioTemporalConditionModel has a field for, its defaults, and what is the
+# same of all of its kind.
+_VIDEO_LEVELS = 3 * ("CrossAttnDownBlockSpatioTemporal",), 3 * ("CrossAttnUpBlockSpatioTemporal",)
+VIDEO_DEFAULTS = {
+    "sample_size": None,
+    "in_channels": 8,
+    "out_channels": 4,
+    "down_block_types": (*_VIDEO_LEVELS[0], "DownBlockSpatioTemporal"),
+    "up_block_types": ("UpBlockSpatioTemporal", *_VIDEO_LEVELS[1]),
+    "block_out_channels": (320, 640, 1280, 1280),
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 768,
+    "layers_per_block": 2,
+    "cross_attention_dim": 1024,
+    "transformer_layers_per_block": 1,
+    "num_attention_heads": (5, 10, 20, 20),
+    "num_frames": 25,
+}
+_VIDEO_FIXED = {
+    "mid_block_type": "UNetMidBlockSpatioTemporal",
+    "addition_embed_type": "time_ids",
+    "use_linear_projection": True,
+}
+
+
+def stage_of(name: str) -> tuple[str, str | None]:
+    """(kind of block, kind of attention) of a level's block type."""
+    if name in _VIDEO_STAGES:
+        return _VIDEO_STAGES[name]
+    return STAGES[name.removesuffix("DownBlock2D").removesuffix("UpBlock2D")]
+
 
 @dataclasses.dataclass(frozen=True)
 class UNetConfig:
@@ -88,8 +127,12 @@ class UNetConfig:
     linear attention, ConvNext… has ConvNeXt blocks, alone or before Attn, LinearAttn or CrossAttn.
     `attention_head_dim` is, as in diffusers, the **number** of heads in CrossAttn blocks and the
     channels of a head elsewhere (None: one head). `addition_embed_type` adds to the time embedding
-    SDXL's pooled text and sizes ("text_time") or a pooling of the context ("text").
-    `class_embeddings_concat` sets the class beside the time embedding in place of adding it.
+    SDXL's pooled text and sizes ("text_time"), a pooling of the context ("text"), or numbers alone
+    ("time_ids"). `class_embeddings_concat` sets the class beside the time embedding in place of
+    adding it.
+
+    With diffusers' SpatioTemporal blocks it is the UNetSpatioTemporalConditionModel of Stable Video
+    Diffusion, for clips of `num_frames` frames, or other numbers.
 
     `transformer_layers_per_block` has one number for all levels, or for each level one or one for
     each of its attentions. `reverse_transformer_layers_per_block` has the same for the way up,
@@ -131,11 +174,13 @@ class UNetConfig:
     projection_class_embeddings_input_dim: int | None = None
     add_attention: bool = True
     attn_norm_num_groups: int | None = None
+    num_frames: int | None = None
 
     def __post_init__(self):
         levels = len(self.block_out_channels)
         for side, types in (("Down", self.down_block_types), ("Up", self.up_block_types)):
             known = [f"{prefix}{side}Block2D" for prefix in STAGES]
+            known += [name for name in _VIDEO_STAGES if f"{side}Block" in name]
             if len(types) != levels:
                 raise SdjaxError(
                     f"{side.lower()}_block_types: expected {levels} entries, one for each of "
@@ -145,7 +190,7 @@ class UNetConfig:
                 _one_of(f"{side.lower()}_block_types", name, known)
         _one_of("mid_block_type", self.mid_block_type, [None, *MID_BLOCKS])
         _one_of("resnet_time_scale_shift", self.resnet_time_scale_shift, ["default", "scale_shift"])
-        _one_of("addition_embed_type", self.addition_embed_type, [None, "text", "text_time"])
+        _one_of("addition_embed_type", self.addition_embed_type, [None, "text", "text_time", "time_ids"])
         _one_of(
             "class_embed_type",
             self.class_embed_type,
@@ -182,8 +227,19 @@ class UNetConfig:
                     f"addition_embed_type_num_heads: expected a divisor of the context's width "
                     f"{width}, got {heads}"
                 )
-        if self.addition_embed_type == "text_time" and not self.addition_time_embed_dim:
-            raise SdjaxError("addition_time_embed_dim: expected a width for text_time, got None")
+        if self.addition_embed_type in ("text_time", "time_ids") and (
+            not self.addition_time_embed_dim
+        ):
+            raise SdjaxError(
+                "addition_time_embed_dim: expected a width for "
+                f"{self.addition_embed_type}, got {self.addition_time_embed_dim}"
+            )
+        kinds = {kind == "spatiotemporal" for kind, _ in self.all_stages()}
+        if len(kinds) > 1:
+            raise SdjaxError(
+                "SpatioTemporal blocks go with each other only, got "
+                f"{self.down_block_types}, {self.mid_block_type}, {self.up_block_types}"
+            )
 
     def _check_depths(self):
         forward = self.per_level("transformer_layers_per_block")
@@ -213,8 +269,8 @@ class UNetConfig:
 
     def all_stages(self):
         """(kind of block, kind of attention) of every level down, the middle, and every level up."""
-        down = [STAGES[name.removesuffix("DownBlock2D")] for name in self.down_block_types]
-        up = [STAGES[name.removesuffix("UpBlock2D")] for name in self.up_block_types]
+        down = [stage_of(name) for name in self.down_block_types]
+        up = [stage_of(name) for name in self.up_block_types]
         mid = [MID_BLOCKS[self.mid_block_type]] if self.mid_block_type else []
         return [*down, *mid, *up]
 
@@ -241,7 +297,7 @@ class UNetConfig:
             return None
         sides = (self.down_block_types, self.up_block_types[::-1])
         looks = [any("CrossAttn" in name for name in names) for names in zip(*sides, strict=True)]
-        looks[-1] |= "CrossAttn" in (self.mid_block_type or "")
+        looks[-1] |= MID_BLOCKS.get(self.mid_block_type, ("", ""))[1] == "cross"
         widths = self.per_level("cross_attention_dim")
         found = {width for width, look in zip(widths, looks, strict=True) if look or not any(looks)}
         return found.pop() if len(found) == 1 else None
@@ -257,8 +313,15 @@ class UNetConfig:
         return own and self.class_embed_type == "simple_projection"
 
     @property
+    def of_clips(self):
+        """Whether it makes clips by itself, as Stable Video Diffusion's does."""
+        return self.all_stages()[0][0] == "spatiotemporal"
+
+    @property
     def class_name(self):
         """The diffusers class that loads this network, or ours where none does."""
+        if self.of_clips:
+            return VIDEO_MODEL
         stages = [name.removesuffix("DownBlock2D") for name in self.down_block_types]
         stages += [name.removesuffix("UpBlock2D") for name in self.up_block_types]
         if set(stages) - set(DIFFUSERS_STAGES) or self.mid_block_type not in DIFFUSERS_MIDS:
@@ -271,7 +334,11 @@ class UNetConfig:
 
         Raises SdjaxError for a field or value that this network does not have.
         """
-        names = {field.name for field in dataclasses.fields(cls)}
+        if config.get("_class_name") == VIDEO_MODEL:
+            values = VIDEO_DEFAULTS | known_fields(config, VIDEO_DEFAULTS, "U-Net")
+            values["attention_head_dim"] = values.pop("num_attention_heads")
+            return cls(**values, **_VIDEO_FIXED)
+        names = {field.name for field in dataclasses.fields(cls)} - {"num_frames"}
         values = known_fields(config, {*names, *FIXED, *IGNORED}, "U-Net")
         if config.get("_class_name") == PIXEL_MODEL:
             values = PIXEL_DEFAULTS | values
@@ -282,7 +349,12 @@ class UNetConfig:
 
     def to_dict(self):
         """The config.json of this network, which diffusers loads where `class_name` is its own."""
+        if self.of_clips:
+            values = {k: getattr(self, k) for k in VIDEO_DEFAULTS if hasattr(self, k)}
+            values["num_attention_heads"] = self.attention_head_dim
+            return {"_class_name": VIDEO_MODEL} | values
         absent = {PIXEL_MODEL: CONDITION_ONLY, CONDITION_MODEL: PIXEL_ONLY}.get(self.class_name, ())
+        absent = (*absent, "num_frames")
         values = {k: v for k, v in dataclasses.asdict(self).items() if k not in absent}
         return {"_class_name": self.class_name, "act_fn": "silu"} | values
 

@@ -19,16 +19,26 @@ from sdjax.models.inputs import OF_PIXELS, check_floats
 from sdjax.models.layers import Conv
 from sdjax.models.norms import GroupNorm
 from sdjax.models.remat import rematted
+from sdjax.models.spatio_temporal import SpatioTemporalResnet, TimeConv
 
 NORM_EPSILON = 1e-6
 LOG_VARIANCE_RANGE = (-30.0, 20.0)
 DOWN_BLOCK = "DownEncoderBlock2D"
 UP_BLOCK = "UpDecoderBlock2D"
+PICTURES, CLIPS = "AutoencoderKL", "AutoencoderKLTemporalDecoder"
+# What the second has a field for.
+_OF_CLIPS = (
+    "in_channels", "out_channels", "down_block_types", "block_out_channels", "layers_per_block",
+    "latent_channels", "sample_size", "scaling_factor", "force_upcast",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class VAEConfig:
     """The fields of diffusers' `AutoencoderKL`, with its defaults.
+
+    `temporal` makes it the `AutoencoderKLTemporalDecoder` of Stable Video Diffusion (arXiv
+    2311.15127), whose decoder looks along the frames of clips.
 
     `block_out_channels` has one width a level, finest first; each level but the last halves the
     image. The fields from `sample_size` to `force_upcast` do not shape the network: `decode` and
@@ -53,9 +63,15 @@ class VAEConfig:
     use_quant_conv: bool = True
     use_post_quant_conv: bool = True
     mid_block_add_attention: bool = True
+    temporal: bool = False
 
     def __post_init__(self):
         levels = len(self.block_out_channels)
+        if self.temporal and self.layers_per_block != 2:
+            raise SdjaxError(
+                f"layers_per_block must be 2 in a {CLIPS}, as in the published ones, got "
+                f"{self.layers_per_block}"
+            )
         if self.down_block_types != (DOWN_BLOCK,) * levels:
             raise SdjaxError(
                 f"down_block_types must be {levels} times {DOWN_BLOCK!r}, one for each of "
@@ -86,20 +102,34 @@ class VAEConfig:
 
         Raises SdjaxError for a key or a value that this network cannot follow.
         """
-        names = {field.name for field in dataclasses.fields(cls)}
-        return cls(**known_fields(config, names, "AutoencoderKL"))
+        if config.get("_class_name") == CLIPS:
+            values = known_fields(config, _OF_CLIPS, CLIPS)
+            levels = len(values.get("block_out_channels", cls.block_out_channels))
+            up = (UP_BLOCK,) * levels
+            return cls(**values, up_block_types=up, use_post_quant_conv=False, temporal=True)
+        names = {field.name for field in dataclasses.fields(cls)} - {"temporal"}
+        return cls(**known_fields(config, names, PICTURES))
 
     def to_dict(self) -> dict[str, Any]:
         """A config.json that diffusers loads."""
         fields = dataclasses.asdict(self)
+        if fields.pop("temporal"):
+            fields = {name: fields[name] for name in _OF_CLIPS}
         lists = {k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}
-        return {"_class_name": "AutoencoderKL", **lists}
+        return {"_class_name": CLIPS if self.temporal else PICTURES, **lists}
+
+
+def residual(width, groups, dtype, tile, frames, name):
+    """A residual block, along the frames of clips too where they have a number."""
+    if frames is None:
+        return ResnetBlock(width, groups, NORM_EPSILON, dtype=dtype, tile=tile, name=name)
+    return SpatioTemporalResnet(width, frames, groups, NORM_EPSILON, True, dtype, tile, name=name)
 
 
 class Level(nn.Module):
     """Residual blocks at one width, then a change of resolution where asked.
 
-    resize: "down", "up" or None. x [B, H, W, C] -> [B, H', W', features].
+    resize: "down", "up" or None. frames: see `residual`. x [B, H, W, C] -> [B, H', W', features].
     """
 
     features: int
@@ -108,18 +138,13 @@ class Level(nn.Module):
     resize: str | None
     dtype: jax.typing.DTypeLike = jnp.float32
     tile: tuple[bool, bool] = (False, False)
+    frames: int | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for i in range(self.layers):
-            x = ResnetBlock(
-                self.features,
-                groups=self.groups,
-                epsilon=NORM_EPSILON,
-                dtype=self.dtype,
-                tile=self.tile,
-                name=f"resnets.{i}",
-            )(x)
+            options = self.groups, self.dtype, self.tile, self.frames
+            x = residual(self.features, *options, f"resnets.{i}")(x)
         if self.resize == "down":
             x = Downsample(0, self.dtype, self.tile, name="downsamplers.0")(x)
         elif self.resize == "up":
@@ -134,20 +159,15 @@ class Middle(nn.Module):
     add_attention: bool
     dtype: jax.typing.DTypeLike = jnp.float32
     tile: tuple[bool, bool] = (False, False)
+    frames: int | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         channels = x.shape[-1]
 
-        def resnet(i: int) -> ResnetBlock:
-            return ResnetBlock(
-                channels,
-                groups=self.groups,
-                epsilon=NORM_EPSILON,
-                dtype=self.dtype,
-                tile=self.tile,
-                name=f"resnets.{i}",
-            )
+        def resnet(i: int) -> nn.Module:
+            options = self.groups, self.dtype, self.tile, self.frames
+            return residual(channels, *options, f"resnets.{i}")
 
         x = resnet(0)(x)
         if self.add_attention:
@@ -188,7 +208,10 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents [B, h, w, latent_channels] to images [B, f·h, f·w, out_channels]."""
+    """Latents [B, h, w, latent_channels] to images [B, f·h, f·w, out_channels].
+
+    Of a temporal decoder B is that of clips times their frames.
+    """
 
     config: VAEConfig
     dtype: jax.typing.DTypeLike = jnp.float32
@@ -196,18 +219,21 @@ class Decoder(nn.Module):
     tile: tuple[bool, bool] = (False, False)
 
     @nn.compact
-    def __call__(self, z: jax.Array) -> jax.Array:
+    def __call__(self, z: jax.Array, frames: int = 1) -> jax.Array:
+        along = frames if self.config.temporal else None
         config, dtype, tile = self.config, self.dtype, self.tile
         level, middle = (rematted(m, self.remat) for m in (Level, Middle))
         widths, groups = config.block_out_channels[::-1], config.norm_num_groups
         x = Conv(widths[0], dtype=dtype, tile=tile, name="conv_in")(z)
-        x = middle(groups, config.mid_block_add_attention, dtype, tile, name="mid_block")(x)
+        attention = config.mid_block_add_attention
+        x = middle(groups, attention, dtype, tile, along, name="mid_block")(x)
         for i, width in enumerate(widths):
             resize = "up" if i < len(widths) - 1 else None
             layers, name = config.layers_per_block + 1, f"up_blocks.{i}"
-            x = level(width, layers, groups, resize, dtype, tile, name=name)(x)
+            x = level(width, layers, groups, resize, dtype, tile, along, name=name)(x)
         x = GroupNorm(groups, NORM_EPSILON, silu=True, dtype=dtype, name="conv_norm_out")(x)
-        return Conv(config.out_channels, dtype=dtype, tile=tile, name="conv_out")(x)
+        x = Conv(config.out_channels, dtype=dtype, tile=tile, name="conv_out")(x)
+        return TimeConv(x.shape[-1], along, dtype, name="time_conv_out")(x) if along else x
 
 
 class AutoencoderKL(nn.Module):
@@ -232,9 +258,10 @@ class AutoencoderKL(nn.Module):
         moments = self.encoder(images)
         return self.quant_conv(moments) if self.config.use_quant_conv else moments
 
-    def decode(self, z: jax.Array) -> jax.Array:
-        """Latents to images."""
-        return self.decoder(self.post_quant_conv(z) if self.config.use_post_quant_conv else z)
+    def decode(self, z: jax.Array, frames: int = 1) -> jax.Array:
+        """Latents to images, which are clips of so many frames for a temporal decoder."""
+        z = self.post_quant_conv(z) if self.config.use_post_quant_conv else z
+        return self.decoder(z, frames)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """The reconstruction from the posterior's mean."""
@@ -297,15 +324,21 @@ class VAE:
             noise = jax.random.normal(key, mean.shape)
         return mean + jnp.exp(0.5 * log_variance) * noise
 
-    def decode(self, params, z: jax.Array) -> jax.Array:
-        """Images from raw latents; not clipped to [-1, 1]."""
+    def decode(self, params, z: jax.Array, frames: int = 1) -> jax.Array:
+        """Images from raw latents; not clipped to [-1, 1].
+
+        frames: how many follow each other as a clip, for a temporal decoder.
+        """
         channels = self.config.latent_channels
         check_floats(latents=z)
         if _shape4(z, "latents")[-1] != channels:
             raise SdjaxError(
                 f"latents must be [batch, height, width, {channels}], got shape {z.shape}"
             )
-        return self.module.apply({"params": params}, z, method="decode").astype(jnp.float32)
+        if len(z) % frames or (frames > 1 and not self.config.temporal):
+            raise SdjaxError(f"{len(z)} latents are no clips of {frames} frames of this decoder")
+        made = self.module.apply({"params": params}, z, frames, method="decode")
+        return made.astype(jnp.float32)
 
 
 def _shape4(array: jax.Array, name: str) -> tuple[int, ...]:

@@ -52,6 +52,8 @@ def unet_inputs(config: unet.UNetConfig) -> tuple:
     if config.addition_embed_type == "text_time":
         width = config.addition_time_embed_dim
         added = {"text_embeds": jnp.zeros((1, given - width)), "time_ids": jnp.zeros((1, 1))}
+    elif config.addition_embed_type == "time_ids":
+        added = {"time_ids": jnp.zeros((1, given // config.addition_time_embed_dim))}
     if config.class_embed_type in ("projection", "simple_projection"):
         labels = jnp.zeros((1, given))
     elif config.class_embed_type == "identity":
