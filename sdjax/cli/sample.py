@@ -23,7 +23,7 @@ _SEVERAL = (
 
 
 def sample(
-    prompt: tuple[str, ...],
+    prompt: tuple[str, ...] = (),
     model: str | None = None,
     config: Path | None = None,
     negative_prompt: str | None = None,
@@ -31,6 +31,7 @@ def sample(
     preset: str | None = None,
     steps: int | None = None,
     guidance_scale: tuple[float, ...] = (),
+    first_guidance_scale: float | None = None,
     guidance_rescale: float = 0.0,
     sampler: str | None = None,
     spacing: Literal["leading", "trailing", "linspace"] | None = None,
@@ -46,6 +47,8 @@ def sample(
     frame_windows: tuple[int, ...] = (),
     fps: float | None = None,
     seconds: float | None = None,
+    motion_bucket: float | None = None,
+    noise_augmentation: float | None = None,
     height: int | None = None,
     width: int | None = None,
     clip_skip: int = 0,
@@ -77,6 +80,7 @@ def sample(
     tile: Literal["x", "y", "xy"] | None = None,
     windows: tuple[int, ...] = (),
     vae_tile: int | None = None,
+    vae_frames: int | None = None,
     hires: float | None = None,
     hires_strength: float | None = None,
     hires_steps: int | None = None,
@@ -108,7 +112,8 @@ def sample(
     sdjax sample --prompt "large red circle" --model runs/shapes/model --sampler dpmpp_2m --steps 20
 
     Args:
-        prompt: One or more prompts, each in quotes; the option may also be given several times.
+        prompt: One or more prompts, each in quotes; the option may also be given several times. Of
+            all models but those that move a picture, which take none.
         model: A diffusers folder, a .safetensors or .ckpt file, or a hub id; the emoji model that
             comes with the project where not given.
         config: Of a single file, if its networks are of other sizes than the published: a
@@ -123,6 +128,8 @@ def sample(
         guidance_scale: How much the prompt counts; 1 turns guidance off and halves the work. The
             model's own where not given: 2 for the emoji, 7.5 for models that have none. One, or
             one for each prompt or picture.
+        first_guidance_scale: Of a clip's first frame, from which it goes evenly to that of the last;
+            1 where not given for a model that moves a picture, else the same for all.
         guidance_rescale: Share of the contrast added by guidance that is taken back, 0 to 1.
         sampler: ddim, euler, euler_a, dpmpp_2m, unipc, …; the model's own where not given.
         spacing: How the timesteps are laid out; the sampler's own way where not given.
@@ -138,9 +145,12 @@ def sample(
             a hub id; with --frames clips are made in place of pictures.
         motion_like: Whose norms and betas the motion modules are run with; those of the program that
             the file is for where not given.
-        frames: Frames of each clip.
+        frames: Frames of each clip; a model that moves a picture has a number of its own.
         frame_windows: Frames that are seen at a time of a longer clip, and how many of them overlap.
-        fps: Frames a second of the file; 8 where not given.
+        fps: Frames a second of the file, which a model that moves a picture is told; 8 where not
+            given, or 7 for such a model.
+        motion_bucket: How much moves, for a model that moves a picture; 127 where not given.
+        noise_augmentation: Of the picture that is moved; 0.02 where not given.
         seconds: How long a sound is to be, of a model of sound; as long as it was trained at where
             not given.
         height: In pixels; the size the model was trained at where not given.
@@ -149,7 +159,7 @@ def sample(
         batch_size: Pictures made at once.
         dtype: What the networks compute in.
         image: A picture to start from, to repaint, to edit or to enlarge, as the model and the other
-            options have it; one, or one for each prompt.
+            options have it; one, or one for each prompt; of a clip one for all frames or one a frame.
         strength: How much of the picture changes, 0 to 1; 0.8 where not given, 1 with a mask. One,
             or one for each prompt or picture.
         mask: White where the picture is repainted.
@@ -184,6 +194,8 @@ def sample(
             windows that the U-Net sees, and by how many they overlap, half where not given.
         vae_tile: Side in pixels of the tiles in which the autoencoder takes a picture; 1024 for
             more than 2048x2048 pixels where not given, 0 for all at once.
+        vae_frames: Frames of a clip that the autoencoder of such a model takes at once; all where not
+            given.
         hires: Makes pictures, enlarges them by this factor, and refines them in a second pass.
         hires_strength: How much the second pass changes, 0 to 1; 0.7 where not given.
         hires_steps: Sampling steps of the second pass; those of the first where not given.

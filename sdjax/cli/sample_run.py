@@ -33,10 +33,10 @@ def request_of(given: Mapping[str, Any]):
     """
     from sdjax.pipeline.plans.request import ARGUMENTS, Request
 
-    names = ARGUMENTS - (OF_THE_COMMAND - {"count", "batch_size"})
+    names = ARGUMENTS - (OF_THE_COMMAND - {"count", "batch_size"}) - {"fps"}
     asked = {name: value for name, value in given.items() if name in names}
     asked |= {name: list(value) or None for name, value in asked.items() if type(value) is tuple}
-    asked["prompt"] = given["prompt"]
+    asked["prompt"] = given["prompt"] or None
     asked["seed"] = None if given["seed"] == -1 else given["seed"]
     asked["weighting"] = None if given["weighting"] == "none" else given["weighting"]
     asked["regions"] = [_region(one) for one in given["region"]]
@@ -50,6 +50,7 @@ def carry_out(
     """Makes the pictures of each of the `cells`, options that differ in the axes' settings."""
     import sdjax
     from sdjax.models.motion import MotionConfig
+    from sdjax.pipeline.given import first_frame
     from sdjax.pipeline.given.arguments import whole
     from sdjax.pipeline.model.files import read_model
     from sdjax.pipeline.plans.handoff import changed
@@ -65,18 +66,21 @@ def carry_out(
     if given["seed"] == -1 and len(cells) > 1:  # one for all
         cells = [{**cell, "seed": int(first.seeds[0])} for cell in cells]
     requests = [request_of(cell) for cell in cells] if len(cells) > 1 else [first]
-    kind = _kind(given)
     check_writable(given["out"])
     prepare_devices()
     dtype, offload = given["dtype"], given["offload"]
     controls = loaded(steered, given["image_encoder"], dtype=dtype, offload=offload)
     source = str(sdjax.EMOJI) if given["model"] is None else given["model"]
     found = read_model(source, config=given["config"])
-    kind = _of_model(kind, given, found)
+    moves = found.checkpoint.family == "svd"
+    if not (given["prompt"] or moves):
+        raise SdjaxError("--prompt is missing: say what to draw, in quotes")
+    kind = _of_model(_kind(given, moves), given, found)
     looking = _looking(given)
     # Before minutes go by with the weights.
     for asked in requests:
         asked.controls = controls
+        asked.fps = given["fps"] if moves else None
         asked.preview, asked.safety_checker = looking
     refines, motion = given["refiner"] is not None, None
     if given["motion"] is not None:
@@ -111,7 +115,7 @@ def carry_out(
                     if "nsfw" in image.info:
                         notes["nsfw"] = image.info["nsfw"]
                     text = parameters(notes, asked, planned, image, model)
-                    fps = given["fps"] or FPS
+                    fps = given["fps"] or (first_frame.FPS if moves else FPS)
                     paths.append(folder.save(one, notes, text, given["json"], fps))
                     made.append(image)
                     captions.append(notes["prompt"])
@@ -150,14 +154,17 @@ def _of_model(kind: str, given: Mapping[str, Any], found) -> str:
     return kind
 
 
-def _kind(given: Mapping[str, Any]) -> str:
-    """Of the files; SdjaxError where what is made does not go into such files."""
+def _kind(given: Mapping[str, Any], moves: bool) -> str:
+    """Of the files; SdjaxError where what is made does not go into such files.
+
+    moves: whether the model makes clips by itself.
+    """
     from sdjax.pipeline.given.arguments import number
     from sdjax.pipeline.results.movies import check_there
     from sdjax.pipeline.results.notes import CLIPS, FORMATS
     from sdjax.sound.files import FORMATS as SOUNDS
 
-    moving, kind = given["frames"] is not None, given["format"]
+    moving, kind = moves or given["frames"] is not None, given["format"]
     for name in ("motion", "fps"):
         if given[name] is not None and not moving:
             raise SdjaxError(f"--{name} is for clips: give --frames too")

@@ -8,6 +8,10 @@ from sdjax.errors import SdjaxError
 BLOCK = 16  # values that PyTorch's vectorised Box–Muller transform makes at once
 
 
+class Outer(tuple):
+    """A shape whose first axis PyTorch has first too, before the channels."""
+
+
 def torch_normal(seed, shape):
     """`torch.randn(shape, generator=torch.Generator().manual_seed(seed))`, without torch.
 
@@ -41,13 +45,21 @@ def torch_images(seeds, shapes):
     Args:
       seeds: [batch].
       shapes: (height, width, channels) of each draw, or with more axes before the channels, which
-        PyTorch has first.
+        PyTorch has first, or of an `Outer` second.
 
     Returns:
       A list of float32[batch, height, width, channels], one a draw.
     """
-    drawn = [torch_draws(seed, [(c, *rest) for *rest, c in shapes]) for seed in seeds]
-    return [np.moveaxis(np.stack(images), 1, -1) for images in zip(*drawn, strict=True)]
+    before = [int(isinstance(shape, Outer)) for shape in shapes]
+    theirs = [
+        (*shape[:first], shape[-1], *shape[first:-1])
+        for first, shape in zip(before, shapes, strict=True)
+    ]
+    drawn = zip(*(torch_draws(seed, theirs) for seed in seeds), strict=True)
+    return [
+        np.moveaxis(np.stack(images), 1 + first, -1)
+        for first, images in zip(before, drawn, strict=True)
+    ]
 
 
 @on_the_host

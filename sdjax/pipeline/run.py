@@ -11,7 +11,7 @@ from sdjax import diffusion
 from sdjax.pipeline.compiled import arrays, coding, places, programs, sounding
 from sdjax.pipeline.compiled.once import one_a_device
 from sdjax.pipeline.compiled.progress import Advance, Look, carry_out
-from sdjax.pipeline.given import conditions
+from sdjax.pipeline.given import conditions, first_frame
 from sdjax.pipeline.given.conditions import Pictures
 from sdjax.pipeline.given.tiling import Tiling
 from sdjax.pipeline.plans import canvas
@@ -53,9 +53,13 @@ class Encoded(NamedTuple):
 def encode(model, asked: Request, planned: Plan, pictures: bool = True) -> Encoded:
     """Embeds the texts of a request, and the pictures unless told otherwise."""
     given = planned.conditions if pictures else conditions.Conditions()
-    latents = given.image is not None and given.kind != conditions.UPSCALE
+    latents = given.image is not None and given.kind not in (conditions.UPSCALE, conditions.MOVE)
+    if given.kind == conditions.MOVE:
+        prompt = seen(model, asked, planned)
+    else:
+        prompt = embedded(model, planned.texts.texts, asked.weighting, asked.clip_skip)
     return Encoded(
-        embedded(model, planned.texts.texts, asked.weighting, asked.clip_skip),
+        prompt,
         latents_of(model, planned.tiling, given.image) if latents else None,
         latents_of(model, planned.tiling, given.masked())
         if given.kind == conditions.INPAINT
@@ -111,9 +115,26 @@ def vectors(model, texts: Sequence[str]) -> Embedded:
     return one_a_device(lambda some: run(params, some), tokenizer.encode(texts), model.place)
 
 
+def seen(model, asked: Request, planned: Plan) -> Embedded:
+    """Embeddings of the pictures that clips move, in the place of prompts: [images, B, 1, 1, D].
+
+    Zeros of the first branch where there are two.
+    """
+    side = model.image_encoder.config.image_size
+    pictures = np.stack([first_frame.for_clip(picture, side) for picture in asked.image])
+    run = places.compiled(
+        coding.pictures_to_embeddings, model.image_encoder, in_axes=(None, 0), on=model.place
+    )
+    params = model.place.placed(model.params["image_encoder"])
+    made = one_a_device(lambda some: run(params, some), pictures, model.place)
+    made = made[planned.conditions.image.which][:, None, None, None]
+    shown = np.arange(planned.branches) >= planned.negatives
+    return Embedded(made * np.float32(shown).reshape(-1, 1, 1, 1))
+
+
 def coder(model, tiling: Tiling) -> arrays.Coder:
     """A model's autoencoder as it sees pictures."""
-    return arrays.Coder(tiling.vae(model.vae), tiling.tiles)
+    return arrays.Coder(tiling.vae(model.vae), tiling.tiles, tiling.frames)
 
 
 def latents_of(model, tiling: Tiling, pictures: Pictures) -> Latents:
@@ -177,7 +198,7 @@ def inputs_of(
     start = drawn["start"] if asked.latents is None else asked.latents[numbers]
     if asked.variations is not None:
         others = asked.variations[numbers]
-        start = varied(start, others, asked.variation_strength, planned.source)
+        start = varied(start, others, asked.variation_strength, planned.source, shape)
     begun, kept = given.starts_from_image[numbers], None
     if begun.any() or given.keeps:
         z = encoded.image.of(numbers, drawn.get("image"))
@@ -241,13 +262,16 @@ def weights(planned: Plan, numbers: np.ndarray) -> np.ndarray | None:
         scales = np.concatenate([of_image, scales], axis=1)
     if planned.frames is not None:
         scales = scales[:, :, None]
+    if planned.along is not None:
+        scales = scales * planned.along[numbers][:, None, :, None, None]
     return np.float32(scales)[..., None]
 
 
 def channels(
     model, planned: Plan, encoded: Encoded, numbers: np.ndarray, drawn: Mapping[str, np.ndarray]
 ) -> np.ndarray | None:
-    """What the U-Net is given beside the latents, float32 [N, B, h, w, K]."""
+    """What the U-Net is given beside the latents, float32 [N, B, h, w, K], or of clips with their
+    frames."""
     given, vae = planned.conditions, model.vae.config
     if given.kind is None:
         return None
@@ -259,13 +283,19 @@ def channels(
     elif given.kind == conditions.EDIT:
         beside = encoded.image.of(numbers)
         shown[0] = planned.negatives < 2  # the first branch sees no picture
+    elif given.kind == conditions.MOVE:
+        noised = given.image.of(numbers) + np.float32(given.noise_augmentation) * drawn["pixels"]
+        noised = conditions.Pictures(noised, np.arange(len(numbers)))
+        beside = latents_of(model, planned.tiling, noised).mean
+        beside = np.repeat(beside[:, None], planned.frames, axis=1)
+        shown[: planned.negatives] = 0
     elif given.kind == conditions.DEPTH:
         beside = given.depth.of(numbers)
     else:
         schedule = diffusion.schedule_from_config(model.low_res_scheduler_config)
         small, noise = given.image.of(numbers), drawn["small"]
         beside = diffusion.add_noise(schedule, small, noise, given.noise_level)
-    return np.float32(beside)[:, None] * shown[:, None, None, None]
+    return np.float32(beside)[:, None] * shown.reshape(-1, *(1,) * (beside.ndim - 1))
 
 
 def sampled(

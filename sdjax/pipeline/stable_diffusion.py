@@ -40,6 +40,7 @@ from sdjax.text.roberta import RobertaTokenizer
 from sdjax.text.tokenizer import Tokenizer
 from sdjax.weights.checkpoint import Checkpoint, Part
 from sdjax.weights.clap import is_clap
+from sdjax.weights.clip_vision import CLIPVision
 from sdjax.weights.motion import still
 from sdjax.weights.names import state_from_params
 from sdjax.weights.parts import VAE, TextEncoder, TinyVAE, UNet, configuration, load
@@ -83,6 +84,7 @@ class StableDiffusion(Adapted):
         scheduler_config: Mapping[str, Any],
         params: Mapping[str, Any],
         *,
+        image_encoder: CLIPVision | None = None,
         text_encoder_2: TextEncoder | None = None,
         tokenizer_2: Tokenizer | None = None,
         vocoder: Vocoder | None = None,
@@ -99,8 +101,9 @@ class StableDiffusion(Adapted):
             "text_encoder_2": (text_encoder_2, tokenizer_2 or tokenizer),
         }
         encoders = {name: pair for name, pair in encoders.items() if pair[0] is not None}
-        self.encoder_parts = tuple(encoders)
-        self.text_encoders, self.tokenizers = zip(*encoders.values(), strict=True)
+        self.encoder_parts, self.image_encoder = tuple(encoders), image_encoder
+        self.text_encoders = tuple(encoder for encoder, _ in encoders.values())
+        self.tokenizers = tuple(tokenizer for _, tokenizer in encoders.values())
         self.scheduler_config = dict(scheduler_config)
         self.low_res_scheduler_config = dict(low_res_scheduler_config or {})
         self.zero_negative = zero_negative
@@ -178,6 +181,9 @@ class StableDiffusion(Adapted):
         kind_of_vae = _kind_of_vae(parts["vae"])
         vae, vae_params = read("vae", kind_of_vae)
         params, encoders = {"unet": unet_params, "vae": vae_params}, {}
+        if "image_encoder" in parts:
+            config, params["image_encoder"] = read("image_encoder", CLIPVision)
+            encoders["image_encoder"] = CLIPVision(config, kind)
         for name in model.tokenizers:
             reads = kind_of_text(parts[name])
             config, params[name] = read(name, reads)
@@ -193,6 +199,7 @@ class StableDiffusion(Adapted):
             model.tokenizers.get("text_encoder"),
             model.checkpoint.scheduler,
             params,
+            image_encoder=encoders.get("image_encoder"),
             text_encoder_2=encoders.get("text_encoder_2"),
             tokenizer_2=model.tokenizers.get("text_encoder_2"),
             vocoder=vocoder,
@@ -221,6 +228,8 @@ class StableDiffusion(Adapted):
         networks = dict(zip(names, self.text_encoders, strict=True))
         networks |= {"unet": self.unet, "vae": self.vae}
         networks |= {"vocoder": self.vocoder} if self.vocoder else {}
+        if self.image_encoder is not None:
+            networks["image_encoder"] = self.image_encoder
         # Motion modules are a part of their own: `save_motion`.
         params = {**self.params, "unet": still(self.params["unet"])}
         parts = {
@@ -236,7 +245,7 @@ class StableDiffusion(Adapted):
 
     def generate(
         self,
-        prompt: Prompt,
+        prompt: Prompt | None = None,
         negative_prompt: Prompt | None = None,
         *,
         prompt_2: Prompt | None = None,
@@ -245,6 +254,7 @@ class StableDiffusion(Adapted):
         weighting: Weighting | None = "a1111",
         steps: int | None = None,
         guidance_scale: float | Sequence[float] | None = None,
+        first_guidance_scale: float | None = None,
         guidance_rescale: float = 0.0,
         sampler: str | None = None,
         seed: int | Sequence[int] | None = 0,
@@ -254,6 +264,9 @@ class StableDiffusion(Adapted):
         frames: int | None = None,
         frame_windows: int | tuple[int, int] | None = None,
         seconds: float | None = None,
+        fps: float | None = None,
+        motion_bucket: float | None = None,
+        noise_augmentation: float | None = None,
         height: int | None = None,
         width: int | None = None,
         image: Pictures | None = None,
@@ -279,6 +292,7 @@ class StableDiffusion(Adapted):
         tile: Literal["x", "y", "xy"] | None = None,
         windows: int | tuple[int, int] | None = None,
         vae_tile: int | None = None,
+        vae_frames: int | None = None,
         hires: float | None = None,
         hires_strength: float | None = None,
         hires_steps: int | None = None,
@@ -302,6 +316,8 @@ class StableDiffusion(Adapted):
         seeds run the same one, as long as a picture takes up to 64 evaluations of the U-Net (and
         from there up to the next power of two); heun and some others take two a step.
 
+        prompt: what to make, one or several; None for the empty prompt. A model that moves a picture
+            (Stable Video Diffusion) reads none: it makes a clip of each `image`.
         negative_prompt: one for all images, one a prompt, or None.
         prompt_2, negative_prompt_2: for SDXL's second text encoder, as the first two; None for the
             same text as the first encoder's.
@@ -310,10 +326,14 @@ class StableDiffusion(Adapted):
             options, and guidance scale, each unless it is given here.
         weighting: how the signs of `docs/prompts.md` in prompts weigh: "a1111", "comfy" or
             "compel"; None takes prompts literally, and cuts them to what is encoded at once.
-        steps: None for 30, for what a distilled model's scheduler asks for, or for as many as
+        steps: None for 30, 25 of a model that moves a picture, for what a distilled model's
+            scheduler asks for, or for as many as
             `timesteps=` or `sigmas=` lists.
         guidance_scale: 1, or 0 as other programs have it, turns guidance off and halves the work;
-            None for the model's own, 7.5 where it has none. One, or one for each prompt or image.
+            None for the model's own, 7.5 where it has none, or 3 where it moves a picture. One, or one
+            for each prompt or image.
+        first_guidance_scale: of the first frame of a clip, from which it goes to `guidance_scale` of
+            the last in even steps; None for the same for all, or 1 where the model moves a picture.
         sampler: a name of `sdjax.sampler`, or None for the model's own; `sampler_options` (spacing,
             sigmas, eta, order, …) take precedence over the model's.
         seed: of the first image, the others take seed + 1, …; or one for each image; None draws
@@ -325,12 +345,15 @@ class StableDiffusion(Adapted):
             picture itself and 1 another one.
         frames: of clips in place of pictures, with motion modules (`load_motion`): each image is then
             a clip of so many frames, a list of PIL images, or arrays with an axis for the frames
-            after the first. A ControlNet's and a T2I-Adapter's pictures are one for all frames, or
+            after the first. A model that moves a picture makes clips always, of its own number of
+            frames where none is given. `image` is then a list of frames to start from. A ControlNet's and a T2I-Adapter's pictures are one for all frames, or
             one a frame.
         frame_windows: how many frames the networks see at a time of a longer clip, or that and
             how many of them overlap, half where it is not given; the predictions are averaged.
         seconds: of a model of sound, how long it is to be; None for as long as it was trained at.
             Each image is then an `sdjax.sound.Sound`, or a row of waveforms [N, samples].
+        fps, motion_bucket, noise_augmentation: what a model that moves a picture is told: frames a
+            second (None for 7), how much moves (127), and the noise added to the picture (0.02).
         height, width: in pixels; None for the size of `image`, cut to what the latents divide, or
             without one the size the model was trained at. Pictures are resized to it.
         image: a picture to start from, to repaint, to edit or to enlarge, as the model and the
@@ -369,6 +392,8 @@ class StableDiffusion(Adapted):
         vae_tile: side in pixels of the tiles in which the autoencoder takes a picture; they overlap
             by a quarter and fade into each other. None for 1024 where a picture has more than
             2048x2048 pixels, 0 for all at once.
+        vae_frames: of a clip, that a decoder which looks along the frames takes at once; None for
+            all.
         hires: makes pictures first, then enlarges them by this factor, 1 or more, and refines them
             by image to image in a second pass of the same seeds ("hires fix").
         hires_strength, hires_steps: of the second pass; None for 0.7, and for `steps`.
@@ -491,7 +516,7 @@ class StableDiffusion(Adapted):
                 made = made[:left]
                 check_finite_images(made, seeds)
                 if asked.output == "pil":
-                    made = to_clips(made, seeds) if asked.frames else to_pictures(made, seeds)
+                    made = to_clips(made, seeds) if planned.frames else to_pictures(made, seeds)
                 if asked.safety_checker is not None:
                     made = marked(asked.safety_checker, made)
                 yield first, made
@@ -522,7 +547,7 @@ def check_whole(model: Model, source):
     if not model.is_whole:
         raise SdjaxError(
             f"{source} holds {', '.join(parts)}: expected a U-Net, an autoencoder and a text "
-            "encoder, SDXL's both, to make images from prompts"
+            "encoder, SDXL's both, to make images from prompts, or a picture encoder for clips"
         )
     try:
         diffusion.schedule_from_config(model.checkpoint.scheduler)

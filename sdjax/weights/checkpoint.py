@@ -11,7 +11,9 @@ from typing import Any
 from sdjax.weights.tensors import State
 
 # Parts in the order in which they are written.
-PARTS = ("unet", "vae", "text_encoder", "text_encoder_2", "controlnet", "vocoder")
+PARTS = (
+    "unet", "vae", "text_encoder", "text_encoder_2", "image_encoder", "controlnet", "vocoder"
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +28,8 @@ class Part:
 class Checkpoint:
     """A model, or a part of one.
 
-    parts: some of unet, vae, text_encoder, text_encoder_2, controlnet, vocoder.
-    family: sd1, sd2, sdxl, refiner, x4 or sound: whose conventions a single file of it follows.
+    parts: some of unet, vae, text_encoder, text_encoder_2, image_encoder, controlnet, vocoder.
+    family: sd1, sd2, sdxl, refiner, x4, sound or svd: whose conventions a single file of it follows.
     scheduler: scheduler_config.json, where the parts make a pipeline.
     low_res_scheduler: the x4 upscaler's second one.
     metadata: of the file it was read from.

@@ -11,7 +11,8 @@ from sdjax.errors import SdjaxError
 from sdjax.folders import check_local
 from sdjax.models import clap
 from sdjax.models.clip import PLAIN, PROJECTED
-from sdjax.models.unet_config import CONDITION_MODEL, OWN_MODEL, PIXEL_MODEL
+from sdjax.models.unet_config import CONDITION_MODEL, OWN_MODEL, PIXEL_MODEL, VIDEO_MODEL
+from sdjax.models.vae import CLIPS
 from sdjax.text_files import read_text
 from sdjax.weights import openclip, original, single_file
 from sdjax.weights.checkpoint import PARTS, Checkpoint, Part
@@ -36,15 +37,18 @@ DEPTH_EXTRAS = ("depth_estimator", "feature_extractor")
 _PARTS_OF_CLASS = {
     "UNet2DConditionModel": "unet",
     "UNet2DModel": "unet",
+    VIDEO_MODEL: "unet",
     "AutoencoderKL": "vae",
+    CLIPS: "vae",
     "AutoencoderTiny": "vae",
     "ControlNetModel": "controlnet",
 }
 # What a model_index.json may name for a part of a pipeline.
 _TEXT_CLASSES = (PLAIN, PROJECTED)
 _CLASSES = {
-    "unet": (CONDITION_MODEL, PIXEL_MODEL, OWN_MODEL),
-    "vae": ("AutoencoderKL", "AutoencoderTiny"),
+    "unet": (CONDITION_MODEL, PIXEL_MODEL, OWN_MODEL, VIDEO_MODEL),
+    "vae": ("AutoencoderKL", "AutoencoderTiny", CLIPS),
+    "image_encoder": ("CLIPVisionModelWithProjection",),
     "text_encoder": (*_TEXT_CLASSES, clap.NAME, clap.WHOLE),
     "text_encoder_2": _TEXT_CLASSES,
     "controlnet": ("ControlNetModel",),
@@ -120,6 +124,13 @@ def holds(index: Mapping, name: str) -> bool:
     return (index.get(name) or [None])[0] is not None
 
 
+def _parts(index: Mapping) -> list[str]:
+    """The parts that a pipeline's own networks are; others may hold a picture encoder for adapters.
+    """
+    moves = (index.get("unet") or [None] * 2)[1] == VIDEO_MODEL
+    return [name for name in PARTS if holds(index, name) and (moves or name != "image_encoder")]
+
+
 def read_config(path: str | os.PathLike) -> dict:
     """A part's config.json or a scheduler's; SdjaxError where a value is of the wrong type."""
     config = read_json(path)
@@ -154,8 +165,8 @@ def read_configs(folder: str | os.PathLike) -> dict[str, dict]:
     index = read_model_index(folder)
     configs = {
         name: _as_named(index, name, read_config(folder / name / "config.json"), folder)
-        for name in PARTS
-        if holds(index, name) and (folder / name / "config.json").is_file()
+        for name in _parts(index)
+        if (folder / name / "config.json").is_file()
     }
     return configs | _read_schedulers(folder, index)
 
@@ -178,7 +189,7 @@ def _as_named(index: Mapping, name: str, config: dict, folder: Path) -> dict:
             f"{folder / 'model_index.json'}: {name} must be one of {', '.join(_CLASSES[name])}, "
             f"got {kind}"
         )
-    if name.startswith("text_encoder"):
+    if name.startswith("text_encoder") or name == "image_encoder":
         return config | {"architectures": [kind]}
     return config | {"_class_name": kind}
 
@@ -272,7 +283,7 @@ def read_folder(folder: str | os.PathLike, variant: str | None = None) -> Checkp
     """
     folder = Path(folder)
     index = read_model_index(folder)
-    names = [name for name in PARTS if holds(index, name)]
+    names = _parts(index)
     if "unet" not in names:
         raise SdjaxError(
             f"{folder} holds a {index.get('_class_name')}: expected a Stable Diffusion with a U-Net"

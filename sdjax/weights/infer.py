@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Mapping
 
 from sdjax.errors import SdjaxError
+from sdjax.models.unet_config import VIDEO_MODEL
+from sdjax.models.vae import CLIPS
 from sdjax.weights.tensors import LazyTensor
 
 CLIP_TOKENS = {"bos_token_id": 49406, "eos_token_id": 49407, "pad_token_id": 1}
@@ -21,9 +23,10 @@ ZERO_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 
 X4_NOISE = {"beta_start": 0.0001, "beta_end": 0.02}  # of its latents and of the picture it gets
 
-SCALING = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025, "refiner": 0.13025, "x4": 0.08333}
+SCALING = {"svd": 0.18215, "sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025, "refiner": 0.13025, "x4": 0.08333}
 PLAYGROUND_SCALING = 0.5  # beside the latents' own mean and deviation
-SIZES = {"sd1": 64, "sd2": 64, "sdxl": 128, "refiner": 128, "x4": 128}
+SIZES = {"sd1": 64, "sd2": 64, "sdxl": 128, "refiner": 128, "x4": 128, "svd": 96}
+VIDEO_FRAMES = 14  # of the first Stable Video Diffusion; the later ones' shapes are the same
 
 
 def count(state: Iterable[str], pattern: str) -> int:
@@ -32,10 +35,13 @@ def count(state: Iterable[str], pattern: str) -> int:
 
 
 def unet_family(config: Mapping) -> str:
-    """sd1, sd2, sdxl, refiner, x4 or sound: which published model a U-Net's configuration is like.
+    """sd1, sd2, sdxl, refiner, x4, svd or sound: which published model a U-Net's configuration is
+    like.
     """
     if config.get("class_embed_type") == "simple_projection":
         return "sound"
+    if config.get("_class_name") == VIDEO_MODEL:
+        return "svd"
     if config.get("addition_embed_type") == "text_time":
         return "refiner" if config.get("cross_attention_dim") == SECOND_WIDTH else "sdxl"
     if config.get("num_class_embeds"):
@@ -54,6 +60,8 @@ def unet_config(state: Mapping[str, LazyTensor]) -> dict:
             )
         return state[key].shape
 
+    if any(".temporal_res_block." in key for key in state):
+        return _video_config(state, shape)
     levels = count(state, r"down_blocks\.(\d+)\.")
     widths = [shape(f"down_blocks.{i}.resnets.0.conv1.weight")[0] for i in range(levels)]
     attended = [f"down_blocks.{i}.attentions.0.proj_in.weight" in state for i in range(levels)]
@@ -100,6 +108,30 @@ def unet_config(state: Mapping[str, LazyTensor]) -> dict:
     return {**config, "sample_size": SIZES[unet_family(config)]}
 
 
+def _video_config(state: Mapping[str, LazyTensor], shape) -> dict:
+    """The config.json of Stable Video Diffusion's U-Net from its state."""
+    levels, block = count(state, r"down_blocks\.(\d+)\."), "spatial_res_block.conv1.weight"
+    widths = [shape(f"down_blocks.{i}.resnets.0.{block}")[0] for i in range(levels)]
+    attended = [f"down_blocks.{i}.attentions.0.proj_in.weight" in state for i in range(levels)]
+    middle = "mid_block.attentions.0.transformer_blocks"
+    named = [f"{'CrossAttn' if has else ''}{{}}BlockSpatioTemporal" for has in attended]
+    return {
+        "_class_name": VIDEO_MODEL,
+        "sample_size": SIZES["svd"],
+        "in_channels": shape("conv_in.weight")[1],
+        "out_channels": shape("conv_out.weight")[0],
+        "block_out_channels": widths,
+        "down_block_types": [name.format("Down") for name in named],
+        "up_block_types": [name.format("Up") for name in reversed(named)],
+        "layers_per_block": count(state, r"down_blocks\.0\.resnets\.(\d+)\."),
+        "cross_attention_dim": shape(f"{middle}.0.attn2.to_k.weight")[1],
+        "transformer_layers_per_block": count(state, rf"{re.escape(middle)}\.(\d+)\."),
+        "num_attention_heads": [width // HEAD_WIDTH for width in widths],
+        "projection_class_embeddings_input_dim": shape("add_embedding.linear_1.weight")[1],
+        "num_frames": VIDEO_FRAMES,
+    }
+
+
 def controlnet_config(state: Mapping[str, LazyTensor]) -> dict:
     """The config.json of a ControlNet from its state."""
     hint = "controlnet_cond_embedding"
@@ -121,6 +153,18 @@ def vae_config(state: Mapping[str, LazyTensor], family: str = "sd1") -> dict:
     levels = count(state, r"encoder\.down_blocks\.(\d+)\.")
     widths = [state[f"encoder.down_blocks.{i}.resnets.0.conv1.weight"].shape[0]
               for i in range(levels)]
+    if "decoder.time_conv_out.weight" in state:
+        return {
+            "_class_name": CLIPS,
+            "in_channels": state["encoder.conv_in.weight"].shape[1],
+            "out_channels": state["decoder.conv_out.weight"].shape[0],
+            "latent_channels": state["decoder.conv_in.weight"].shape[1],
+            "block_out_channels": widths,
+            "layers_per_block": count(state, r"encoder\.down_blocks\.0\.resnets\.(\d+)\."),
+            "down_block_types": ["DownEncoderBlock2D"] * levels,
+            "sample_size": SIZES["svd"] * 2 ** (levels - 1),
+            "scaling_factor": SCALING["svd"],
+        }
     return {
         "_class_name": "AutoencoderKL",
         "in_channels": state["encoder.conv_in.weight"].shape[1],
@@ -179,6 +223,10 @@ def scheduler_config(family: str, prediction_type: str) -> dict:
         }
     if family in ("sdxl", "refiner"):
         return {"_class_name": "EulerDiscreteScheduler", **common}
+    if family == "svd":
+        noise = {"sigma_min": 0.002, "sigma_max": 700.0, "use_karras_sigmas": True}
+        kind = {"_class_name": "EulerDiscreteScheduler", "timestep_type": "continuous"}
+        return kind | common | noise
     if family == "sd1":
         return {
             "_class_name": "PNDMScheduler",

@@ -9,7 +9,7 @@ LATENT_CHANNELS = 4  # of configurations that do not say, as in diffusers
 
 
 def family_of(parts: Mapping[str, Part]) -> str:
-    """Whose conventions a file of these parts follows: sd1, sd2, sdxl, refiner, x4 or sound."""
+    """Whose conventions a file of these parts follows: sd1, sd2, sdxl, refiner, x4, svd or sound."""
     if "unet" in parts:
         config = parts["unet"].config
         family = infer.unet_family(config)

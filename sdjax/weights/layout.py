@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from sdjax.errors import SdjaxError
-from sdjax.weights import infer, openclip, original
+from sdjax.weights import infer, openclip, original, vision_names
 from sdjax.weights.checkpoint import Checkpoint
 from sdjax.weights.tensors import LazyTensor, State
 
@@ -14,6 +14,7 @@ CLIP = "cond_stage_model.transformer."
 OPEN_CLIP = "cond_stage_model.model."
 FIRST = "conditioner.embedders.0."
 SECOND = "conditioner.embedders.1."
+VISION = f"{FIRST}open_clip.model."  # of Stable Video Diffusion
 # SD2 takes the state before the last layer: its last layer is not part of the model.
 SD2_LAYERS = 24
 
@@ -45,6 +46,8 @@ def split_parts(state: Mapping[str, LazyTensor]) -> dict[str, State]:
         parts["text_encoder"] = first
     if second := _text(state, f"{SECOND}transformer.", f"{SECOND}model.", projected=True):
         parts["text_encoder_2"] = second
+    if vision := vision_names.vision_state(under(state, VISION)):
+        parts["image_encoder"] = vision_names.prefixed(vision)
     return parts or _part_alone(state)
 
 
@@ -129,6 +132,8 @@ def original_state(checkpoint: Checkpoint) -> State:
     An autoencoder or a text encoder alone has no prefix, as such files are published.
     """
     family, parts, state = checkpoint.family, checkpoint.parts, {}
+    if family == "svd":
+        raise SdjaxError("Stable Video Diffusion is not written as a single file: write a folder")
     alone = len(parts) == 1
 
     def add(prefix: str, tensors: Mapping[str, LazyTensor]) -> None:

@@ -11,7 +11,8 @@ from sdjax.weights.tensors import LazyTensor
 # Where the networks are; their own tensors are checked when they are loaded.
 _NETWORKS = re.compile(
     r"model\.diffusion_model\.|first_stage_model\.|control_model\.|"
-    r"cond_stage_model\.(transformer|model)\.|conditioner\.embedders\.[01]\.(transformer|model)\."
+    r"cond_stage_model\.(transformer|model)\.|conditioner\.embedders\.[01]\.(transformer|model)\.|"
+    r"conditioner\.embedders\.0\.open_clip\.model\.visual\."
 )
 # What takes no part in making a picture here.
 _KNOWN = re.compile(
@@ -20,12 +21,13 @@ _KNOWN = re.compile(
     r"\w*alphas_cumprod(_prev)?$|betas$|posterior_\w+$|denoiser\.sigmas$|"
     # Of CLIP as a whole, which text encoders are cut from, and the depth estimator.
     r"(cond_stage_model|conditioner\.embedders\.[01])\.(logit_scale|text_projection)|"
-    r".*position_ids$|depth_model\."
+    r".*position_ids$|depth_model\.|"
+    # Of Stable Video Diffusion: CLIP's words, and the autoencoder again.
+    r"conditioner\.embedders\.0\.open_clip\.model\.|conditioner\.embedders\.3\.encoder\."
 )
 _FOREIGN = {
     "noise_augmentor.": "SD2 unCLIP, which is given pictures by CLIP",
     "cc_projection.": "Zero123, which is given a picture and a camera by CLIP",
-    "conditioner.embedders.0.open_clip.": "Stable Video Diffusion",
     "model.diffusion_model.joint_blocks.": "Stable Diffusion 3, a transformer",
     "model.diffusion_model.double_blocks.": "Flux, a transformer",
 }

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from sdjax.weights.tensors import LazyTensor, State
+from sdjax.weights.video_names import named_in_time
 
 # Fragments that stand for each other, diffusers' first, at the beginning of a key.
 _EDGES = (
@@ -170,7 +171,7 @@ def diffusers_unet(state: Mapping[str, LazyTensor]) -> State:
         return dict(state)
     downs = [re.match(r"input_blocks\.(\d+)\.0\.op\.", key) for key in state]
     first = min((int(match[1]) for match in downs if match), default=2)
-    return _renamed(state, lambda key: unet_from_original(key, first - 1))
+    return named_in_time(_renamed(state, lambda key: unet_from_original(key, first - 1)))
 
 
 def original_vae(state: Mapping[str, LazyTensor]) -> State:
@@ -196,7 +197,7 @@ def diffusers_vae(state: Mapping[str, LazyTensor]) -> State:
             shape = tensor.shape[:2]
             tensor = tensor.map(shape, lambda array, shape=shape: array.reshape(shape))
         result[name] = tensor
-    return result
+    return named_in_time(result)
 
 
 def _levels(state: Iterable[str], pattern: str) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sdjax.errors import SdjaxError
 from sdjax.folders import check_local
-from sdjax.weights import infer, leftovers, markers, modelspec, openclip, taesd
+from sdjax.weights import infer, leftovers, markers, modelspec, openclip, taesd, vision_names
 from sdjax.weights.checkpoint import Checkpoint, Part
 from sdjax.weights.foreign import SAFETENSORS, first_bytes, refuse_quantised
 from sdjax.weights.kinds import LATENT_CHANNELS, family_of, given_beside
@@ -164,6 +164,8 @@ def configured(
             config = {"_class_name": "AutoencoderTiny"}
         elif name == "vae":
             config = infer.vae_config(state, family)
+        elif name == "image_encoder":
+            config = vision_names.vision_config(vision_names.vision_state(state))
         else:
             config = infer.text_config(state)
         if name.startswith("text_encoder") and openclip.PROJECTION in state:
@@ -177,7 +179,7 @@ def configured(
 
 def _published_prediction(family: str, parts: Mapping[str, Part], metadata: Mapping) -> str:
     """What the published models of a family predict, of files that do not say."""
-    if family == "x4":
+    if family in ("x4", "svd"):
         return "v_prediction"
     plain = "unet" in parts and not given_beside(parts)
     if family == "sd2" and plain and metadata.get("global_step") != "875000":

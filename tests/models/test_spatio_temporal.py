@@ -96,6 +96,7 @@ def test_configurations_survive():
     assert state_shapes(vae_shapes(vae)) == {k: tuple(t.shape) for k, t in peer.state_dict().items()}
 
 
+@pytest.mark.full
 def test_the_published_ones_have_every_key_and_shape():
     with torch.device("meta"):
         unet = diffusers.UNetSpatioTemporalConditionModel()

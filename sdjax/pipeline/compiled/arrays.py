@@ -76,7 +76,8 @@ class Branches(NamedTuple):
     """int32[N, B, E]: which of the T texts, at each evaluation."""
     time_ids: jax.Array | None
     """float32[N, B, 6] of SDXL (original height, width; crop top, left; target height, width), or
-    [N, B, 5] of its refiner (original height, width; crop top, left; aesthetic score)."""
+    [N, B, 5] of its refiner (original height, width; crop top, left; aesthetic score), or what else
+    a network is told in numbers."""
     channels: jax.Array | None
     """float32[N, B, h, w, K]: beside x at the network's input."""
     controls: tuple[Control, ...] = ()
@@ -97,7 +98,7 @@ class Images(NamedTuple):
     branches: Branches
     """Of every other branch on each device where a guided image takes two."""
     weights: jax.Array | None
-    """float32[N, B - 1, h or 1, w or 1, 1]: what the difference of each later branch to the first
+    """float32[N, B - 1, h or 1, w or 1, 1], of clips with their frames, or 1, before h: what the difference of each later branch to the first
     counts. None where there is one branch."""
     guidance_scale: jax.Array
     """float32[N]: what a network distilled with guidance is told."""
@@ -162,7 +163,9 @@ class Networks(NamedTuple):
 
 
 class Coder(NamedTuple):
-    """The autoencoder, and the tiles of the latents that it takes one at a time."""
+    """The autoencoder, and the tiles of the latents that it takes one at a time, or of clips the
+    frames, None for all."""
 
     vae: VAE
     tiles: tuple[Windows, ...] = ()
+    frames: int | None = None

@@ -59,6 +59,11 @@ def pictures_to_features(adapter: T2IAdapter, params, pictures: jax.Array) -> tu
     return adapter.apply({"params": params}, pictures)
 
 
+def pictures_to_embeddings(encoder: CLIPVision, params, pictures: jax.Array) -> jax.Array:
+    """CLIP's embeddings float32 [N, D] of pictures [N, H, W, 3] in its units."""
+    return encoder.apply({"params": params}, pictures).pooled.astype(jnp.float32)
+
+
 def pictures_to_references(
     encoder: CLIPVision, adapter: IPAdapter, params, given: tuple[jax.Array, jax.Array]
 ):
@@ -91,6 +96,9 @@ def latents_to_pixels(coder: Coder, params, latents: jax.Array) -> jax.Array:
     """float32[N, h, w, C] in the U-Net's scale to float32[N, H, W, 3], clipped to [-1, 1]; of
     clips [N, F, h, w, C] to [N, F, H, W, 3]."""
     vae, clips = coder.vae, latents.shape[:-3]
+    if getattr(vae.config, "temporal", False):
+        z = unscaled(vae.config, latents)
+        return jnp.clip(jax.lax.map(lambda clip: _clip_to_pixels(coder, params, clip), z), -1, 1)
     z = unscaled(vae.config, latents.reshape(-1, *latents.shape[-3:]))
 
     def decoded(z):
@@ -105,6 +113,23 @@ def latents_to_pixels(coder: Coder, params, latents: jax.Array) -> jax.Array:
         images = jax.lax.map(lambda one: decoded(one[None])[0], z, batch_size=at_once)
     images = images.reshape(*clips, *images.shape[1:])
     return jnp.clip(images, -1, 1)
+
+
+def _clip_to_pixels(coder: Coder, params, z: jax.Array) -> jax.Array:
+    """Pixels [F, H, W, 3] of a clip's latents [F, h, w, C], some frames at a time, as a decoder that
+    looks along the frames has them."""
+
+    def decoded(z):
+        def decode(part):
+            return coder.vae.decode(params, part, len(part))
+
+        return over_windows(decode, z, coder.tiles, "ramp")
+
+    at_once = min(coder.frames or len(z), len(z))
+    whole = len(z) // at_once * at_once
+    parts = jax.lax.map(decoded, z[:whole].reshape(-1, at_once, *z.shape[1:]))
+    parts = parts.reshape(whole, *parts.shape[2:])
+    return parts if whole == len(z) else jnp.concatenate([parts, decoded(z[whole:])])
 
 
 def unscaled(config, latents):

@@ -91,7 +91,8 @@ def _predictions(networks: Networks, params, images: Images, x, t, evaluation) -
     context, pooled = jax.tree.map(current, prompt)
     added = distilled = None
     if time_ids is not None:
-        added = {"text_embeds": pooled, "time_ids": flat(time_ids)}
+        added = {"time_ids": flat(time_ids)}
+        added |= {} if pooled is None else {"text_embeds": pooled}
     if networks.unet.config.time_cond_proj_dim is not None:
         # A network distilled with guidance takes its scale as an input (arXiv 2210.03142).
         distilled = sinusoidal_embedding(

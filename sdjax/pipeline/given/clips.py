@@ -4,12 +4,13 @@ import numpy as np
 
 from sdjax.errors import SdjaxError
 from sdjax.models.motion import MotionConfig, check_frames
+from sdjax.pipeline.given import conditions, first_frame
 from sdjax.pipeline.given.tiling import Tiling
 from sdjax.windows import Windows, cover
 
 # Arguments that a clip does not take, with what they hold where they are not given.
 _NOT_TAKEN = {
-    "image": None, "mask": None, "extend": None, "depth": None, "hires": None, "refiner": None,
+    "mask": None, "extend": None, "depth": None, "hires": None, "refiner": None,
     "preview": None, "safety_checker": None,
 }  # fmt: skip
 
@@ -19,13 +20,18 @@ def check(asked, kind: str | None, motion: MotionConfig | None) -> None:
 
     kind: what the U-Net's other input channels are for. motion: its motion modules.
     """
-    if motion is None:
+    moves = kind == conditions.MOVE
+    if motion is None and not moves:
         raise SdjaxError("frames is for a model with motion modules: load them with load_motion")
-    if kind is not None:
+    if kind is not None and not moves:
         raise SdjaxError("this model takes a picture, and makes no clips: leave frames out")
     for name, nothing in _NOT_TAKEN.items():
         if getattr(asked, name) is not nothing:
-            raise SdjaxError(f"a clip takes no {name} yet: leave {name} or frames out")
+            instead = name if moves else f"{name} or frames"
+            raise SdjaxError(f"a clip takes no {name} yet: leave {instead} out")
+    if moves:
+        first_frame.check(asked)
+        return
     if asked.frame_windows is None:
         check_frames(motion, asked.frames)
     else:

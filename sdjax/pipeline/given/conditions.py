@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from sdjax.diffusion.torch_noise import Outer
 from sdjax.errors import SdjaxError
 
-INPAINT, EDIT, DEPTH, UPSCALE = "inpaint", "edit", "depth", "upscale"
+INPAINT, EDIT, DEPTH, UPSCALE, MOVE = "inpaint", "edit", "depth", "upscale", "move"
 """What a U-Net is given beside the latents: mask and masked picture, a picture to be edited, its
-depths, or a small picture."""
+depths, a small picture, or the picture that a clip is to move."""
 
 NOISE_LEVEL = 20
 """Timestep of the noise in the small picture, where an upscaler is told none."""
@@ -26,6 +27,13 @@ def kind_of_channels(unet, vae) -> str | None:
     unet, vae: configurations. Raises SdjaxError for a number of channels that no model has.
     """
     latents, extra = vae.latent_channels, unet.in_channels - vae.latent_channels
+    if unet.of_clips:
+        if extra != latents:
+            raise SdjaxError(
+                f"this U-Net of clips takes {unet.in_channels} channels: expected {2 * latents}, of "
+                "the latents and of a picture"
+            )
+        return MOVE
     kinds = {vae.in_channels: UPSCALE, 1: DEPTH, latents: EDIT, latents + 1: INPAINT, 0: None}
     if extra not in kinds:
         raise SdjaxError(
@@ -54,7 +62,8 @@ class Conditions:
     """The pictures that a request gives, and how they act on a model.
 
     kind: see `kind_of_channels`. strength: float[images], the share of the steps that each takes,
-    from its noised `image` on where it is below 1 or nothing is masked. random: whether the
+    from its noised `image` on where it is below 1 or nothing is masked. noise_augmentation: standard
+    deviation of the noise in a picture to move. random: whether the
     autoencoder draws. frame: a `canvas.Frame` where the pictures are crops of others.
     """
 
@@ -65,13 +74,14 @@ class Conditions:
     strength: np.ndarray = dataclasses.field(default_factory=lambda: np.ones(1))
     image_guidance_scale: float = 1.5
     noise_level: int = NOISE_LEVEL
+    noise_augmentation: float = 0.0
     random: bool = True
     frame: Any = None
 
     @property
     def starts_from_image(self) -> np.ndarray:
         """bool[images]: whether an image's table begins at the noised image, not at noise."""
-        if self.image is None or self.kind in (EDIT, UPSCALE):
+        if self.image is None or self.kind in (EDIT, UPSCALE, MOVE):
             return np.zeros(len(self.strength), bool)
         return (self.strength < 1) | (self.mask is None)
 
@@ -89,6 +99,10 @@ class Conditions:
         drawn, not given. The order is that of diffusers' pipelines.
         """
         drawn = {}
+        if self.kind == MOVE:
+            drawn["pixels"] = self.image.arrays.shape[1:]
+        if len(shape) > 3 and self.starts_from_image[number]:  # a clip of a clip
+            shape = Outer(shape)
         if self.kind == UPSCALE:
             drawn["small"] = (*shape[:2], self.image.arrays.shape[-1])
         if self.random and (self.starts_from_image[number] or self.keeps):
@@ -128,17 +142,20 @@ def depths(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.float32(2 * (small - low) / (high - low) - 1)[..., None]
 
 
-def interpolation(given: int, wanted: int, kernel: str) -> np.ndarray:
+def interpolation(given: int, wanted: int, kernel: str, corners: bool = False) -> np.ndarray:
     """Weights [wanted, given] of PyTorch's interpolation along a side, the outermost values repeated.
 
     kernel: "nearest", "bilinear", or "bicubic", which is Keys' with a = -0.75; not widened where the
-    result is smaller.
+    result is smaller. corners: whether it goes from the middle of the first pixel to that of the
+    last.
     """
     weights = np.zeros((wanted, given))
     if kernel == "nearest":
         weights[np.arange(wanted), np.arange(wanted) * given // wanted] = 1
         return weights
     places = (np.arange(wanted) + 0.5) * given / wanted - 0.5
+    if corners:
+        places = np.linspace(0, given - 1, wanted)
     for offset in range(-1, 3):
         index = np.floor(places) + offset
         x = np.abs(places - index)

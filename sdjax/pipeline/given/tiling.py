@@ -40,6 +40,8 @@ class Tiling(NamedTuple):
     they see all at once."""
     tiles: tuple[Windows, ...] = ()
     """Of the autoencoder, over the same axes."""
+    frames: int | None = None
+    """Of a clip, that a decoder which looks along them takes at once; None for all."""
 
     def network(self, network):
         """A U-Net or a ControlNet as it sees a window."""

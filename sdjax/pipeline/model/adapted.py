@@ -12,6 +12,7 @@ import numpy as np
 from sdjax import parallel
 from sdjax.errors import SdjaxError, check_finite
 from sdjax.models.clip import TextEncoder
+from sdjax.models.clip_vision import CLIPVision
 from sdjax.models.motion import MotionConfig
 from sdjax.models.unet import UNet
 from sdjax.text.tokenizer import END, Tokenizer
@@ -44,6 +45,8 @@ class Adapted:
     """Names of the text encoders among the parts."""
     vocoder: Any = None
     """Of a model that makes sound."""
+    image_encoder: CLIPVision | None = None
+    """What shows the picture to a model that moves one."""
     motion: MotionConfig | None = None
     """Of the motion modules among the U-Net's parameters."""
     _linear: bool = False
@@ -64,6 +67,7 @@ class Adapted:
     @params.setter
     def params(self, params: Mapping[str, Any]):
         expected = {"unet", "vae", *self.encoder_parts, *(["vocoder"] if self.vocoder else [])}
+        expected |= {"image_encoder"} if self.image_encoder is not None else set()
         if set(params) != expected:
             raise SdjaxError(f"params must have {sorted(expected)}, got {sorted(params)}")
         self._params = self._at_home(dict(params))
@@ -147,6 +151,8 @@ class Adapted:
         """
         if like not in (None, "diffusers", "authors"):
             raise SdjaxError(f'like must be "diffusers" or "authors", got {like!r}')
+        if self.unet.config.of_clips:
+            raise SdjaxError("this model makes clips by itself: it takes no motion modules")
         options = {"variant": variant, "revision": revision, "config": config}
         dtype = np.dtype(self.unet.dtype).name
         part, theirs = find_motion(source, **options)

@@ -40,6 +40,8 @@ from sdjax.weights.tensors import dtype_of
 
 GUIDANCE_SCALE = 7.5
 """Of models that do not say what suits them."""
+CLIP_GUIDANCE_SCALE = 3.0
+"""The same of models that move a picture: of the last frame."""
 
 # The version of diffusers whose folders are written; its inpainting pipeline asks for one.
 LAYOUT = "0.42.1"
@@ -68,9 +70,18 @@ _SOUND_PIPELINE = "AudioLDMPipeline"
 _GUIDANCES = {_SOUND_PIPELINE: 2.5, "MusicLDMPipeline": 2.0}
 # SDXL's that may be told how beautiful the picture is.
 _SCORED = ("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline")
-_OF_TRANSFORMERS = ("text_encoder", "text_encoder_2", "vocoder")
+_OF_TRANSFORMERS = ("text_encoder", "text_encoder_2", "vocoder", "image_encoder")
 # Of parts whose configuration does not say.
 _CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "controlnet": "ControlNetModel"}
+
+# Of CLIP's pictures; as diffusers' pipeline calls it, it only takes the mean and divides.
+_PREPROCESSOR = {
+    "crop_size": {"height": 224, "width": 224}, "do_center_crop": True, "do_convert_rgb": True,
+    "do_normalize": True, "do_rescale": True, "do_resize": True,
+    "image_mean": [0.48145466, 0.4578275, 0.40821073],
+    "image_processor_type": "CLIPImageProcessor", "image_std": [0.26862954, 0.26130258, 0.27577711],
+    "resample": 3, "rescale_factor": 1 / 255, "size": {"shortest_edge": 224},
+}  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +107,8 @@ class Model:
     def is_whole(self) -> bool:
         """Whether prompts can become images with it."""
         family = self.checkpoint.family
+        if family == "svd":
+            return {"unet", "vae", "image_encoder"} <= set(self.checkpoint.parts)
         both = {"text_encoder", "text_encoder_2"} if family == "sdxl" else set()
         encoders = both or {"text_encoder_2" if family == "refiner" else "text_encoder"}
         encoders |= {"vocoder"} if family == SOUND else set()
@@ -142,7 +155,7 @@ def read_model(
         # Where an index does not say, diffusers' own default.
         zero = index.get(_ZEROS, family in ("sdxl", "refiner"))
         aesthetics = bool(index.get(_SCORE))
-    guidance_scale = _guidance_scale(index, where)
+    guidance_scale = _guidance_scale(index, where, family)
     return Model(checkpoint, tokenizers, bool(zero), guidance_scale, aesthetics, home, captions)
 
 
@@ -159,8 +172,9 @@ def _tell_of_yaml(path: Path) -> None:
             )
 
 
-def _guidance_scale(index: Mapping, source: Path) -> float:
-    value = index.get(_GUIDANCE, _GUIDANCES.get(index.get("_class_name"), GUIDANCE_SCALE))
+def _guidance_scale(index: Mapping, source: Path, family: str) -> float:
+    default = CLIP_GUIDANCE_SCALE if family == "svd" else GUIDANCE_SCALE
+    value = index.get(_GUIDANCE, _GUIDANCES.get(index.get("_class_name"), default))
     if type(value) not in (int, float):
         raise SdjaxError(
             f"{_GUIDANCE} in the model index of {source} must be a number, got {value!r}"
@@ -214,6 +228,8 @@ def write_model(
     for part, tokenizer in model.tokenizers.items():
         tokenizer.save_pretrained(out / part.replace("text_encoder", "tokenizer"))
     write_json(out / "scheduler" / "scheduler_config.json", checkpoint.scheduler)
+    if checkpoint.family == "svd":
+        write_json(out / "feature_extractor" / "preprocessor_config.json", _PREPROCESSOR)
     if checkpoint.low_res_scheduler:
         folder = out / "low_res_scheduler"
         write_json(folder / "scheduler_config.json", checkpoint.low_res_scheduler)
@@ -241,6 +257,8 @@ def pipeline_class(checkpoint: Checkpoint) -> str:
         return _SOUND_PIPELINE
     if checkpoint.family == "x4":
         return "StableDiffusionUpscalePipeline"
+    if checkpoint.family == "svd":
+        return "StableVideoDiffusionPipeline"
     beside = given_beside(checkpoint.parts)
     pipelines = _XL_PIPELINES if checkpoint.family == "sdxl" else _SD_PIPELINES
     if beside not in pipelines:
@@ -295,7 +313,8 @@ def _model_index(model: Model) -> dict:
         "_diffusers_version": LAYOUT,
         "scheduler": _scheduler_class(checkpoint.scheduler),
     }
-    if model.guidance_scale != GUIDANCE_SCALE:
+    own = CLIP_GUIDANCE_SCALE if checkpoint.family == "svd" else GUIDANCE_SCALE
+    if model.guidance_scale != own:
         index[_GUIDANCE] = model.guidance_scale
     for name, part in parts.items():
         if name == "vocoder":
@@ -307,8 +326,12 @@ def _model_index(model: Model) -> dict:
             projection = "WithProjection" if "text_projection.weight" in part.state else ""
             index[name] = ["transformers", f"CLIPTextModel{projection}"]
             index[name.replace("text_encoder", "tokenizer")] = ["transformers", "CLIPTokenizer"]
+        elif name == "image_encoder":
+            index[name] = ["transformers", "CLIPVisionModelWithProjection"]
         else:
             index[name] = ["diffusers", part.config.get("_class_name") or _CLASSES[name]]
+    if checkpoint.family == "svd":
+        return index | {"feature_extractor": ["transformers", "CLIPImageProcessor"]}
     if checkpoint.family in ("sdxl", "refiner"):
         index[_ZEROS] = model.zero_negative
         if name_of_class == _XL_PIPELINES["edit"]:  # CosXL scales the picture's latents too

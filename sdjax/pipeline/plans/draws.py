@@ -14,6 +14,7 @@ PARALLEL = 0.9995  # the cosine from which on two columns of noise count as para
 
 # Sampler rows fold in their small index: the largest numbers keep these draws apart from them.
 _FOLDED = {"start": 0xFFFFFFFF, "image": 0xFFFFFFFE, "masked": 0xFFFFFFFD, "small": 0xFFFFFFFC}
+_FOLDED["pixels"] = 0xFFFFFFFB
 _FOLDED_TURN = 0xFFFFFF00
 
 
@@ -57,18 +58,18 @@ def noise_source(source: str | None, tables: Sequence[Table], in_turn: bool) -> 
 
 
 def varied(
-    noise: np.ndarray, seeds: np.ndarray, strength: float, source: str
+    noise: np.ndarray, seeds: np.ndarray, strength: float, source: str, shape: Shape
 ) -> np.ndarray:
-    """Noise [N, h, w, C] on the way to what other seeds begin with, float32.
+    """Noise [N, *shape] on the way to what other seeds begin with, float32.
 
     strength: 0 is the noise, 1 the other. Between them the directions of its columns turn at an
     even rate, as A1111 has it (its `slerp` along the height); where two columns are parallel, or
     opposite, they are mixed.
     """
     if source == "torch":
-        (other,) = torch_images(seeds, [noise.shape[1:]])
+        (other,) = torch_images(seeds, [shape])
     else:
-        other = _by_key(seeds, "start", noise.shape[1:])
+        other = _by_key(seeds, "start", shape)
     unit, other_unit = (x / np.linalg.norm(x, axis=-3, keepdims=True) for x in (noise, other))
     cosine = (unit * other_unit).sum(axis=-3, keepdims=True)
     parallel = np.abs(cosine) > PARALLEL

@@ -1,5 +1,6 @@
 """How a certain model carries a request out, checked before its weights are read."""
 
+import copy
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -8,10 +9,11 @@ import numpy as np
 
 from sdjax import diffusion
 from sdjax.diffusion.samplers import option_names, step_count
+from sdjax.diffusion.torch_noise import Outer
 from sdjax.errors import SdjaxError
 from sdjax.models.motion import MotionConfig
 from sdjax.models.tiny_vae import TinyVAEConfig
-from sdjax.pipeline.given import clips, conditions, inputs, regions, sounds
+from sdjax.pipeline.given import clips, conditions, first_frame, inputs, regions, sounds
 from sdjax.pipeline.given.conditions import Conditions, Pictures
 from sdjax.pipeline.given.tiling import Tiling, tiling
 from sdjax.pipeline.plans import canvas, prompts, told
@@ -30,12 +32,14 @@ _NEEDED = {
     conditions.EDIT: ("image",),
     conditions.DEPTH: ("image", "depth"),
     conditions.UPSCALE: ("image",),
+    conditions.MOVE: ("image",),
 }
 _DOES = {
     conditions.INPAINT: "repaints a part of a picture",
     conditions.EDIT: "edits a picture",
     conditions.DEPTH: "keeps the depths of a picture",
     conditions.UPSCALE: "enlarges a picture",
+    conditions.MOVE: "moves a picture",
 }
 
 
@@ -53,7 +57,7 @@ class Plan(NamedTuple):
     source: str
     """Who draws the noise, of `draws.draw`."""
     guidance_scale: np.ndarray
-    """float[images]."""
+    """float[images], of a clip's last frame."""
     distilled: bool
     """Whether the network is told the scale of guidance, which then multiplies nothing."""
     negatives: int
@@ -77,6 +81,8 @@ class Plan(NamedTuple):
     """Where `tables` are parts, all of each: what shares of the evaluations are counted in."""
     steps: int = STEPS
     """Of sampling, where no list says where they are."""
+    along: np.ndarray | None = None
+    """float[images, frames]: the share of `guidance_scale` that each frame of a clip has."""
 
     @property
     def branches(self) -> int:
@@ -110,6 +116,10 @@ def plan(
         if getattr(asked, name) is not None and len(encoders) == 1:
             raise SdjaxError(f"this model has one text encoder: leave {name} out")
     asked, factor = canvas.prepared(asked), vae.downsampling
+    moves = kind == conditions.MOVE
+    if moves and asked.frames is None:
+        asked = copy.copy(asked)
+        asked.frames = unet.num_frames
     _check_given(asked, kind)
     samples = None
     if vocoder is not None:
@@ -129,14 +139,20 @@ def plan(
     if asked.frames is not None:
         clips.check(asked, kind, motion)
         shape, seen = (asked.frames, *shape), clips.seen(asked, seen, shape)
+    elif asked.first_guidance_scale is not None:
+        raise SdjaxError("first_guidance_scale is for the first frame of clips: give frames= too")
+    if asked.vae_frames is not None:
+        if not getattr(vae, "temporal", False):
+            raise SdjaxError("vae_frames is for an autoencoder of clips: this one has pictures")
+        seen = seen._replace(frames=asked.vae_frames)
     check_room(asked, size, shape, unet, vae, dtype, seen)
     given = _conditions(asked, kind, vae, size)
-    layers = min(encoder.num_hidden_layers for encoder in encoders)
+    layers = min((encoder.num_hidden_layers for encoder in encoders), default=1)
     if asked.clip_skip >= layers:
         raise SdjaxError(
             f"clip_skip must be less than the text encoder's {layers} layers, got {asked.clip_skip}"
         )
-    steps = steps_of(asked, scheduler)
+    steps = steps_of(asked, scheduler, first_frame.STEPS if moves else STEPS)
     ways = _ways(given, asked, scheduler, unet, steps)
     different = sorted(set(ways), key=lambda way: way[0] or 0)
     tables = [
@@ -155,10 +171,15 @@ def plan(
     scale = _each(asked, "guidance_scale", guidance_scale)
     # As diffusers has it, and with it those who publish distilled models.
     scale = np.where(scale == 0, 1.0, scale)
+    first, along = asked.first_guidance_scale, None
+    first = first_frame.FIRST_GUIDANCE_SCALE if moves and first is None else first
+    if first is not None:
+        along = np.linspace(np.full(len(scale), first), scale, asked.frames, axis=1) / scale[:, None]
     said = [prompts.parts(prompt, asked.weighting) for prompt in asked.prompt]
     # A distilled network takes the scale as an input and is evaluated once as well.
     distilled = unet.time_cond_proj_dim is not None
-    guided = ((scale != 1).any() and not distilled) or bool(asked.regions) or any(
+    off = scale == 1 if first is None else (scale == 1) & (first == 1)
+    guided = (not off.all() and not distilled) or bool(asked.regions) or any(
         [part.weight for part in own] != [1.0] for own in said
     )  # fmt: skip
     negatives = guided * (2 if kind == conditions.EDIT else 1)
@@ -167,7 +188,7 @@ def plan(
         [prompts.parts(text, asked.weighting) for text in region.prompts(len(said))]
         for region in asked.regions
     )]  # fmt: skip
-    texts = prompts.read(asked, groups, negatives, evaluations, len(encoders))
+    texts = prompts.read(asked, groups, negatives, evaluations, max(1, len(encoders)))
     fields = None
     if asked.regions:
         fields = regions.fields(asked.regions, size, factor, len(said), asked.total)
@@ -183,19 +204,22 @@ def plan(
         else:
             which = inputs.chosen(name, count, len(asked.prompt), asked.total)
         controlled.append(which)
-    ids = told.time_ids(asked, unet, encoders, size, negatives, texts.texts.shape[1])
+    branches = texts.texts.shape[1]
+    ids = told.time_ids(asked, unet, encoders, size, negatives, branches)
+    ids = first_frame.told(asked, branches) if moves else ids
     return Plan(
-        tables, schedule, size, shape, source, scale, distilled, negatives, texts, ids, given,
-        controlled, fields, seen, asked.frames, samples, steps=steps or STEPS,
+        tables, schedule, size, Outer(shape) if moves else shape, source, scale, distilled,
+        negatives, texts, ids, given, controlled, fields, seen, asked.frames, samples,
+        steps=steps or STEPS, along=along,
     )  # fmt: skip
 
 
-def steps_of(asked: Request, scheduler: Mapping) -> int | None:
+def steps_of(asked: Request, scheduler: Mapping, default: int = STEPS) -> int | None:
     """The steps of sampling; None where a list says where they are.
 
     scheduler: a scheduler_config.json, whose `_steps` says how many a distilled model wants.
     """
-    own = scheduler.get(OWN_STEPS, STEPS)
+    own = scheduler.get(OWN_STEPS, default)
     if isinstance(own, bool) or not isinstance(own, int) or own < 1:
         raise SdjaxError(
             f"{OWN_STEPS} of the scheduler's configuration must be a whole number from 1 on, got "
@@ -224,12 +248,14 @@ def _check_given(asked: Request, kind: str | None) -> None:
         ("depth", conditions.DEPTH),
         ("noise_level", conditions.UPSCALE),
         ("image_guidance_scale", conditions.EDIT),
+        *((name, conditions.MOVE) for name in first_frame.ARGUMENTS),
     ):
         if getattr(asked, name) is not None and kind != wanted:
             told = f"this model takes no {name}" if name == "depth" else f"{name} is"
             raise SdjaxError(f"{told} for models that {_DOES[wanted].replace('s ', ' ', 1)}")
     for name in ("extend", "mask", "strength"):
-        if kind in (conditions.EDIT, conditions.UPSCALE) and getattr(asked, name) is not None:
+        wholly = kind in (conditions.EDIT, conditions.UPSCALE, conditions.MOVE)
+        if wholly and getattr(asked, name) is not None:
             raise SdjaxError(f"this model {_DOES[kind]} as a whole: it takes no {name}")
 
 
@@ -257,7 +283,8 @@ def _conditions(asked: Request, kind: str | None, vae, size: tuple[int, int]) ->
     small = tuple(side // vae.downsampling for side in size)
     depth = frame = None
     if asked.only_masked is None:
-        image = _pictures("image", asked, small if kind == conditions.UPSCALE else size)
+        moving = asked.frames is not None and kind is None
+        image = _pictures("image", asked, small if kind == conditions.UPSCALE else size, moving)
         mask = _pictures("mask", asked, size)
     else:
         image, mask, frame = canvas.cropped(asked, size)
@@ -278,17 +305,23 @@ def _conditions(asked: Request, kind: str | None, vae, size: tuple[int, int]) ->
         strength,
         IMAGE_GUIDANCE_SCALE if scale is None else scale,
         conditions.NOISE_LEVEL if level is None else level,
+        first_frame.NOISE if asked.noise_augmentation is None else asked.noise_augmentation,
         random=not isinstance(vae, TinyVAEConfig),
         frame=frame,
     )
 
 
-def _pictures(name: str, asked: Request, size: tuple[int, int]) -> Pictures | None:
-    """An argument's pictures, resized."""
+def _pictures(
+    name: str, asked: Request, size: tuple[int, int], moving: bool = False
+) -> Pictures | None:
+    """An argument's pictures, resized; `moving` those of the frames of clips."""
     given = getattr(asked, name)
     if given is None:
         return None
-    which = inputs.chosen(name, len(given), len(asked.prompt), asked.total)
+    if moving:
+        which = clips.chosen(name, len(given), asked.frames, asked.total)
+    else:
+        which = inputs.chosen(name, len(given), len(asked.prompt), asked.total)
     if name == "mask":
         for mask, image in zip(given, _cycled(asked.image, len(given)), strict=True):
             inputs.check_same_shape(mask, image)

@@ -96,7 +96,7 @@ class Request:
     known here; `plan` checks what depends on it.
     """
 
-    prompt: Prompt = _argument(texts)
+    prompt: Prompt | None = _argument(optional(texts), None)
     negative_prompt: Prompt | None = _argument(optional(texts), None)
     prompt_2: Prompt | None = _argument(optional(texts), None)
     negative_prompt_2: Prompt | None = _argument(optional(texts), None)
@@ -104,6 +104,7 @@ class Request:
     weighting: Weighting | None = _argument(_weighting, "a1111")
     steps: int | None = _argument(optional(whole(1)), None)
     guidance_scale: float | Sequence[float] | None = _argument(optional(number_list()), None)
+    first_guidance_scale: float | None = _argument(optional(number()), None)
     guidance_rescale: float = _argument(number(0, 1), 0.0)
     sampler: str | None = _argument(optional(text), None)
     seed: int | Sequence[int] | None = _argument(optional(_seed), 0)
@@ -113,6 +114,9 @@ class Request:
     frames: int | None = _argument(optional(whole(1)), None)
     frame_windows: int | tuple[int, int] | None = _argument(optional(window_sides), None)
     seconds: float | None = _argument(optional(number(0)), None)
+    fps: float | None = _argument(optional(number(0.1, 1000)), None)
+    motion_bucket: float | None = _argument(optional(number(0)), None)
+    noise_augmentation: float | None = _argument(optional(number(0)), None)
     height: int | None = _argument(optional(whole()), None)
     width: int | None = _argument(optional(whole()), None)
     image: Pictures | None = _argument(optional(picture_list("RGB")), None)
@@ -138,6 +142,7 @@ class Request:
     tile: Literal["x", "y", "xy"] | None = _argument(optional(choice("x", "y", "xy")), None)
     windows: int | tuple[int, int] | None = _argument(optional(window_sides), None)
     vae_tile: int | None = _argument(optional(whole()), None)
+    vae_frames: int | None = _argument(optional(whole(1)), None)
     hires: float | None = _argument(optional(number(1)), None)
     hires_strength: float | None = _argument(optional(number(0, 1)), None)
     hires_steps: int | None = _argument(optional(whole(1)), None)
@@ -160,6 +165,8 @@ class Request:
         for field in dataclasses.fields(self):
             value = field.metadata["check"](field.name, getattr(self, field.name))
             setattr(self, field.name, value)
+        if self.prompt is None:
+            self.prompt = [""] * len(self.image or [None])
         if self.preset is not None:
             for name, value in filled(self.preset, vars(self)).items():
                 setattr(self, name, value)
