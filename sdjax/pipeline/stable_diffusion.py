@@ -42,6 +42,7 @@ from sdjax.weights.checkpoint import Checkpoint, Part
 from sdjax.weights.clap import is_clap
 from sdjax.weights.clip_vision import CLIPVision
 from sdjax.weights.motion import still
+from sdjax.weights.motion_parts import PART
 from sdjax.weights.names import state_from_params
 from sdjax.weights.parts import VAE, TextEncoder, TinyVAE, UNet, configuration, load
 from sdjax.weights.single_file import family_of
@@ -127,6 +128,8 @@ class StableDiffusion(Adapted):
     ) -> "StableDiffusion":
         """Reads a diffusers folder, an original single file, or a hub id such as "owner/name".
 
+        Of a folder of AnimateDiff the motion modules are loaded too.
+
         dtype: what the networks compute in and hold their parameters in. variant: "fp16" reads
         those weights. revision: a branch, tag or commit of the hub. offload: keeps the parameters
         in the host's memory and each part on the devices only while it is used. placement: see
@@ -192,7 +195,7 @@ class StableDiffusion(Adapted):
         if "vocoder" in parts:
             config, params["vocoder"] = read("vocoder", Vocoder)
             vocoder = Vocoder(config, kind)
-        return cls(
+        made = cls(
             UNet(unet, kind),
             kind_of_vae(vae, kind),
             encoders.get("text_encoder"),
@@ -210,6 +213,9 @@ class StableDiffusion(Adapted):
             offload=offload,
             placement=placement,
         )
+        if PART in parts:
+            made._take_motion(parts[PART], False, source)
+        return made
 
     @told_words
     def save_pretrained(
@@ -561,6 +567,8 @@ def plan_for(
     """`plan` for a model on disk, and motion modules for it, before their weights are read."""
     check_whole(model, source)
     parts = model.checkpoint.parts
+    if motion is None and PART in parts:
+        motion = configuration(parts[PART], MotionConfig, source)
     return plan(
         asked,
         model.checkpoint.scheduler,

@@ -12,7 +12,8 @@ from sdjax.weights.tensors import State
 
 # Parts in the order in which they are written.
 PARTS = (
-    "unet", "vae", "text_encoder", "text_encoder_2", "image_encoder", "controlnet", "vocoder"
+    "unet", "vae", "text_encoder", "text_encoder_2", "image_encoder", "controlnet", "vocoder",
+    "motion_adapter",
 )  # fmt: skip
 
 
@@ -28,7 +29,8 @@ class Part:
 class Checkpoint:
     """A model, or a part of one.
 
-    parts: some of unet, vae, text_encoder, text_encoder_2, image_encoder, controlnet, vocoder.
+    parts: some of unet, vae, text_encoder, text_encoder_2, image_encoder, controlnet, vocoder,
+        motion_adapter.
     family: sd1, sd2, sdxl, refiner, x4, sound or svd: whose conventions a single file of it follows.
     scheduler: scheduler_config.json, where the parts make a pipeline.
     low_res_scheduler: the x4 upscaler's second one.

@@ -14,7 +14,7 @@ from sdjax.models.clip import PLAIN, PROJECTED
 from sdjax.models.unet_config import CONDITION_MODEL, OWN_MODEL, PIXEL_MODEL, VIDEO_MODEL
 from sdjax.models.vae import CLIPS
 from sdjax.text_files import read_text
-from sdjax.weights import openclip, original, single_file
+from sdjax.weights import motion_parts, openclip, original, single_file
 from sdjax.weights.checkpoint import PARTS, Checkpoint, Part
 from sdjax.weights.clap import clap_part, is_clap
 from sdjax.weights.hifigan import vocoder_state
@@ -46,13 +46,14 @@ _PARTS_OF_CLASS = {
 # What a model_index.json may name for a part of a pipeline.
 _TEXT_CLASSES = (PLAIN, PROJECTED)
 _CLASSES = {
-    "unet": (CONDITION_MODEL, PIXEL_MODEL, OWN_MODEL, VIDEO_MODEL),
+    "unet": (CONDITION_MODEL, PIXEL_MODEL, OWN_MODEL, VIDEO_MODEL, motion_parts.MOTION_MODEL),
     "vae": ("AutoencoderKL", "AutoencoderTiny", CLIPS),
     "image_encoder": ("CLIPVisionModelWithProjection",),
     "text_encoder": (*_TEXT_CLASSES, clap.NAME, clap.WHOLE),
     "text_encoder_2": _TEXT_CLASSES,
     "controlnet": ("ControlNetModel",),
     "vocoder": ("SpeechT5HifiGan",),
+    motion_parts.PART: (motion_parts.ADAPTER,),
 }
 # What is looked at before a configuration's network is made; null is as good as nothing.
 _FIELDS = {
@@ -127,8 +128,11 @@ def holds(index: Mapping, name: str) -> bool:
 def _parts(index: Mapping) -> list[str]:
     """The parts that a pipeline's own networks are; others may hold a picture encoder for adapters.
     """
-    moves = (index.get("unet") or [None] * 2)[1] == VIDEO_MODEL
-    return [name for name in PARTS if holds(index, name) and (moves or name != "image_encoder")]
+    kind = (index.get("unet") or [None] * 2)[1]
+    # A U-Net may have its motion modules inside.
+    other = {"image_encoder"} if kind != VIDEO_MODEL else set()
+    other |= {motion_parts.PART} if kind == motion_parts.MOTION_MODEL else set()
+    return [name for name in PARTS if holds(index, name) and name not in other]
 
 
 def read_config(path: str | os.PathLike) -> dict:
@@ -292,6 +296,14 @@ def read_folder(folder: str | os.PathLike, variant: str | None = None) -> Checkp
     parts = {
         name: read_part(folder, name, None if name in plain else variant) for name in names
     }
+    if parts["unet"].config.get("_class_name") == motion_parts.MOTION_MODEL:
+        try:
+            parts["unet"], parts[motion_parts.PART] = motion_parts.split(parts["unet"])
+        except SdjaxError as error:
+            raise SdjaxError(f"{folder / 'unet'}: {error}") from error
+    elif motion_parts.PART in parts:
+        part = parts[motion_parts.PART]
+        parts[motion_parts.PART] = Part(part.config, motion_parts.without_buffers(part.state))
     return Checkpoint(parts, single_file.family_of(parts), **_read_schedulers(folder, index))
 
 

@@ -134,6 +134,8 @@ def original_state(checkpoint: Checkpoint) -> State:
     family, parts, state = checkpoint.family, checkpoint.parts, {}
     if family == "svd":
         raise SdjaxError("Stable Video Diffusion is not written as a single file: write a folder")
+    if "motion_adapter" in parts:
+        raise SdjaxError("a single file has no place for motion modules: write a folder")
     alone = len(parts) == 1
 
     def add(prefix: str, tensors: Mapping[str, LazyTensor]) -> None:

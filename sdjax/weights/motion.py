@@ -14,17 +14,14 @@ from sdjax.models.unet_config import UNetConfig
 from sdjax.weights import infer
 from sdjax.weights.checkpoint import Part
 from sdjax.weights.folder import write_part
+from sdjax.weights.motion_parts import BUFFER, MODULES, PART, without_buffers
 from sdjax.weights.names import state_from_params
 from sdjax.weights.parts import load, read_alone, unet_inputs
 from sdjax.weights.tensors import LazyTensor, State
 
-PART = "motion_adapter"  # as diffusers' pipelines name it
 FIRST_LENGTH = 24  # positions of the first version's modules; later ones have more
 HEADS = 8  # of all published modules
-MODULES = "motion_modules"
 _THEIRS = ".temporal_transformer."
-# Frequencies are made, not learned; files hold them as buffers.
-_BUFFER = re.compile(r".*\.(pos_encoder|pos_embed)\.pe")
 
 
 def motion_state(state: Mapping[str, LazyTensor]) -> State:
@@ -68,7 +65,7 @@ def motion_config(state: Mapping[str, LazyTensor]) -> dict:
             raise SdjaxError(f"the motion modules' tensor {name} is missing: the file is not whole")
         widths.append(state[name].shape[0])
         layers.append(infer.count(state, rf"down_blocks\.{level}\.{MODULES}\.(\d+)\."))
-    lengths = {t.shape[1] for key, t in state.items() if _BUFFER.fullmatch(key)}
+    lengths = {t.shape[1] for key, t in state.items() if BUFFER.fullmatch(key)}
     if len(lengths) > 1:
         raise SdjaxError(f"the motion modules differ in their positions: {sorted(lengths)}")
     config = {
@@ -105,8 +102,7 @@ def find_motion(
     if theirs:
         first = fields.get("motion_max_seq_length") == FIRST_LENGTH
         fields |= {"motion_norm_over_frames": False, "unet_norm_over_frames": first}
-    state = {key: tensor for key, tensor in part.state.items() if not _BUFFER.fullmatch(key)}
-    return Part(fields, state), not fields.get("motion_norm_over_frames", True)
+    return Part(fields, without_buffers(part.state)), not fields.get("motion_norm_over_frames", True)
 
 
 def read_motion(

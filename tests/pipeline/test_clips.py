@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 import sdjax
+from sdjax.pipeline.model.files import read_model, write_model
 from tests.models.peers import randomised
 from tests.pipeline import peers
 from tests.pipeline.peers import PROMPTS, assert_close
@@ -93,6 +94,49 @@ def test_sdxl(folders, models, adapters):
     pipeline.unet.add_embedding.load_state_dict(size_and_crop)
     model.load_motion(adapters("sdxl", None)[1])
     assert_close(ours(model), clips_of(pipeline))
+
+
+@pytest.mark.parametrize("sampler", [None, pytest.param("euler_a", marks=pytest.mark.full)])
+def test_a_clip_from_a_clip_is_that_of_diffusers(moving, folder, adapters, sampler):
+    shown = [picture(seed) for seed in range(FRAMES)]
+    pipeline = theirs("sd1", folder, adapters, "AnimateDiffVideoToVideoPipeline")
+    if sampler is not None:
+        kind = diffusers.EulerAncestralDiscreteScheduler
+        pipeline.scheduler = kind.from_config(pipeline.scheduler.config)
+    generator = torch.Generator().manual_seed(7)
+    expected = pipeline(
+        video=shown, prompt=PROMPTS[0], num_inference_steps=STEPS, guidance_scale=5.0, strength=0.6,
+        generator=generator, output_type="pt", **SIZE,
+    ).frames.numpy().transpose(0, 1, 3, 4, 2)  # fmt: skip
+    made = ours(moving, image=shown, strength=0.6, sampler=sampler)
+    assert_close(made, expected)
+    with pytest.raises(sdjax.SdjaxError, match="image: a clip takes one for all frames or one a"):
+        ours(moving, image=shown[:2])
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_whole_folder_is_read(folder, adapters, tmp_path, inside):
+    """diffusers writes the modules inside the U-Net, and beside it."""
+    pipeline = theirs("sd1", folder, adapters)
+    pipeline.save_pretrained(tmp_path)
+    moving = sdjax.StableDiffusion.from_pretrained(folder)
+    moving.load_motion(adapters("sd1", None)[1])
+    if not inside:
+        sdjax_model = read_model(tmp_path)
+        write_model(sdjax_model, tmp_path / "other")
+        assert type(diffusers.DiffusionPipeline.from_pretrained(tmp_path / "other")) is type(pipeline)
+        with pytest.raises(sdjax.SdjaxError, match="no place for motion modules: write a folder"):
+            write_model(sdjax_model, tmp_path / "file.safetensors")
+    read = sdjax.StableDiffusion.from_pretrained(tmp_path if inside else tmp_path / "other")
+    jax.tree.map(np.testing.assert_array_equal, read.params, moving.params)
+    assert read.motion == moving.motion and read.unet.config == moving.unet.config
+
+
+@pytest.mark.full
+def test_a_whole_folder_of_sdxl_is_read(folders, adapters, tmp_path):
+    pipeline = theirs("sdxl", folders("sdxl"), adapters, "AnimateDiffSDXLPipeline")
+    pipeline.save_pretrained(tmp_path)
+    assert_close(ours(sdjax.StableDiffusion.from_pretrained(tmp_path)), clips_of(pipeline))
 
 
 def test_pictures_are_as_before_and_modules_come_and_go(moving, folder, adapters, tmp_path):

@@ -17,6 +17,7 @@ from sdjax.models.motion import MotionConfig
 from sdjax.models.unet import UNet
 from sdjax.text.tokenizer import END, Tokenizer
 from sdjax.weights.adapters import Adapter, read_lora, with_adapters
+from sdjax.weights.checkpoint import Part
 from sdjax.weights.motion import (
     FIRST_LENGTH,
     find_motion,
@@ -153,9 +154,12 @@ class Adapted:
             raise SdjaxError(f'like must be "diffusers" or "authors", got {like!r}')
         if self.unet.config.of_clips:
             raise SdjaxError("this model makes clips by itself: it takes no motion modules")
-        options = {"variant": variant, "revision": revision, "config": config}
+        found = find_motion(source, variant=variant, revision=revision, config=config)
+        self._take_motion(*found, source, like)
+
+    def _take_motion(self, part: Part, theirs: bool, source, like: str | None = None) -> None:
+        """Adds what `find_motion` found."""
         dtype = np.dtype(self.unet.dtype).name
-        part, theirs = find_motion(source, **options)
         made, params = read_motion(part, self.unet.config, dtype, source)
         if like is not None and theirs != (like == "authors"):
             theirs = like == "authors"
@@ -168,7 +172,7 @@ class Adapted:
             warnings.warn(
                 f"motion modules are trained on linear betas and the model's are {betas}: "
                 'like="authors" (--motion-like authors) takes linear ones',
-                stacklevel=3,
+                stacklevel=4,
             )
         base = {**self._base, "unet": with_motion(self._base["unet"], params)}
         base = self._at_home(base)

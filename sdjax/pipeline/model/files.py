@@ -68,11 +68,13 @@ SOUND = "sound"
 _SOUND_PIPELINE = "AudioLDMPipeline"
 # What diffusers' pipelines of sound take where nobody asks for another.
 _GUIDANCES = {_SOUND_PIPELINE: 2.5, "MusicLDMPipeline": 2.0}
+_MOVING = {"sd1": "AnimateDiffPipeline", "sdxl": "AnimateDiffSDXLPipeline"}
 # SDXL's that may be told how beautiful the picture is.
 _SCORED = ("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline")
 _OF_TRANSFORMERS = ("text_encoder", "text_encoder_2", "vocoder", "image_encoder")
 # Of parts whose configuration does not say.
-_CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "controlnet": "ControlNetModel"}
+_CLASSES = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "controlnet": "ControlNetModel",
+            "motion_adapter": "MotionAdapter"}  # fmt: skip
 
 # Of CLIP's pictures; as diffusers' pipeline calls it, it only takes the mean and divides.
 _PREPROCESSOR = {
@@ -259,6 +261,8 @@ def pipeline_class(checkpoint: Checkpoint) -> str:
         return "StableDiffusionUpscalePipeline"
     if checkpoint.family == "svd":
         return "StableVideoDiffusionPipeline"
+    if "motion_adapter" in checkpoint.parts and checkpoint.family in _MOVING:
+        return _MOVING[checkpoint.family]
     beside = given_beside(checkpoint.parts)
     pipelines = _XL_PIPELINES if checkpoint.family == "sdxl" else _SD_PIPELINES
     if beside not in pipelines:
@@ -345,6 +349,8 @@ def _model_index(model: Model) -> dict:
         return index | {"safety_checker": absent, "feature_extractor": absent}
     elif name_of_class in (_DEPTH, _SOUND_PIPELINE):
         return index
+    elif name_of_class in _MOVING.values():
+        pass
     else:
         index |= {"safety_checker": absent, "requires_safety_checker": False}
     return index | {"feature_extractor": absent, "image_encoder": absent}
