@@ -36,7 +36,7 @@ def request_of(given: Mapping[str, Any]):
     names = ARGUMENTS - (OF_THE_COMMAND - {"count", "batch_size"}) - {"fps"}
     asked = {name: value for name, value in given.items() if name in names}
     asked |= {name: list(value) or None for name, value in asked.items() if type(value) is tuple}
-    asked["prompt"] = given["prompt"] or None
+    asked["prompt"] = given["prompt"] or [""] * max(1, len(given["image"]))
     asked["seed"] = None if given["seed"] == -1 else given["seed"]
     asked["weighting"] = None if given["weighting"] == "none" else given["weighting"]
     asked["regions"] = [_region(one) for one in given["region"]]

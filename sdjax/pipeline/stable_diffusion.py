@@ -322,8 +322,8 @@ class StableDiffusion(Adapted):
         seeds run the same one, as long as a picture takes up to 64 evaluations of the U-Net (and
         from there up to the next power of two); heun and some others take two a step.
 
-        prompt: what to make, one or several; None for the empty prompt. A model that moves a picture
-            (Stable Video Diffusion) reads none: it makes a clip of each `image`.
+        prompt: what to make, one or several. A model that moves a picture (Stable Video Diffusion)
+            reads none: it makes a clip of each `image`.
         negative_prompt: one for all images, one a prompt, or None.
         prompt_2, negative_prompt_2: for SDXL's second text encoder, as the first two; None for the
             same text as the first encoder's.

@@ -65,3 +65,26 @@ def test_what_does_not_fit_is_refused(folders, tmp_path, capsys, options, messag
     assert cli.main([*given, *options, "--out", str(tmp_path)]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_picture_is_moved_and_moved_again(tmp_path, capsys):
+    from tests.pipeline.test_moved_pictures import whole
+
+    whole().save_pretrained(tmp_path / "svd")
+    Image.new("RGB", (16, 16), (200, 30, 60)).save(tmp_path / "start.png")
+    given = ["sample", "--model", str(tmp_path / "svd"), "--image", str(tmp_path / "start.png")]
+    given += ["--motion-bucket", "30", "--fps", "4", *SIZE]
+    assert cli.main([*given, "--out", str(tmp_path / "a")]) == 0
+    path = tmp_path / "a" / "00000.gif"
+    settings, _ = read_settings(path)
+    assert settings["motion_bucket"] == 30 and settings["fps"] == 4
+    assert settings["guidance_scale"] == 3 and settings["steps"] == 2
+    with Image.open(path) as clip:
+        assert clip.n_frames == 3 and clip.info["duration"] == 250
+    assert cli.main(["sample", "--like", str(path), "--out", str(tmp_path / "b")]) == 0
+    assert read_settings(tmp_path / "b" / "00000.gif") == (settings, {})
+    capsys.readouterr()
+    assert cli.main(["sample", "--model", str(tmp_path / "svd"), "--frames", "2"]) == 2
+    assert "needs image=: image is missing" in capsys.readouterr().err
+    assert cli.main(["sample", "--steps", "2"]) == 2
+    assert "--prompt is missing: say what to draw, in quotes" in capsys.readouterr().err

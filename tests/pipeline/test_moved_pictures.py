@@ -31,8 +31,8 @@ SCHEDULER = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def pipeline():
+def whole():
+    """diffusers' pipeline with small random networks."""
     torch.manual_seed(0)
     made = diffusers.StableVideoDiffusionPipeline(
         vae=randomised(diffusers.AutoencoderKLTemporalDecoder(**without_class(CODER))),
@@ -44,6 +44,11 @@ def pipeline():
         feature_extractor=transformers.CLIPImageProcessor(),
     )
     return quiet(made)
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return whole()
 
 
 @pytest.fixture(scope="module")
@@ -236,7 +241,8 @@ def test_the_picture_for_clip_is_that_of_diffusers():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"image": None}, "this model moves a picture and needs image=: image is missing"),
+        ({"image": None, "prompt": ""}, "this model moves a picture and needs image=: image is missing"),
+        ({"image": None}, "prompt must be text, or a list of texts, got None"),
         ({"prompt": "a cat"}, "moves a picture and reads no prompt: leave prompt out"),
         ({"negative_prompt": "x"}, "moves a picture and takes no negative_prompt"),
         ({"strength": 0.5}, "moves a picture as a whole: it takes no strength"),

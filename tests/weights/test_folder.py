@@ -205,7 +205,7 @@ def test_classes_of_the_model_index_win(whole, tmp_path):
     ("name", "kind", "message"),
     [
         ("scheduler", "DreamScheduler", "unsupported _class_name 'DreamScheduler'"),
-        ("vae", "AsymmetricAutoencoderKL", "vae must be one of AutoencoderKL, AutoencoderTiny, got"),
+        ("vae", "AsymmetricAutoencoderKL", "vae must be one of AutoencoderKL, AutoencoderTiny, AutoencoderKLTemp"),
         ("text_encoder", "T5EncoderModel", "text_encoder must be one of CLIPTextModel, .*, got T5"),
         ("scheduler", None, "no _class_name"),
     ],

@@ -117,6 +117,8 @@ def plan(
             raise SdjaxError(f"this model has one text encoder: leave {name} out")
     asked, factor = canvas.prepared(asked), vae.downsampling
     moves = kind == conditions.MOVE
+    if asked.unsaid and not moves:
+        raise SdjaxError("prompt is missing: say what to make, in words")
     if moves and asked.frames is None:
         asked = copy.copy(asked)
         asked.frames = unet.num_frames

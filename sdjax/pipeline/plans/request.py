@@ -165,8 +165,11 @@ class Request:
         for field in dataclasses.fields(self):
             value = field.metadata["check"](field.name, getattr(self, field.name))
             setattr(self, field.name, value)
-        if self.prompt is None:
-            self.prompt = [""] * len(self.image or [None])
+        self.unsaid = self.prompt is None
+        if self.unsaid and self.image is None:
+            refuse("prompt", "text, or a list of texts", None)
+        if self.unsaid:
+            self.prompt = [""] * len(self.image)
         if self.preset is not None:
             for name, value in filled(self.preset, vars(self)).items():
                 setattr(self, name, value)
