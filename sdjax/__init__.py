@@ -51,6 +51,7 @@ _HOME = {
 }
 _MODULES = (
     "absent",
+    "augmentation",
     "checkpoints",
     "chips",
     "data",

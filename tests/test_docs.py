@@ -175,7 +175,8 @@ def options():
     import contextlib
     import io
 
-    kinds = ("shapes-accuracy", "similarity", "nearest-neighbour", "reconstruction", "molecules")
+    kinds = ("shapes-accuracy", "similarity", "nearest-neighbour", "reconstruction", "molecules",
+             "augmentation")
     recipes = ("emoji", "ddpm_resnet", "shapes_pairs", "dreambooth", "controlnet",
                "autoencoder_gan", "molecules")
     commands = [["train", "--config", name] for name in recipes]

@@ -22,6 +22,7 @@ COMMANDS = {
     "data": "compute latents and embedded captions once, for training",
     "plan": "tell what a training takes of devices that need not be there",
     "evaluate": "measure a model",
+    "augment": "make labelled pictures from labelled pictures",
     "draw": "make pictures for networks that steer: edges, poses",
     "convert": "turn a checkpoint into another layout",
     "export": "turn a model into programs for phones and other runtimes",

@@ -6,6 +6,7 @@ An evaluation is a configuration and a function of a model and it, found by `run
 from sdjax.errors import SdjaxError
 from sdjax.folders import check_writable
 
+from .augmentation import Augmentation, evaluate_augmentation
 from .generation import Generation
 from .molecules import Molecules, evaluate_molecules
 from .nearest_picture import NearestNeighbour, evaluate_nearest
@@ -20,6 +21,7 @@ EVALUATIONS = {
     NearestNeighbour: evaluate_nearest,
     Reconstruction: evaluate_reconstruction,
     Molecules: evaluate_molecules,
+    Augmentation: evaluate_augmentation,
 }
 """Configuration class -> function (model, configuration, subject) -> results as a dict for JSON."""
 
@@ -35,14 +37,14 @@ def run(config, load_model, model=None):
         known = ", ".join(c.__name__ for c in EVALUATIONS)
         raise SdjaxError(f"expected one of {known}, got {type(config).__name__}")
     check_writable(config.out)
-    needs_none = isinstance(config, Similarity) and config.folder is not None
-    if needs_none:
-        return EVALUATIONS[type(config)](None, config, config.folder)
+    if not getattr(config, "needs_model", True):
+        return EVALUATIONS[type(config)](None, config, getattr(config, "folder", None))
     return EVALUATIONS[type(config)](load_model(), config, model)
 
 
 __all__ = [
-    "EVALUATIONS", "Generation", "Molecules", "NearestNeighbour", "Reconstruction",
-    "ShapesAccuracy", "Similarity", "evaluate_molecules", "evaluate_nearest",
+    "EVALUATIONS", "Augmentation", "Generation", "Molecules", "NearestNeighbour",
+    "Reconstruction", "ShapesAccuracy", "Similarity", "evaluate_augmentation",
+    "evaluate_molecules", "evaluate_nearest",
     "evaluate_reconstruction", "evaluate_shapes", "evaluate_similarity", "run", "sheet",
 ]

@@ -38,6 +38,11 @@ class Similarity:
     generation: Generation = field(default_factory=Generation)
     """How the model is asked for pictures."""
 
+    @property
+    def needs_model(self) -> bool:
+        """Whether a model makes the pictures."""
+        return self.folder is None
+
     def __post_init__(self):
         if self.neighbours < 1 or self.images <= self.neighbours:
             raise SdjaxError(f"more images than neighbours, and at least one neighbour expected, "
