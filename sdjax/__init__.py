@@ -81,6 +81,7 @@ __all__ = ["EMOJI", "SdjaxError", "__version__", *_MODULE_OF]
 if TYPE_CHECKING:
     from . import (
         absent as absent,
+        augmentation as augmentation,
         checkpoints as checkpoints,
         chips as chips,
         data as data,

@@ -80,5 +80,6 @@ __all__ = [
     "torch_noise",
     "training_loss",
     "variational_bound",
+    "without_mean",
     "zero_terminal_snr",
 ]

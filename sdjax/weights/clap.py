@@ -5,7 +5,7 @@ from typing import Any
 
 from sdjax.models import clap
 from sdjax.weights.checkpoint import Part
-from sdjax.weights.tensors import LazyTensor, State
+from sdjax.weights.tensors import LazyTensor
 
 _KEPT = ("text_model.", "text_projection.")
 

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 
 from sdjax.errors import SdjaxError, check_at_least
