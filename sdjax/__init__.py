@@ -35,6 +35,7 @@ _HOME = {
         "sample",
         "classifier_free_guidance",
     ),
+    "sdjax.weights.quantized.rounding": ("quantize",),
     "sdjax.models": ("UNetConfig", "VAEConfig", "TextEncoderConfig"),
     "sdjax.weights": ("UNet", "VAE", "TinyVAE", "TextEncoder", "ControlNet", "CLIPVision"),
     "sdjax.molecules": ("MoleculeDiffusion",),
@@ -125,6 +126,7 @@ if TYPE_CHECKING:
         VAEConfig as VAEConfig,
         TextEncoderConfig as TextEncoderConfig,
     )
+    from .weights.quantized.rounding import quantize as quantize
     from .weights import (
         UNet as UNet,
         VAE as VAE,

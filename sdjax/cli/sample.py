@@ -54,6 +54,7 @@ def sample(
     clip_skip: int = 0,
     batch_size: int = 8,
     dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    quantize: Literal["int8", "fp8", "int4", "nf4"] | None = None,
     image: tuple[Path, ...] = (),
     strength: tuple[float, ...] = (),
     mask: tuple[Path, ...] = (),
@@ -158,6 +159,7 @@ def sample(
         clip_skip: Layers of the text encoder left out at its end.
         batch_size: Pictures made at once.
         dtype: What the networks compute in.
+        quantize: Holds the model's large weights in few bits, for less memory.
         image: A picture to start from, to repaint, to edit or to enlarge, as the model and the other
             options have it; one, or one for each prompt; of a clip one for all frames or one a frame.
         strength: How much of the picture changes, 0 to 1; 0.8 where not given, 1 with a mask. One,

@@ -16,8 +16,8 @@ from .steered import loaded, shown
 SAMPLER_OPTIONS = ("spacing", "sigmas", "eta")
 # Options of the command that a picture of its own is made with, beside those of `generate`.
 _KEPT = (
-    "model", "config", "dtype", "control", "reference", "image_encoder", "refiner", "motion",
-    "motion_like",
+    "model", "config", "dtype", "quantize", "control", "reference", "image_encoder", "refiner",
+    "motion", "motion_like",
 )  # fmt: skip
 # Of these there may be one for each prompt or image.
 _OF_AN_IMAGE = (
@@ -92,7 +92,9 @@ def carry_out(
         )
         for asked in requests
     ]
-    pipeline = sdjax.StableDiffusion.from_model(found, dtype, source, offload)
+    pipeline = sdjax.StableDiffusion.from_model(
+        found, dtype, source, offload, quantize=given["quantize"]
+    )
     if motion is not None:
         pipeline.load_motion(given["motion"], like=given["motion_like"])
     if refines:

@@ -1,7 +1,7 @@
 """Layers that every network here is built of.
 
-Inside, images are NHWC, convolution kernels HWIO and dense kernels [in, out]. Parameters are always
-float32; `dtype` is the dtype of the computation. Paddings and defaults are PyTorch's, so that a
+Inside, images are NHWC, convolution kernels HWIO and dense kernels [in, out]. Parameters are
+float32, or kernels and tables of few bits (`quantized`); `dtype` is the dtype of the computation. Paddings and defaults are PyTorch's, so that a
 checkpoint made there gives the same numbers here.
 """
 
@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from sdjax.models.convolution import convolve
+from sdjax.models.quantized import at_use, is_narrow, parameter
 
 default_init = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 zeros_init = nn.initializers.zeros_init()
@@ -45,8 +46,12 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x):
         shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
-        y = jnp.dot(x.astype(self.dtype), kernel, preferred_element_type=jnp.float32)
+        kernel = parameter(self, "kernel", self.kernel_init, shape)
+
+        def product(x, kernel):
+            return jnp.dot(x, kernel, preferred_element_type=jnp.float32)
+
+        y = at_use(product, x.astype(self.dtype), kernel, self.dtype)
         if self.use_bias:
             y = y + self.param("bias", zeros_init, (self.features,), jnp.float32)
         return y.astype(self.dtype)
@@ -72,12 +77,15 @@ class Conv(nn.Module):
     @nn.compact
     def __call__(self, x):
         shape = (self.kernel, self.kernel, x.shape[-1] // self.groups, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
+        kernel = parameter(self, "kernel", self.kernel_init, shape)
         padding = (self.kernel - 1) // 2 if self.padding is None else self.padding
         if isinstance(padding, int):
             padding = ((padding, padding), (padding, padding))
-        x = x.astype(self.dtype)
-        y = convolve(x, kernel, padding, self.stride, self.groups, self.tile)
+
+        def convolved(x, kernel):
+            return convolve(x, kernel, padding, self.stride, self.groups, self.tile)
+
+        y = at_use(convolved, x.astype(self.dtype), kernel, self.dtype)
         if self.use_bias:
             y = y + self.param("bias", zeros_init, (self.features,), jnp.float32).astype(self.dtype)
         return y
@@ -94,7 +102,9 @@ class Embedding(nn.Module):
     @nn.compact
     def __call__(self, ids):
         shape = (self.num_embeddings, self.features)
-        table = self.param("embedding", self.embedding_init, shape, jnp.float32)
+        table = parameter(self, "embedding", self.embedding_init, shape)
+        if is_narrow(table):
+            return table.taken(ids).astype(self.dtype)
         return jnp.take(table, ids, axis=0).astype(self.dtype)
 
 
@@ -149,12 +159,15 @@ class UpsampleConv(nn.Module):
     def __call__(self, x, size=None):
         x = x.astype(self.dtype)
         whole = (2 * x.shape[1], 2 * x.shape[2])
-        kernel = self.param("kernel", default_init, (3, 3, x.shape[-1], self.features), jnp.float32)
-        if size is None or tuple(size) == whole:
-            y = convolve_upsampled(x, kernel, self.tile)
-        else:
+        kernel = parameter(self, "kernel", default_init, (3, 3, x.shape[-1], self.features))
+
+        def convolved(x, kernel):
+            if size is None or tuple(size) == whole:
+                return convolve_upsampled(x, kernel, self.tile)
             x = upsample_nearest(x)[:, : size[0], : size[1]]
-            y = convolve(x, kernel.astype(self.dtype), ((1, 1), (1, 1)), tile=self.tile)
+            return convolve(x, kernel.astype(self.dtype), ((1, 1), (1, 1)), tile=self.tile)
+
+        y = at_use(convolved, x, kernel)
         if self.use_bias:
             y = y + self.param("bias", zeros_init, (self.features,), jnp.float32).astype(self.dtype)
         return y

@@ -123,6 +123,7 @@ class StableDiffusion(Adapted):
         dtype: str = "float32",
         variant: str | None = None,
         revision: str | None = None,
+        quantize: str | None = None,
         offload: bool = False,
         placement: parallel.Placement = parallel.Placement(),
     ) -> "StableDiffusion":
@@ -131,12 +132,13 @@ class StableDiffusion(Adapted):
         Of a folder of AnimateDiff the motion modules are loaded too.
 
         dtype: what the networks compute in and hold their parameters in. variant: "fp16" reads
-        those weights. revision: a branch, tag or commit of the hub. offload: keeps the parameters
-        in the host's memory and each part on the devices only while it is used. placement: see
-        `StableDiffusion`.
+        those weights. revision: a branch, tag or commit of the hub. quantize: holds the large
+        weights in few bits, "int8", "fp8", "int4" or "nf4", see `sdjax.quantize`. offload: keeps
+        the parameters in the host's memory and each part on the devices only while it is used.
+        placement: see `StableDiffusion`.
         """
         model = read_model(source, variant, revision)
-        return cls.from_model(model, dtype, source, offload, placement)
+        return cls.from_model(model, dtype, source, offload, placement, quantize)
 
     @classmethod
     @told_words
@@ -147,23 +149,24 @@ class StableDiffusion(Adapted):
         dtype: str = "float32",
         config: str | os.PathLike | None = None,
         prediction_type: str | None = None,
+        quantize: str | None = None,
         offload: bool = False,
         placement: parallel.Placement = parallel.Placement(),
     ) -> "StableDiffusion":
-        """Reads an original .safetensors or .ckpt file of SD1, SD2 or SDXL.
+        """Reads an original .safetensors, .ckpt or .gguf file of SD1, SD2 or SDXL.
 
         config: a diffusers folder whose configurations and tokenizers are used, where the file is
         of another size than the published models. prediction_type: "epsilon" or "v_prediction";
-        by default the file's metadata or the published model's. offload, placement: see
+        by default the file's metadata or the published model's. quantize, offload, placement: see
         `from_pretrained`.
         """
         model = read_model(path, config=config, prediction_type=prediction_type)
-        return cls.from_model(model, dtype, path, offload, placement)
+        return cls.from_model(model, dtype, path, offload, placement, quantize)
 
     @classmethod
     def from_model(
         cls, model: Model, dtype: str, source, offload: bool = False,
-        placement: parallel.Placement = parallel.Placement(),
+        placement: parallel.Placement = parallel.Placement(), quantize: str | None = None,
     ) -> "StableDiffusion":  # fmt: skip
         """The networks of what `read_model` read from a source, with their parameters."""
         check_whole(model, source)
@@ -175,7 +178,7 @@ class StableDiffusion(Adapted):
         def read(name, network):
             with place.reading():
                 config, params = load(
-                    parts[name], network.config_class, network.shapes, dtype, source
+                    parts[name], network.config_class, network.shapes, dtype, source, quantize
                 )
             # One part at a time passes through the devices.
             return config, parallel.to_host(params) if offload else place.placed(params)
@@ -221,7 +224,10 @@ class StableDiffusion(Adapted):
     def save_pretrained(
         self, folder: str | os.PathLike, dtype: str = "float32", variant: str | None = None
     ) -> None:
-        """Writes a diffusers folder that PyTorch diffusers loads, parameters in `dtype`."""
+        """Writes a diffusers folder that PyTorch diffusers loads, parameters in `dtype`.
+
+        Weights of few bits are written as they are, for `from_pretrained` here.
+        """
         write_model(self._model(), folder, dtype, variant)
 
     @told_words

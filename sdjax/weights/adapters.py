@@ -13,10 +13,12 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sdjax.errors import SdjaxError
+from sdjax.models.quantized import Quantized
 from sdjax.weights import adapter_names, lora, peft_config
 from sdjax.weights.arrays import all_finite
 from sdjax.weights.motion import MODULES, diffusers_name
 from sdjax.weights.names import state_from_params, state_key
+from sdjax.weights.quantized.raised import beside, finite, raised
 from sdjax.weights.single_file import read_file
 from sdjax.weights.tensors import LazyTensor
 from sdjax.weights.textual_inversion import BUNDLE, bundled_words
@@ -193,21 +195,32 @@ def _by_target(module: adapter_names.Module, parts) -> dict[Target, dict[str, np
 def with_adapters(
     params: Mapping, adapters: Sequence[tuple[Adapter, float]]
 ) -> dict[str, dict]:
-    """Parameters with adapters applied, each with its strength; leaves untouched are shared."""
+    """Parameters with adapters applied, each with its strength; leaves untouched are shared.
+
+    On kernels of few bits LoRAs are added where the kernel is used.
+    """
     chosen: dict[Target, list] = {}
     for adapter, strength in adapters:
         for target, factors in adapter.factors.items():
-            if strength:
-                chosen.setdefault(target, []).append((factors, strength))
+            chosen.setdefault(target, []).append((factors, strength))
     flat = {part: flatten_dict(tree) for part, tree in params.items()}
     paths = {part: {state_key(path): path for path in leaves} for part, leaves in flat.items()}
     for (part, key), factors in chosen.items():
         path = paths[part][key]
-        flat[part][path] = _changed(flat[part][path], path[-1], factors, key)
+        leaf = flat[part][path]
+        if not isinstance(leaf, Quantized):  # else a strength of 0 stays, for the same program
+            factors = [(own, strength) for own, strength in factors if strength]
+        if factors:
+            flat[part][path] = _changed(leaf, path[-1], factors, key)
     return {part: unflatten_dict(leaves) for part, leaves in flat.items()}
 
 
 def _changed(leaf, kind: str, factors, name: str):
+    if isinstance(leaf, Quantized):
+        result = raised(leaf, factors)
+        if not finite(result):
+            raise _not_finite(name, leaf.dtype)
+        return beside(result, leaf)
     weight = np.asarray(leaf).astype(np.float32)
     if kind == "kernel":
         axes = (weight.ndim - 1, weight.ndim - 2, *range(weight.ndim - 2))
@@ -218,8 +231,12 @@ def _changed(leaf, kind: str, factors, name: str):
     with np.errstate(over="ignore"):
         result = np.ascontiguousarray(result).astype(leaf.dtype)
     if not all_finite(result):
-        raise SdjaxError(
-            f"adapters of these strengths make {name} not finite in {leaf.dtype}: lower them, or "
-            "load the model in bfloat16 or float32"
-        )
+        raise _not_finite(name, leaf.dtype)
     return jax.device_put(result, leaf.sharding) if isinstance(leaf, jax.Array) else result
+
+
+def _not_finite(name: str, dtype) -> SdjaxError:
+    return SdjaxError(
+        f"adapters of these strengths make {name} not finite in {dtype}: lower them, or "
+        "load the model in bfloat16 or float32"
+    )

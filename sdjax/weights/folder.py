@@ -19,6 +19,7 @@ from sdjax.weights.checkpoint import PARTS, Checkpoint, Part
 from sdjax.weights.clap import clap_part, is_clap
 from sdjax.weights.hifigan import vocoder_state
 from sdjax.weights.names import IGNORED_SUFFIXES
+from sdjax.weights.quantized.files import spread
 from sdjax.weights.tensors import State, write_safetensors
 
 # The file name of a part's weights, without variant and ending.
@@ -138,10 +139,22 @@ def _parts(index: Mapping) -> list[str]:
 def read_config(path: str | os.PathLike) -> dict:
     """A part's config.json or a scheduler's; SdjaxError where a value is of the wrong type."""
     config = read_json(path)
+    _check_quantized(path, config)
     for name, kind in _FIELDS.items():
         if not (config.get(name) is None or isinstance(config[name], kind)):
             raise SdjaxError(f"{path}: {name} cannot be {config[name]!r}")
     return config
+
+
+def _check_quantized(path: str | os.PathLike, config: dict) -> None:
+    """Takes out what says how weights of few bits were made; SdjaxError where they are not read."""
+    made = config.pop("quantization_config", None)
+    method = made.get("quant_method") if isinstance(made, dict) else made
+    if method not in (None, "bitsandbytes"):
+        raise SdjaxError(
+            f"{path}: weights quantised by {method!r} are not read; take the model wide, or of "
+            "bitsandbytes"
+        )
 
 
 def part_alone(folder: str | os.PathLike) -> str | None:
@@ -335,11 +348,12 @@ def write_part(
     stem: str = STEMS[0],
     variant: str | None = None,
 ) -> None:
-    """Writes config.json and one safetensors file, making the folder."""
+    """Writes config.json and one safetensors file, making the folder; few bits as they are."""
     folder = Path(folder)
     write_json(folder / "config.json", config)
     suffix = f".{variant}" if variant else ""
-    write_safetensors(folder / f"{stem}{suffix}.safetensors", state, dtype)
+    tensors, metadata, exact = spread(state)
+    write_safetensors(folder / f"{stem}{suffix}.safetensors", tensors, dtype, metadata, exact)
 
 
 def _listing(folder: Path) -> str:

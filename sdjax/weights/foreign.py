@@ -26,16 +26,13 @@ _BEGINNINGS = (
     ),
     (
         re.compile(rb"GGUF"),
-        "is a GGUF file, of quantised weights, which are not read: take the model's .safetensors",
+        "is a GGUF file, which holds a model: it cannot be read as anything else",
     ),
 )
 _QUANTISED = (
-    (re.compile(r".*\.(scale_weight|scale_input|weight_scale|input_scale)$|(.*\.)?scaled_fp8$"),
-     "scaled fp8, whose weights have a scale beside them"),
-    (re.compile(r".*\.comfy_quant$"), "quantised by ComfyUI"),
     (re.compile(r".*\.(absmax|quant_map|nested_absmax|quant_state\..*)$"),
-     "quantised to 4 bits by bitsandbytes"),
-    (re.compile(r".*\.(SCB|weight_format)$"), "quantised to 8 bits by bitsandbytes"),
+     "of 4 bits by bitsandbytes that are not whole"),
+    (re.compile(r".*\.(SCB|weight_format)$"), "of 8 bits by bitsandbytes that are not whole"),
     (re.compile(r".*\.(qweight|qzeros)$"), "quantised by GPTQ or AWQ"),
 )  # fmt: skip
 
@@ -55,6 +52,15 @@ def first_bytes(path: Path) -> bytes:
     return head
 
 
+def is_gguf(path: Path) -> bool:
+    """Whether a file begins as GGUF does."""
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"GGUF"
+    except OSError as error:
+        raise SdjaxError(f"cannot read {path}: {error.strerror}") from error
+
+
 def refuse_quantised(path: Path, keys: Iterable[str]) -> None:
     """Raises SdjaxError where tensors say that the weights are quantised in a way not read."""
     for key in keys:
@@ -62,5 +68,5 @@ def refuse_quantised(path: Path, keys: Iterable[str]) -> None:
             if pattern.match(key):
                 raise SdjaxError(
                     f"{path} holds weights {what} ({key}): these are not read; take the model in "
-                    "float32, float16, bfloat16 or plain fp8"
+                    "float32, float16, bfloat16, fp8, GGUF, or the nf4 or int8 of bitsandbytes"
                 )

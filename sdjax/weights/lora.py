@@ -106,12 +106,13 @@ def _adding(product: Callable[[Factors], _Product]) -> Callable:
     def change(weight, factors, strength):
         found = product(factors)
         _check_shape(found.shape, weight.shape)
-        return weight + strength * _scale(factors, found.rank) * found.make().reshape(weight.shape)
+        return weight + strength * scale(factors, found.rank) * found.make().reshape(weight.shape)
 
     return change
 
 
-def _scale(factors: Factors, rank: int) -> np.float32:
+def scale(factors: Factors, rank: int) -> np.float32:
+    """What the product of factors of a rank is multiplied with."""
     alpha = factors["alpha"].item() if "alpha" in factors else rank
     return np.float32(factors.get("scale", alpha / rank if rank else 1))
 
@@ -136,7 +137,7 @@ def _generalised(weight, factors, strength):
     inputs = np.einsum("oip,ir,rj->ojp", weight.reshape(rows, columns, -1), left, right,
                        optimize=True).reshape(weight.shape)  # fmt: skip
     delta = inputs + product.make().reshape(weight.shape)
-    return weight + strength * _scale(factors, product.rank) * delta
+    return weight + strength * scale(factors, product.rank) * delta
 
 
 def _scaled(weight, factors, strength):

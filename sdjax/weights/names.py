@@ -10,10 +10,14 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
+import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sdjax.errors import SdjaxError
+from sdjax.models.quantized import Quantized
 from sdjax.weights.arrays import laid_out
+from sdjax.weights.quantized.files import described
+from sdjax.weights.quantized.rounding import check_kind, is_chosen, quantized
 from sdjax.weights.tensors import LazyTensor, State, dtype_of, lazy
 
 # Buffers that some versions save and that hold nothing learned.
@@ -47,6 +51,8 @@ def state_key(path: tuple[str, ...]) -> str:
 def to_jax_layout(tensor: LazyTensor) -> LazyTensor:
     """A kernel from PyTorch's [out, in, …] to […, in, out]."""
     shape = (*tensor.shape[2:], tensor.shape[1], tensor.shape[0])
+    if tensor.packed is not None:
+        return LazyTensor(shape, tensor.dtype, tensor.packed, tensor.packed)
     axes = (*range(2, len(shape)), 1, 0)
     return tensor.map(shape, lambda array: array.transpose(axes))
 
@@ -65,24 +71,41 @@ def lazy_params(state: Mapping[str, LazyTensor]) -> dict[tuple[str, ...], LazyTe
         if key.endswith(IGNORED_SUFFIXES):
             continue
         path = tree_path(key, len(tensor.shape))
-        flat[path] = to_jax_layout(tensor) if path[-1] == "kernel" else tensor
+        if path[-1] == "kernel":
+            tensor = to_jax_layout(tensor)
+        elif tensor.packed is not None:
+            tensor = LazyTensor(tensor.shape, tensor.dtype, tensor.packed, tensor.packed)
+        flat[path] = tensor
     return flat
 
 
-def params_from_state(state: Mapping[str, LazyTensor], dtype=None, expected=None) -> dict:
+def params_from_state(
+    state: Mapping[str, LazyTensor], dtype=None, expected=None, quantize: str | None = None
+) -> dict:
     """Reads a state into a parameter tree of JAX arrays, a few tensors at a time.
 
     state: PyTorch keys and layouts. dtype: float32, float16 or bfloat16, or None for the file's.
     expected: a tree of arrays or `jax.ShapeDtypeStruct` (from `jax.eval_shape`) that names and
-    shapes must match. Raises SdjaxError for a missing, unexpected, misshapen or non-finite tensor.
+    shapes must match. quantize: None, or the kind of `sdjax.quantize` in which large weights are
+    held; those that the state has in few bits stay so, of its own kind where none is asked for.
+    Raises SdjaxError for a missing, unexpected, misshapen or non-finite tensor.
     """
+    if quantize is not None:
+        check_kind(quantize)
     dtype = None if dtype is None else dtype_of(dtype)
     flat = lazy_params(state)
     if expected is not None:
         check_shapes(flat, flatten_dict(expected))
 
     def load(path):
-        array = laid_out(flat[path].load(), dtype, state_key(path))
+        tensor, name = flat[path], state_key(path)
+        value = tensor.load()
+        if tensor.packed is not None and quantize in (None, value.kind):
+            return jax.device_put(value)
+        if quantize is not None and is_chosen(path, tensor.shape, quantize):
+            wide = laid_out(np.asarray(value), np.dtype(np.float32), name)
+            return jax.device_put(quantized(wide, quantize, path[-1] == "embedding"))
+        array = laid_out(np.asarray(value), dtype, name)
         # The array is aligned and nobody else's: on a CPU it becomes JAX's own without a copy.
         return jax.device_put(array, may_alias=True)
 
@@ -116,6 +139,9 @@ def state_from_params(params: Mapping) -> State:
     """The PyTorch state of a parameter tree (arrays or shapes), nothing copied yet."""
     state = {}
     for path, leaf in flatten_dict(params).items():
+        if isinstance(leaf, Quantized):
+            state[state_key(path)] = described(leaf)
+            continue
         tensor = lazy(leaf)
         state[state_key(path)] = to_torch_layout(tensor) if path[-1] == "kernel" else tensor
     return state

@@ -108,12 +108,16 @@ def text_shapes(config: clip.TextEncoderConfig) -> dict:
 
 
 def load(
-    part: Part, config_class, shapes: Callable, dtype: str, source: str | os.PathLike
-) -> tuple[Any, dict]:
-    """(configuration, params) of a part; SdjaxError where the weights are another network's."""
+    part: Part, config_class, shapes: Callable, dtype: str, source: str | os.PathLike,
+    quantize: str | None = None,
+) -> tuple[Any, dict]:  # fmt: skip
+    """(configuration, params) of a part; SdjaxError where the weights are another network's.
+
+    quantize: as of `params_from_state`.
+    """
     try:
         config, expected = _architecture(part, config_class, shapes)
-        return config, params_from_state(part.state, dtype, expected)
+        return config, params_from_state(part.state, dtype, expected, quantize)
     except SdjaxError as error:
         raise SdjaxError(f"{source}: {error}") from error
 
@@ -224,6 +228,7 @@ class Pretrained:
         variant: str | None = None,
         revision: str | None = None,
         config: str | os.PathLike | None = None,
+        quantize: str | None = None,
         **options,
     ):
         """(network, params) of a folder, file or hub id.
@@ -231,11 +236,12 @@ class Pretrained:
         part: which part of a pipeline, such as "text_encoder_2". dtype: what the network computes
         in and its parameters are held in. variant, revision: see `sdjax.weights.hub.locate`.
         config: a diffusers folder, the part's own or a pipeline's, whose config.json a single file
-        has in place of what its shapes suggest. options: of the network, such as remat.
+        has in place of what its shapes suggest. quantize: large weights in few bits: "int8", "fp8",
+        "int4" or "nf4", see `sdjax.quantize`. options: of the network, such as remat.
         Raises SdjaxError where it is not found there.
         """
         found = cls.read(source, part, variant, revision, config)
-        config, params = load(found, cls.config_class, cls.shapes, dtype, source)
+        config, params = load(found, cls.config_class, cls.shapes, dtype, source, quantize)
         return cls(config, dtype_of(dtype), **options), params
 
     @classmethod

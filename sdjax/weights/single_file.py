@@ -12,10 +12,13 @@ from sdjax.errors import SdjaxError
 from sdjax.folders import check_local
 from sdjax.weights import infer, leftovers, markers, modelspec, openclip, taesd, vision_names
 from sdjax.weights.checkpoint import Checkpoint, Part
-from sdjax.weights.foreign import SAFETENSORS, first_bytes, refuse_quantised
+from sdjax.weights.foreign import SAFETENSORS, first_bytes, is_gguf, refuse_quantised
 from sdjax.weights.kinds import LATENT_CHANNELS, family_of, given_beside
-from sdjax.weights.layout import TINY, original_state, second_alone, split_parts
+from sdjax.weights.layout import TINY, UNET, original_state, second_alone, split_parts
 from sdjax.weights.pickles import read_pickle
+from sdjax.weights.quantized import bits_and_bytes, scaled_fp8
+from sdjax.weights.quantized.files import gathered
+from sdjax.weights.quantized.gguf_files import read_gguf
 from sdjax.weights.tensors import (
     LazyTensor,
     State,
@@ -27,14 +30,17 @@ SD2_V_SIZE = 96  # of latents: SD2 that predicts v was trained at 768 pixels
 
 
 def read_file(path: str | os.PathLike) -> tuple[State, dict[str, str]]:
-    """Describes the tensors of a .safetensors, .ckpt, .bin or .pt file: (state, metadata).
+    """Describes the tensors of a .safetensors, .gguf, .ckpt, .bin or .pt file: (state, metadata).
 
-    The kind is told by the content, not by the name. Raises SdjaxError for anything else.
+    Weights that other programs hold in few bits are described as the wide ones that they stand for,
+    those of `sdjax.quantize` as they are. The kind is told by the content, not by the name. Raises SdjaxError for anything else.
     """
     check_local(path)
     path = Path(path)
     if not path.is_file():
         raise SdjaxError(f"no such file: {path}")
+    if is_gguf(path):
+        return read_gguf(path), {}
     if _is_pickled(path):
         content = read_pickle(path)
         inner = content.get("state_dict", content)
@@ -51,6 +57,11 @@ def read_file(path: str | os.PathLike) -> tuple[State, dict[str, str]]:
         metadata = {"global_step": str(step)} if type(step) is int else {}
     else:
         state, metadata = read_safetensors(path)
+        state = gathered(path, state, metadata)
+    try:
+        state = scaled_fp8.wide(bits_and_bytes.wide(state))
+    except SdjaxError as error:
+        raise SdjaxError(f"{path}: {error}") from error
     refuse_quantised(path, state)
     return state, metadata
 
@@ -192,10 +203,11 @@ def write_single_file(
     checkpoint: Checkpoint,
     dtype=None,
     metadata: Mapping[str, str] | None = None,
+    fp8: bool = False,
 ) -> None:
     """Writes a checkpoint as an original single .safetensors file with markers and ModelSpec.
 
-    metadata: more of our own.
+    metadata: more of our own. fp8: linear layers of the U-Net as scaled fp8.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -206,4 +218,9 @@ def write_single_file(
         **markers.scheduler_metadata(checkpoint),
         **(metadata or {}),
     }
-    write_safetensors(path, state, dtype, metadata, exact=markers.NUMBERS)
+    exact = set(markers.NUMBERS)
+    if fp8:
+        wide = state
+        state = scaled_fp8.narrowed(state, UNET)
+        exact |= {key for key, tensor in state.items() if tensor is not wide.get(key)}
+    write_safetensors(path, state, dtype, metadata, exact)

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Callable, Container, Mapping
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -55,6 +56,9 @@ class LazyTensor:
     shape: tuple[int, ...]
     dtype: np.dtype
     load: Callable[[], np.ndarray]
+    packed: Callable[[], Any] | None = None
+    """What reads it in few bits, a `sdjax.models.quantized.Quantized` of JAX's layout; None of a
+    tensor that is not so. What `map` gives is not."""
 
     def map(self, shape: tuple[int, ...], function: Callable) -> "LazyTensor":
         """The same tensor through `function`, which gives an array of `shape`."""

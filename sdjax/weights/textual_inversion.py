@@ -9,6 +9,7 @@ import numpy as np
 
 from sdjax.errors import SdjaxError
 from sdjax.folders import check_local
+from sdjax.models.quantized import is_narrow
 from sdjax.weights.arrays import all_finite
 from sdjax.weights.pickles import read_pickle
 from sdjax.weights.tensors import LazyTensor, read_safetensors
@@ -110,7 +111,8 @@ def with_vectors(params: Mapping, part: str, vectors: np.ndarray) -> dict:
 
     def extended(tree, path):
         if not path:
-            return jnp.concatenate([tree, jnp.asarray(vectors, tree.dtype)])
+            known = tree.wide() if is_narrow(tree) else tree  # a learned word stays as it is
+            return jnp.concatenate([known, jnp.asarray(vectors, known.dtype)])
         return {**tree, path[0]: extended(tree[path[0]], path[1:])}
 
     return {**params, part: extended(params[part], _embedding_path(params, part))}

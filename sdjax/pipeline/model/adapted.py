@@ -1,11 +1,12 @@
 """Parameters of a model with adapters and learned words on top of them."""
 
+import copy
 import dataclasses
 import os
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -27,6 +28,7 @@ from sdjax.weights.motion import (
     with_motion,
     write_motion,
 )
+from sdjax.weights.quantized.rounding import quantize
 from sdjax.weights.textual_inversion import read_textual_inversion, with_vectors
 from sdjax.words import told_words
 
@@ -75,6 +77,18 @@ class Adapted:
         self._base, self._loras = self._params, {}
         if not motion_of(params["unet"]):
             self.motion = None
+
+    def quantized(self, kind: str) -> Self:
+        """The same model with its large weights in few bits, see `sdjax.quantize`.
+
+        Loaded adapters stay applied, on top of them; networks and what is compiled are shared.
+        """
+        other = copy.copy(self)
+        motion, loras = self.motion, self._loras
+        other.params = quantize(self._base, kind)
+        other.motion = motion
+        other._apply(loras)
+        return other
 
     def _at_home(self, params):
         """Parameters where they are between calls."""

@@ -34,7 +34,10 @@ from sdjax.weights.folder import (
 from sdjax.weights.hifigan import theirs
 from sdjax.weights.hub import locate
 from sdjax.weights.kinds import family_of, given_beside
+from sdjax.weights.layout import original_state
 from sdjax.weights.markers import own_metadata
+from sdjax.weights.quantized.gguf_files import WRITTEN, write_gguf
+from sdjax.weights.quantized.states import check_format, narrowed
 from sdjax.weights.single_file import read_single_file, write_single_file
 from sdjax.weights.tensors import dtype_of
 
@@ -204,21 +207,36 @@ def _tokenizers(
 
 
 def write_model(
-    model: Model, out: str | os.PathLike, dtype=None, variant: str | None = None
-) -> None:
-    """Writes a single file where `out` ends in .safetensors, else a diffusers folder.
+    model: Model, out: str | os.PathLike, dtype=None, variant: str | None = None,
+    quantize: str | None = None,
+) -> None:  # fmt: skip
+    """Writes a single file where `out` ends in .safetensors or .gguf, else a diffusers folder.
 
-    dtype: float32, float16 or bfloat16; None keeps each tensor's own.
+    dtype: float32, float16 or bfloat16; None keeps each tensor's own. quantize: a format of
+    `sdjax.weights.quantized.states.FORMATS`; a folder keeps few bits as they are without it.
     """
     check_local(out)
     out, checkpoint = Path(out), model.checkpoint
+    check_format(quantize, out)
     if dtype is not None:
         dtype_of(dtype)
+<<<<<<< HEAD
     if out.suffix in (".safetensors", ".ckpt"):
         if checkpoint.family == SOUND:
             raise SdjaxError(f"a model of sound is written as a folder, {out} names a file")
         write_single_file(out, checkpoint, dtype, _own_metadata(model))
+=======
+    if out.suffix == ".gguf":
+        state = original_state(checkpoint)
+        write_gguf(out, state, checkpoint.family, quantize or WRITTEN[0])
+>>>>>>> d23cc54 (Weights of few bits: int8, fp8, int4 and nf4 made wide where they are used; scaled fp8, bitsandbytes and GGUF files read and written)
         return
+    if out.suffix in (".safetensors", ".ckpt"):
+        metadata = _own_metadata(model)
+        write_single_file(out, checkpoint, dtype, metadata, fp8=quantize is not None)
+        return
+    if quantize is not None:
+        checkpoint = narrowed(checkpoint, quantize)
     index = _model_index(model) if model.is_whole else {}  # refused before anything is written
     for name, part in checkpoint.parts.items():
         folder = out / name if len(checkpoint.parts) > 1 else out

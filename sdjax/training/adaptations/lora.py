@@ -8,6 +8,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sdjax.errors import SdjaxError, check_at_least
+from sdjax.models.quantized import Raised, is_narrow, whole
 from sdjax.weights.names import state_key
 
 from . import lora_files
@@ -116,7 +117,7 @@ class LoRA(Adaptation):
             flat = flatten_dict(base[part])
             own = {}
             for number, path in enumerate(paths):
-                kernel = jnp.asarray(flat[(*path, "kernel")], jnp.float32)
+                kernel = flat[(*path, "kernel")]
                 rank, _ = self.rank_and_alpha(kernel.shape)
                 inputs = int(np.prod(kernel.shape[:-1]))
                 place = jax.random.fold_in(jax.random.fold_in(key, len(tree)), number)
@@ -127,13 +128,14 @@ class LoRA(Adaptation):
                 ones = (1,) * (kernel.ndim - 2)
                 own[(*path, "lora_up", "kernel")] = jnp.zeros((*ones, rank, kernel.shape[-1]))
                 if self.dora:
-                    own[(*path, "magnitude")] = _lengths(kernel)
+                    own[(*path, "magnitude")] = _lengths(whole(kernel))
             tree[part] = unflatten_dict(own)
         return tree
 
     def apply(self, base, tree, key=None):
         """The base with the products added to its kernels; with DoRA in their learned lengths.
 
+        To kernels of few bits they are added where the network uses them.
         The lengths of the sums count as constants for the gradient, as the paper has it.
         """
         parts = dict(base)
@@ -150,6 +152,10 @@ class LoRA(Adaptation):
                     down = down * kept / (1 - self.rank_dropout)
                 rank, alpha = self.rank_and_alpha(kernel.shape)
                 up = up.reshape(up.shape[-2:])
+                if is_narrow(kernel):  # added where it is used
+                    lengths = factors[(*path, "magnitude")] if self.dora else None
+                    flat[(*path, "kernel")] = Raised(kernel, down, (alpha / rank) * up, lengths)
+                    continue
                 result = kernel.astype(jnp.float32) + (alpha / rank) * (down @ up)
                 if self.dora:
                     lengths = jax.lax.stop_gradient(_lengths(result))

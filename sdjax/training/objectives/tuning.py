@@ -115,6 +115,9 @@ class TuningRun(RunConfig):
     counts, white for all and black for nothing."""
     base_dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Of the model's parameters, where they are not trained."""
+    quantize: Literal["int8", "fp8", "int4", "nf4"] | None = None
+    """Holds the model's large weights in few bits under a LoRA (QLoRA, arXiv 2305.14314), which is
+    trained in float32 and added where they are used; see `sdjax.quantize`."""
     clip_skip: int = 0
     """Layers left out at the end of the text encoder, as the pipeline counts them."""
     text_chunks: int = 1
@@ -135,6 +138,8 @@ class TuningRun(RunConfig):
         check_at_least(1, self, "text_chunks")
         if not 0 <= self.caption_dropout < 1:
             raise SdjaxError(f"caption_dropout must be in [0, 1), got {self.caption_dropout}")
+        if self.quantize is not None:
+            check_few_bits(self.adaptation)
         if self.distillation is not None:
             self._check_distillation()
 
@@ -193,6 +198,15 @@ class TuningObjective:
             denoising=config.denoising, schedule=self.schedule, caption_dropout=caption_dropout,
             clip_skip=config.clip_skip, control=networks.control,
             conditions=self.adaptation.conditions,
+        )
+
+
+def check_few_bits(adaptation: Adaptation) -> None:
+    """SdjaxError where an adaptation cannot be trained on weights of few bits."""
+    if not isinstance(adaptation, LoRA):
+        raise SdjaxError(
+            f"{type(adaptation).__name__} cannot be trained on weights of few bits: a LoRA can; "
+            "else take the model wide, without quantize"
         )
 
 

@@ -14,16 +14,21 @@ from sdjax.weights.published import PUBLISHED, published
 
 
 def base_model(
-    source, dtype: str = "float32", seed: int = 0, placement: Placement = Placement()
+    source, dtype: str = "float32", seed: int = 0, placement: Placement = Placement(),
+    quantize: str | None = None,
 ) -> StableDiffusion:
-    """The pipeline of a diffusers folder, a single file or a hub id, its parameters in `dtype`.
+    """The pipeline of a diffusers folder, a single file or a hub id, its parameters in `dtype`, or
+    with `quantize` the large ones in few bits.
 
     "sd15", "sd21" and "sdxl" give the published architectures with random weights, for planning
     and tests.
     """
     if str(source) in PUBLISHED:
-        return _random(str(source), dtype, seed, placement)
-    return StableDiffusion.from_pretrained(source, dtype=dtype, placement=placement)
+        model = _random(str(source), dtype, seed, placement)
+        return model if quantize is None else model.quantized(quantize)
+    return StableDiffusion.from_pretrained(
+        source, dtype=dtype, placement=placement, quantize=quantize
+    )
 
 
 def based(recipe):
@@ -37,8 +42,8 @@ def based(recipe):
             "single file, a hub id, or sd15, sd21 or sdxl for random weights"
         )
     run = recipe.diffusion
-    dtype = "float32" if run is None else run.base_dtype
-    model = base_model(recipe.model, dtype, placement=recipe.placement)
+    dtype, few = ("float32", None) if run is None else (run.base_dtype, run.quantize)
+    model = base_model(recipe.model, dtype, placement=recipe.placement, quantize=few)
     factor, size = model.vae.config.downsampling, recipe.data.image_size
     if not size:
         own = model.unet.config.sample_size

@@ -28,6 +28,7 @@ from sdjax.training.objectives.pixel import PixelObjective, PixelRun
 from sdjax.training.objectives.tuning import empty_ids, tuned
 from sdjax.weights.parts import VAE, TextEncoder, UNet, configuration, vae_shapes
 from sdjax.weights.published import PUBLISHED, published
+from sdjax.weights.quantized.rounding import quantized_shapes
 
 Shape = jax.ShapeDtypeStruct
 
@@ -250,6 +251,8 @@ def _on_model(recipe, run):
         part: jax.tree.map(lambda leaf: Shape(leaf.shape, dtype), kinds[part].shapes(config))
         for part, config in configs.items()
     }
+    if run.quantize is not None:
+        base = quantized_shapes(base, run.quantize)
     unet, vae = configs["unet"], configs["vae"]
     size = recipe.data.image_size or vae.downsampling * np.max(unet.sample_size)
     needs = objective.adaptation.needs

@@ -11,6 +11,7 @@ from sdjax.data.source import in_shards
 from sdjax.data.tags import CaptionConfig
 from sdjax.errors import SdjaxError
 from sdjax.mirror import in_turn_at
+from sdjax.models.quantized import narrow_leaves
 from sdjax.parallel import leader
 from sdjax.pipeline.stable_diffusion import StableDiffusion
 from sdjax.pipeline.steering.control import Control
@@ -18,7 +19,7 @@ from sdjax.training.adaptations import Networks
 from sdjax.training.adaptations.adaptation import adapted
 from sdjax.training.loop.fit import best_weights, check
 from sdjax.training.loop.validation import Validation, spread_timesteps
-from sdjax.training.objectives.tuning import empty_ids, tuned
+from sdjax.training.objectives.tuning import check_few_bits, empty_ids, tuned
 
 from . import streamed, streams
 from .about import metadata, tell_result
@@ -44,6 +45,8 @@ class Tuning:
         )
         self.networks = self.objective.networks
         self.base = dict(model.params)
+        if narrow_leaves(self.base):
+            check_few_bits(self.run.adaptation)
         self.size = recipe.data.image_size
         self.makes = Sets(recipe, self.objective, model, self.base)
         model.scheduler_config = self._scheduler()
