@@ -10,6 +10,7 @@ import pytest
 import sdjax
 from sdjax.cli.convert import convert
 from sdjax.errors import SdjaxError
+from sdjax.models.quantized import narrow_leaves
 from sdjax.pipeline.model.files import read_model
 from sdjax.weights.names import state_from_params
 from sdjax.weights.original import original_unet
@@ -237,8 +238,7 @@ def test_gguf_files_are_written_and_read(kind, model, folder, tmp_path):
     loaded = sdjax.StableDiffusion.from_single_file(
         tmp_path / "a.gguf", config=folder, quantize="int8"
     )
-    picture = loaded.generate("red apple", steps=2, output="numpy", progress=False)
-    assert np.isfinite(picture).all()
+    assert narrow_leaves(loaded.params)
 
 
 @needs_gguf

@@ -220,18 +220,13 @@ def write_model(
     check_format(quantize, out)
     if dtype is not None:
         dtype_of(dtype)
-<<<<<<< HEAD
-    if out.suffix in (".safetensors", ".ckpt"):
+    if out.suffix in (".safetensors", ".ckpt", ".gguf"):
         if checkpoint.family == SOUND:
             raise SdjaxError(f"a model of sound is written as a folder, {out} names a file")
-        write_single_file(out, checkpoint, dtype, _own_metadata(model))
-=======
-    if out.suffix == ".gguf":
-        state = original_state(checkpoint)
-        write_gguf(out, state, checkpoint.family, quantize or WRITTEN[0])
->>>>>>> d23cc54 (Weights of few bits: int8, fp8, int4 and nf4 made wide where they are used; scaled fp8, bitsandbytes and GGUF files read and written)
-        return
-    if out.suffix in (".safetensors", ".ckpt"):
+        if out.suffix == ".gguf":
+            state = original_state(checkpoint)
+            write_gguf(out, state, checkpoint.family, quantize or WRITTEN[0])
+            return
         metadata = _own_metadata(model)
         write_single_file(out, checkpoint, dtype, metadata, fp8=quantize is not None)
         return

@@ -42,6 +42,14 @@ class Peer:
         self.scheduler = pipeline.scheduler
         self.trained = {}
 
+    def take(self, params):
+        """Puts the weights of a pipeline here into PyTorch's, those of few bits wide."""
+        for part, own in params.items():
+            named = dict(self.parts[part].named_parameters())
+            for key, tensor in state_from_params(own).items():
+                name = key if key in named else f"text_model.{key}"
+                named[name].data = torch.from_numpy(np.array(tensor.load()))
+
     def train_all(self, tree):
         """Trains what the tree holds; values are taken from it."""
         for part, own in tree.items():

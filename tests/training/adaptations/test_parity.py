@@ -29,9 +29,9 @@ CASES = [
     *((kind, name) for kind in ("sd1", "sd2", "sdxl")
       for name in ("full", "lora", "word", "control")),
     ("sd1", "conv"), ("sd1", "dora"), ("sd1", "inpaint"), ("sd1", "edit"), ("sdxl", "dora"),
-    ("refiner", "lora"),
+    ("refiner", "lora"), ("sd1", "nf4 lora"), ("sd1", "int8 dora"), ("sdxl", "int4 lora"),
 ]
-QUICK = [("sd1", "lora"), ("sd1", "word"), ("sd1", "dora"), ("sdxl", "lora")]
+QUICK = [("sd1", "nf4 lora"), ("sd1", "word"), ("sd1", "dora"), ("sdxl", "lora")]
 MARKED = [case if case in QUICK else pytest.param(*case, marks=pytest.mark.full) for case in CASES]
 VALUES = {
     "full": FULL, "lora": LORA, "conv": CONV, "dora": DORA, "word": WORD, "control": CONTROL,
@@ -112,7 +112,8 @@ def flat(tree):
 
 @pytest.mark.parametrize("kind, name", MARKED)
 def test_loss_gradients_and_ten_updates_are_pytorchs(kind, name, folder):
-    model = sdjax.StableDiffusion.from_pretrained(folder(kind))
+    few, _, name = name.rpartition(" ")
+    model = sdjax.StableDiffusion.from_pretrained(folder(kind), quantize=few or None)
     optimizer = OptimizerConfig(learning_rate=RATE, schedule="constant", warmup_steps=0,
                                 clip_norm=0.0, beta_2=0.999, epsilon=1e-6)
     config = TuningRun(adaptation=VALUES[name], steps=10, optimizer=optimizer)
@@ -123,6 +124,8 @@ def test_loss_gradients_and_ten_updates_are_pytorchs(kind, name, folder):
     batch, keys = batch_for(objective, model), image_keys(0, 0, 0, BATCH)
 
     peer = Peer(pipelines.load(kind, folder(kind)))
+    if few:
+        peer.take(model.params)
     channels = None
     if name in ("lora", "conv", "dora"):
         adaptation = VALUES[name]
