@@ -175,10 +175,10 @@ class StableDiffusion(Adapted):
 
         place = placement.here()
 
-        def read(name, network):
+        def read(name, network, few=quantize):
             with place.reading():
                 config, params = load(
-                    parts[name], network.config_class, network.shapes, dtype, source, quantize
+                    parts[name], network.config_class, network.shapes, dtype, source, few
                 )
             # One part at a time passes through the devices.
             return config, parallel.to_host(params) if offload else place.placed(params)
@@ -196,7 +196,7 @@ class StableDiffusion(Adapted):
             encoders[name] = reads(config, kind)
         vocoder = None
         if "vocoder" in parts:
-            config, params["vocoder"] = read("vocoder", Vocoder)
+            config, params["vocoder"] = read("vocoder", Vocoder, few=None)
             vocoder = Vocoder(config, kind)
         made = cls(
             UNet(unet, kind),

@@ -14,10 +14,10 @@ from sdjax.weights.arrays import all_finite
 BLOCK = 64  # inputs of an output that share a scale, at most
 LEAST = 16  # a kernel whose inputs make no blocks of so many stays wide
 # What stays wide: the first and last layer and what tells the time, few weights that all else
-# follows, and positions.
+# follows, positions, and of a model of sound the vocoder.
 _WIDE = (
     "conv_in", "conv_out", "time_embedding", "time_embed", "add_embedding", "class_embedding",
-    "quant_conv", "post_quant_conv", "position_embedding",
+    "quant_conv", "post_quant_conv", "position_embedding", "vocoder",
 )  # fmt: skip
 # Shares of a block's largest weight that int4 tries to span; the one of the least error is taken.
 _SPANS = np.float32([8 / 7, 1.06, 1.0, 0.94, 0.88, 0.8])
