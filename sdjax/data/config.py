@@ -11,13 +11,14 @@ class DataConfig:
     """Where captioned pictures come from, and how they are prepared and batched."""
 
     source: str = "shapes"
-    """"shapes", "emoji", "folder:PATH", "tfds:NAME" (a tensorflow-datasets name); or for sets larger
-    than memory, here or at addresses such as gs://bucket/folder, "tar:PATH" (WebDataset, as
+    """"shapes", "moving", "emoji", "folder:PATH", "tfds:NAME" (a tensorflow-datasets name); or for sets
+    larger than memory, here or at addresses such as gs://bucket/folder, "tar:PATH" (WebDataset, as
     img2dataset writes it), "parquet:PATH" (as Hugging Face has it), "array_record:PATH", or
     "encoded:PATH", what `data encode` wrote: a folder, or names with {0000..0099}. For molecules
     "qm9" or "qm9:FOLDER"."""
     split: str = "train"
-    """The source's split; shapes has train, heldout and all, qm9 train, valid, test and all."""
+    """The source's split; shapes and moving have train, heldout and all, qm9 train, valid, test and
+    all."""
     image_size: int = 64
     """Side of the square pictures; others are cropped to their middle and resized. 0 for that of
     the model that is trained on."""
@@ -36,6 +37,8 @@ class DataConfig:
     """Order of the pictures, and the pictures themselves where they are drawn."""
     objects: Literal["one", "two", "both"] = "one"
     """shapes: objects in a picture."""
+    frames: int = 8
+    """moving: of a clip, up to 8; 1 gives pictures, each from some place of a clip."""
     subset: str = "all"
     """emoji: "all", "core", or Unicode groups and subgroups, separated by commas."""
     image_key: str = "image"

@@ -67,7 +67,7 @@ class Shapes:
             raise IndexError(f"index {index} is negative; shapes are numbered from 0")
         attempt = 0
         while True:
-            draws = _Draws(f"{self.seed}/{index}/{attempt}")
+            draws = Draws(f"{self.seed}/{index}/{attempt}")
             two = self.objects == "two" or (self.objects == "both" and draws.integer(2))
             if not two:
                 scene = draws.choice(single_scenes(self.split))
@@ -78,7 +78,7 @@ class Shapes:
             attempt += 1
 
 
-class _Draws:
+class Draws:
     """Sixteen random numbers from a name, the same on every machine and library version."""
 
     def __init__(self, name):

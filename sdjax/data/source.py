@@ -10,6 +10,7 @@ from sdjax.data.config import DataConfig
 from sdjax.data.content import Content, Stamps
 from sdjax.data.folder import ImageFolder
 from sdjax.data.images import crop_and_resize
+from sdjax.data.moving import Moving
 from sdjax.data.pictures import BrokenItem
 from sdjax.data.shapes import Shapes
 from sdjax.errors import SdjaxError
@@ -18,7 +19,7 @@ from sdjax.folders import check_local
 _log = logging.getLogger(__name__)
 _LOOKED_AT, _NAMED = 1000, 20  # items looked at, and named, before a run is stopped
 _KINDS = (
-    '"shapes", "emoji", "folder:PATH", "tfds:NAME", "tar:PATH", "parquet:PATH", '
+    '"shapes", "moving", "emoji", "folder:PATH", "tfds:NAME", "tar:PATH", "parquet:PATH", '
     '"array_record:PATH" or "encoded:PATH"'
 )
 _SHARDS = {
@@ -50,6 +51,8 @@ def open_source(config: DataConfig, index=None) -> "Source":
     check_local(config.data_dir or "")
     if kind == "shapes" and not name:
         raw = Shapes(config.image_size, config.objects, config.split, config.seed)
+    elif kind == "moving" and not name:
+        raw = Moving(config.image_size, config.split, config.seed, config.frames)
     elif kind == "emoji" and not name:
         from sdjax.data.emoji import open_emoji  # tensorflow-datasets takes seconds to import
 
@@ -179,6 +182,10 @@ class Source:
             if not self.has_caption(index, item["caption"]):
                 return None
             if "image" not in item:
+                return item
+            if item["image"].ndim == 4:  # a clip, drawn at this size
+                if self.buckets is not None:
+                    raise SdjaxError("buckets are for pictures: set data.buckets to False")
                 return item
             if self.buckets is None:
                 item["image"] = crop_and_resize(item["image"], self.image_size)

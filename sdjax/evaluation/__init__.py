@@ -9,6 +9,7 @@ from sdjax.folders import check_writable
 from .augmentation import Augmentation, evaluate_augmentation
 from .generation import Generation
 from .molecules import Molecules, evaluate_molecules
+from .moving import Moving, evaluate_moving
 from .nearest_picture import NearestNeighbour, evaluate_nearest
 from .reconstruction import Reconstruction, evaluate_reconstruction
 from .shapes_accuracy import ShapesAccuracy, evaluate_shapes
@@ -17,6 +18,7 @@ from .similarity import Similarity, evaluate_similarity
 
 EVALUATIONS = {
     ShapesAccuracy: evaluate_shapes,
+    Moving: evaluate_moving,
     Similarity: evaluate_similarity,
     NearestNeighbour: evaluate_nearest,
     Reconstruction: evaluate_reconstruction,
@@ -43,8 +45,8 @@ def run(config, load_model, model=None):
 
 
 __all__ = [
-    "EVALUATIONS", "Augmentation", "Generation", "Molecules", "NearestNeighbour",
+    "EVALUATIONS", "Augmentation", "Generation", "Molecules", "Moving", "NearestNeighbour",
     "Reconstruction", "ShapesAccuracy", "Similarity", "evaluate_augmentation",
-    "evaluate_molecules", "evaluate_nearest",
+    "evaluate_molecules", "evaluate_moving", "evaluate_nearest",
     "evaluate_reconstruction", "evaluate_shapes", "evaluate_similarity", "run", "sheet",
 ]

@@ -37,14 +37,19 @@ class TextToImage(Protocol):
         """float32 [N, H, W, 3] in [-1, 1] for N prompts and seeds, with output="numpy"."""
 
 
-def generate(model: TextToImage, captions, config: Generation = Generation()):
-    """uint8 [N, H, W, 3] for captions; picture i depends on its caption and on seed + i only."""
+def generate(
+    model: TextToImage, captions, config: Generation = Generation(), frames: int | None = None
+):
+    """uint8 [N, H, W, 3] for captions; picture i depends on its caption and on seed + i only.
+
+    frames: for clips of so many, [N, frames, H, W, 3].
+    """
     captions = list(captions)
     if not captions:
         raise SdjaxError("there are no captions to make pictures of")
     options = {name: value for name, value in (
         ("steps", config.steps), ("guidance_scale", config.guidance_scale),
-        ("sampler", config.sampler)) if value is not None}
+        ("sampler", config.sampler), ("frames", frames)) if value is not None}
     size = min(config.batch_size, len(captions))
     made = []
     for start in track(range(0, len(captions), size), description="Generating", transient=True):
@@ -53,5 +58,6 @@ def generate(model: TextToImage, captions, config: Generation = Generation()):
         images = model.generate([captions[i] for i in rows], output="numpy", progress=False,
                                 weighting=None, seed=[config.seed + int(i) for i in rows],
                                 **options)
-        made.append(to_uint8(images)[:len(captions) - start])
+        flat = to_uint8(images.reshape(-1, *images.shape[-3:]))
+        made.append(flat.reshape(images.shape)[:len(captions) - start])
     return np.concatenate(made)

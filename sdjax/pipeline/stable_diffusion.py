@@ -18,7 +18,7 @@ from sdjax.pipeline.compiled.progress import reported
 from sdjax.pipeline.compiled.sounding import Heard
 from sdjax.pipeline.given.inputs import Pictures
 from sdjax.pipeline.given.regions import Region
-from sdjax.pipeline.model.adapted import LINEAR, Adapted
+from sdjax.pipeline.model.adapted import Adapted
 from sdjax.pipeline.model.captions import warn_of_unseen
 from sdjax.pipeline.model.files import GUIDANCE_SCALE, Model, read_model, write_model
 from sdjax.pipeline.plans.plan import Plan, plan
@@ -41,7 +41,7 @@ from sdjax.text.tokenizer import Tokenizer
 from sdjax.weights.checkpoint import Checkpoint, Part
 from sdjax.weights.clap import is_clap
 from sdjax.weights.clip_vision import CLIPVision
-from sdjax.weights.motion import still
+from sdjax.weights.motion import LINEAR, still
 from sdjax.weights.motion_parts import PART
 from sdjax.weights.names import state_from_params
 from sdjax.weights.parts import VAE, TextEncoder, TinyVAE, UNet, configuration, load

@@ -19,7 +19,7 @@ from .objectives.molecules import MoleculeObjective, MoleculeRun
 from .objectives.pixel import PixelObjective, PixelRun
 from .objectives.progressive import Progressive
 from .objectives.sheets import SheetConfig
-from .objectives.tuning import PriorConfig, TuningRun, ValidationConfig
+from .objectives.tuning import PriorConfig, TuningRun, TuningSheet, ValidationConfig
 from .recipes.names import known_recipes
 from .recipes.recipe import Recipe, load_config, with_overrides
 from .recipes.train import kept_models, train
@@ -50,6 +50,7 @@ __all__ = [
     "SheetConfig",
     "TrainState",
     "TuningRun",
+    "TuningSheet",
     "ValidationConfig",
     "adaptations",
     "fit",

@@ -20,6 +20,8 @@ from sdjax.weights.parts import load, read_alone, unet_inputs
 from sdjax.weights.tensors import LazyTensor, State
 
 FIRST_LENGTH = 24  # positions of the first version's modules; later ones have more
+LINEAR = "linear"  # the betas that published modules are trained on, and diffusers' default
+BETAS = "_betas"  # of a configuration; diffusers passes over such names
 HEADS = 8  # of all published modules
 _THEIRS = ".temporal_transformer."
 
@@ -120,9 +122,15 @@ def read_motion(
     return load(part, MotionConfig, shapes, dtype, source)
 
 
-def write_motion(config: MotionConfig, params: Mapping, folder: str | os.PathLike, dtype: str):
-    """Writes motion modules as diffusers' MotionAdapter loads them."""
-    write_part(folder, config.to_dict(), state_from_params(params), dtype)
+def write_motion(
+    config: MotionConfig, params: Mapping, folder: str | os.PathLike, dtype: str,
+    betas: str = LINEAR,
+) -> None:
+    """Writes motion modules as diffusers' MotionAdapter loads them; betas: what they were trained
+    on.
+    """
+    own = {BETAS: betas} if betas != LINEAR else {}
+    write_part(folder, config.to_dict() | own, state_from_params(params), dtype)
 
 
 @functools.cache

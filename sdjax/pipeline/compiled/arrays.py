@@ -98,8 +98,8 @@ class Images(NamedTuple):
     branches: Branches
     """Of every other branch on each device where a guided image takes two."""
     weights: jax.Array | None
-    """float32[N, B - 1, h or 1, w or 1, 1], of clips with their frames, or 1, before h: what the difference of each later branch to the first
-    counts. None where there is one branch."""
+    """float32[N, B - 1, h or 1, w or 1, 1], of clips with their frames, or 1, before h: what the
+    difference of each later branch to the first counts. None where there is one branch."""
     guidance_scale: jax.Array
     """float32[N]: what a network distilled with guidance is told."""
     labels: jax.Array | None

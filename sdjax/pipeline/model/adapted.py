@@ -20,7 +20,9 @@ from sdjax.text.tokenizer import END, Tokenizer
 from sdjax.weights.adapters import Adapter, read_lora, with_adapters
 from sdjax.weights.checkpoint import Part
 from sdjax.weights.motion import (
+    BETAS,
     FIRST_LENGTH,
+    LINEAR,
     find_motion,
     motion_of,
     read_motion,
@@ -31,9 +33,6 @@ from sdjax.weights.motion import (
 from sdjax.weights.quantized.rounding import quantize
 from sdjax.weights.textual_inversion import read_textual_inversion, with_vectors
 from sdjax.words import told_words
-
-LINEAR = "linear"  # the betas that motion modules are trained on, and diffusers' default
-
 
 class Adapted:
     """The parameters of a U-Net, an autoencoder and text encoders, and what changes them.
@@ -53,6 +52,7 @@ class Adapted:
     motion: MotionConfig | None = None
     """Of the motion modules among the U-Net's parameters."""
     _linear: bool = False
+    _betas: str = LINEAR
     offload: bool = False
     """Whether parameters stay in the host's memory, and are on the devices only while used."""
     place: parallel.Copies | parallel.Sharded = parallel.COPIES
@@ -182,16 +182,17 @@ class Adapted:
                 made, motion_norm_over_frames=not theirs, unet_norm_over_frames=first
             )
         betas = self.scheduler_config.get("beta_schedule", LINEAR)
-        if not theirs and betas != LINEAR:
+        trained = part.config.get(BETAS, LINEAR)
+        if not theirs and betas != trained:
             warnings.warn(
-                f"motion modules are trained on linear betas and the model's are {betas}: "
+                f"the motion modules are trained on {trained} betas and the model's are {betas}: "
                 'like="authors" (--motion-like authors) takes linear ones',
                 stacklevel=4,
             )
         base = {**self._base, "unet": with_motion(self._base["unet"], params)}
         base = self._at_home(base)
         self._params = with_adapters(base, list(self._loras.values()))
-        self._base, self.motion, self._linear = base, made, theirs
+        self._base, self.motion, self._linear, self._betas = base, made, theirs, trained
 
     def unload_motion(self) -> None:
         """Takes the motion modules out again."""
@@ -203,7 +204,7 @@ class Adapted:
         """Writes the loaded motion modules as a folder that diffusers' MotionAdapter loads."""
         if self.motion is None:
             raise SdjaxError("no motion modules are loaded: there is nothing to save")
-        write_motion(self.motion, motion_of(self.params["unet"]), folder, dtype)
+        write_motion(self.motion, motion_of(self.params["unet"]), folder, dtype, self._betas)
 
     @told_words
     def load_textual_inversion(self, path: str | os.PathLike, token: str | None = None) -> str:

@@ -7,6 +7,7 @@ from .full import Full
 from .learned_word import LearnedWord
 from .lora import LoRA
 from .masks import MaskConfig, random_mask
+from .motion import Motion
 
 __all__ = [
     "Adaptation",
@@ -18,6 +19,7 @@ __all__ = [
     "LearnedWord",
     "LoRA",
     "MaskConfig",
+    "Motion",
     "Networks",
     "random_mask",
     "with_channels",

@@ -70,6 +70,8 @@ class Adaptation(abc.ABC):
 
     needs: ClassVar[tuple[str, ...]] = ()
     """Arrays that a batch must have beside latents and ids: "image", "original" or "control"."""
+    of_clips: ClassVar[bool] = False
+    """Whether batches hold clips, latents [b, F, h, w, C], not pictures."""
 
     @property
     def trains_texts(self) -> bool:
@@ -143,10 +145,12 @@ def as_float32(tree):
 def adapted(model: StableDiffusion, networks: Networks, params: Mapping) -> StableDiffusion:
     """The pipeline of these networks and parameters, otherwise as `model`."""
     encoders, tokenizers = networks.encoders, networks.tokenizers
-    return StableDiffusion(
-        networks.unet, networks.vae, encoders.get("text_encoder"), tokenizers.get("text_encoder"),
+    made = StableDiffusion(
+        networks.unet.clone(motion=None), networks.vae, encoders.get("text_encoder"), tokenizers.get("text_encoder"),
         model.scheduler_config, {name: params[name] for name in ("unet", "vae", *encoders)},
         text_encoder_2=encoders.get("text_encoder_2"),
         tokenizer_2=tokenizers.get("text_encoder_2"), zero_negative=model.zero_negative,
         guidance_scale=model.guidance_scale, captions=model.captions, placement=model.placement,
     )
+    made.motion = networks.unet.motion
+    return made

@@ -17,6 +17,7 @@ from sdjax.training.adaptations import (
     InstructPix2Pix,
     LearnedWord,
     LoRA,
+    Motion,
     Networks,
     with_channels,
 )
@@ -95,7 +96,7 @@ class ValidationConfig:
 class TuningRun(RunConfig):
     """Training of an adaptation on top of a model."""
 
-    adaptation: LoRA | Full | LearnedWord | ControlNet | Inpaint | InstructPix2Pix = field(
+    adaptation: LoRA | Full | LearnedWord | ControlNet | Inpaint | InstructPix2Pix | Motion = field(
         default_factory=LoRA
     )
     denoising: DenoisingConfig = field(

@@ -57,8 +57,11 @@ def encoder(vae: VAE):
 def encode_all(vae: VAE, params, images):
     """Posterior of each picture as `encoder` gives it.
 
-    images: uint8 [N, H, W, 3].
+    images: uint8 [N, H, W, 3], or clips [N, F, H, W, 3], whose results are [N, F, h, w, C].
     """
+    if images.ndim == 5:
+        each = encode_all(vae, params, images.reshape(-1, *images.shape[2:]))
+        return tuple(array.reshape(*images.shape[:2], *array.shape[1:]) for array in each)
     program = encoder(vae)
     size = min(CHUNK, len(images))
     parts = []

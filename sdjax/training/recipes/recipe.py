@@ -35,6 +35,8 @@ class Recipe:
     model: str | None = None
     """What a TuningRun, or an autoencoder alone, trains on top of: a diffusers folder, a single
     file, a hub id; or sd15, sd21 or sdxl for the published architecture with random weights."""
+    base: str = ""
+    """A recipe whose result is the model where none is named: trained into WORKDIR/base first."""
     autoencoder: AutoencoderRun | None = None
     """Trained first; None where `pretrained` brings one, or for pixels."""
     pretrained: str | None = None
@@ -52,6 +54,11 @@ class Recipe:
         check_choices(self)
         check_at_least(0, self, "examples")
         alone = self.diffusion is None
+        if self.base and not isinstance(self.diffusion, TuningRun):
+            raise SdjaxError("base is for a TuningRun, which trains on top of a model")
+        if not alone and self.data.source == "moving" and self.data.frames > 1:
+            if not isinstance(self.diffusion, TuningRun):
+                raise SdjaxError("training from noise takes pictures: set data.frames to 1")
         if self.model is not None and not alone and not isinstance(self.diffusion, TuningRun):
             raise SdjaxError(
                 "model is what a TuningRun trains on top of; this recipe trains from noise: use "
@@ -141,10 +148,10 @@ class Recipe:
             )
 
     def _check_memory(self, what):
-        if self.data.source == "shapes" and not self.examples:
+        if self.data.source in ("shapes", "moving") and not self.examples:
             raise SdjaxError(
-                f"{what} keeps all pictures in memory, and shapes has no end: set examples to "
-                "the number to be used"
+                f"{what} keeps all pictures in memory, and {self.data.source} has no end: set "
+                "examples to the number to be used"
             )
 
     @property

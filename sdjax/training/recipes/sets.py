@@ -15,6 +15,12 @@ from sdjax.training.loop.settings import say
 from .pictures import by_size, edges, mirrored
 
 
+def frames_of(arrays) -> int | None:
+    """How many frames the clips of a set have; None of pictures."""
+    shown = next((arrays[name] for name in ("image", "mean") if name in arrays), None)
+    return shown.shape[1] if np.ndim(shown) == 5 else None
+
+
 def picture_ids(model, run, shape, count, ids=None):
     """What the model is told of so many pictures, float32 [count, 6], or 5 of SDXL's refiner; None
     of models that are told nothing.
@@ -76,6 +82,7 @@ class Sets:
         self._check_word(material.known_captions())
         self._check_beside(material)
         sets = self._read(material)
+        self._check_clips(sets[0])
         sizes = {self._shape(arrays): len(arrays["index"]) for arrays in sets}
         if self.recipe.data.buckets:
             say(f"{sum(sizes.values())} pictures in {len(sizes)} buckets: " + ", ".join(
@@ -83,6 +90,16 @@ class Sets:
         sets = [self._whole(arrays, material) for arrays in sets]
         self._check_word([text for arrays in sets for text in arrays["caption"]], True)
         return sets
+
+    def _check_clips(self, arrays):
+        """SdjaxError where clips are given to what learns from pictures, or the other way round."""
+        adaptation, clips = self.objective.adaptation, frames_of(arrays) is not None
+        if clips != adaptation.of_clips:
+            name, source = type(adaptation).__name__, self.recipe.data.source
+            raise SdjaxError(
+                f"{name} learns from {'clips' if adaptation.of_clips else 'pictures'}, data.source "
+                f"{source} has {'clips' if clips else 'pictures'}: set data.source, or data.frames"
+            )
 
     def _read(self, material):
         data = self.recipe.data
@@ -98,8 +115,8 @@ class Sets:
     def _shape(self, arrays):
         """(height, width) of the pictures."""
         if "image" in arrays:
-            return arrays["image"].shape[1:3]
-        return tuple(side * self.vae.config.downsampling for side in arrays["mean"].shape[1:3])
+            return arrays["image"].shape[-3:-1]
+        return tuple(side * self.vae.config.downsampling for side in arrays["mean"].shape[-3:-1])
 
     def _whole(self, arrays, material):
         arrays.pop("label", None)

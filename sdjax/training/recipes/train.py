@@ -38,7 +38,7 @@ from .known_data import NAME as DATA, tell_changes
 from .loaded import First, NumberBatches, checked_labels
 from .material import Material
 from .molecules import train_molecules
-from .recipe import Recipe
+from .recipe import Recipe, load_config
 from .streamed import check_texts
 from .tuning import Tuning
 
@@ -58,6 +58,10 @@ def train(recipe: Recipe, workdir) -> bool:
     with mirrored(workdir) as workdir, _no_trace(workdir):
         with in_turn():
             workdir = writable_folder(workdir)
+        if recipe.base and recipe.model is None:
+            if not train(load_config(recipe.base), workdir / "base"):
+                return False
+            recipe = dataclasses.replace(recipe, model=str(workdir / "base" / "model"))
         return _train(recipe, workdir)
 
 

@@ -26,7 +26,7 @@ from .about import metadata, tell_result
 from .export import scheduler_config
 from .material import Material
 from .pictures import make_class_pictures
-from .sets import Sets
+from .sets import Sets, frames_of
 from .text_cache import Contexts, empty_contexts
 
 
@@ -181,6 +181,9 @@ class Tuning:
              if name in adaptation.needs}
         )
 
+        if (frames := frames_of(arrays)) is not None:
+            given["frames"] = frames
+
         def make(ema):
             nonlocal pipeline
             parts = adaptation.apply(self.base, self.objective.result(ema))
@@ -196,6 +199,9 @@ class Tuning:
                 "seed": config.seed, "height": self.size, "width": self.size,
                 "clip_skip": self.run.clip_skip, **options, "output": "numpy", "progress": False,
             }
-            return pipeline.generate(prompts, **options), prompts
+            made = pipeline.generate(prompts, **options)
+            if made.ndim == 5:  # a clip's frames beside each other
+                made = np.concatenate(np.moveaxis(made, 1, 0), axis=2)
+            return made, prompts
 
         return make

@@ -24,6 +24,7 @@ VALUES = {
     "control": adaptations.ControlNet(dropout=0.3),
     "inpaint": adaptations.Inpaint(),
     "edit": adaptations.InstructPix2Pix(dropout=0.2),
+    "motion": adaptations.Motion(heads=2, positions=3),
 }
 
 
@@ -32,7 +33,7 @@ def model():
     return small_model(TEXTS)
 
 
-QUICK = ("full", "lora", "word", "control", "edit")
+QUICK = ("full", "lora", "word", "control", "edit", "motion")
 MARKED = [name if name in QUICK else pytest.param(name, marks=pytest.mark.full) for name in VALUES]
 
 
@@ -47,8 +48,9 @@ def test_a_killed_run_ends_as_one_that_was_left_alone(name, model, tmp_path, mon
     networks = objective.networks
     frozen = {**model.params, **empty_ids(networks)}
     random = np.random.default_rng(1)
-    arrays = {"mean": random.normal(size=(4, 8, 8, 8)).astype(np.float32),
-              "std": np.full((4, 8, 8, 8), 0.1, np.float32), "caption": np.array(TEXTS)}
+    shape = (4, 3, 8, 8, 8) if objective.adaptation.of_clips else (4, 8, 8, 8)
+    arrays = {"mean": random.normal(size=shape).astype(np.float32),
+              "std": np.full(shape, 0.1, np.float32), "caption": np.array(TEXTS)}
     for needed in objective.adaptation.needs:
         arrays[needed] = random.random((4, 16, 16, 3), np.float32)
     made = []
