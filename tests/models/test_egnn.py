@@ -129,6 +129,23 @@ def test_the_numbers_are_those_of_the_equations(ours, change):
             assert not np.asarray(part[i, size:]).any()
 
 
+def test_gradients_are_those_of_the_equations(ours):
+    h, x, params, _ = ours
+    theirs, size = peer(CONFIG), SIZES[1]
+
+    def loss(params):
+        features, points = EGNN(CONFIG).apply({"params": params}, h[1:2], x[1:2], MASK[1:2])
+        return (features**2).sum() + (points**2).sum()
+
+    found = state_from_params(jax.jit(jax.grad(loss))(params))
+    features, points = theirs(torch.tensor(h[1, :size]), torch.tensor(x[1, :size]))
+    ((features**2).sum() + (points**2).sum()).backward()
+    for name, weight in theirs.named_parameters():
+        wanted = weight.grad.numpy()
+        np.testing.assert_allclose(
+            found[name].load(), wanted, atol=2e-5 * max(1, np.abs(wanted).max()), err_msg=name)
+
+
 def test_names_and_layouts_are_the_published_ones(ours):
     *_, params, _ = ours
     state = state_from_params(params)
