@@ -1,6 +1,7 @@
-"""`sdjax draw`: pictures for the networks that steer, made of others."""
+"""`sdjax draw`: pictures for the networks that steer, and of sound, made of others."""
 
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
@@ -52,6 +53,47 @@ def pose(
     _save(pose(source, (height, width)), out)
 
 
+def spectrogram(
+    source: tyro.conf.Positional[Path],
+    out: tyro.conf.Positional[Path],
+    layout: Literal["riffusion", "speech"] = "riffusion",
+) -> None:
+    """Draw the spectrogram of a sound, for models whose pictures are spectrograms.
+
+    sdjax draw spectrogram song.wav song.png
+
+    Args:
+        source: The sound; of another rate it is resampled.
+        out: Where to write; it must not exist.
+        layout: As Riffusion's pictures, or as those of configs/spoken_digits.py.
+    """
+    from PIL import Image
+
+    from sdjax.sound import LAYOUTS, read_sound
+
+    _save(Image.fromarray(LAYOUTS[layout].picture(*read_sound(source))), out)
+
+
+def sound(
+    source: tyro.conf.Positional[Path],
+    out: tyro.conf.Positional[Path],
+    layout: Literal["riffusion", "speech"] = "riffusion",
+) -> None:
+    """Write what is heard of a picture that is a spectrogram, as WAV or FLAC.
+
+    sdjax draw sound song.png song.wav
+
+    Args:
+        source: The picture.
+        out: Where to write; it must not exist.
+        layout: As Riffusion's pictures, or as those of configs/spoken_digits.py.
+    """
+    from sdjax.data.pictures import open_picture
+    from sdjax.sound import LAYOUTS
+
+    _save(LAYOUTS[layout].sound(open_picture(source, str(source))), out)
+
+
 def _save(picture, out: Path) -> None:
     check_local(out)
     if out.exists():
@@ -66,9 +108,9 @@ def _save(picture, out: Path) -> None:
 
 def run(arguments: list[str], program: str) -> int:
     """Reads the options, and draws."""
-    commands = {"canny": canny, "pose": pose}
+    commands = {"canny": canny, "pose": pose, "spectrogram": spectrogram, "sound": sound}
     if not arguments or arguments[0] in ("-h", "--help"):
-        lines = [f"  {name:<8}{_first_line(command)}" for name, command in commands.items()]
+        lines = [f"  {name:<12}{_first_line(command)}" for name, command in commands.items()]
         print("\n".join([f"{program} draw …\n", *lines]))
         return 0
     name, *rest = arguments

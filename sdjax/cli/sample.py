@@ -92,6 +92,7 @@ def sample(
     out: Path = Path("images"),
     like: Path | None = None,
     format: Literal["png", "webp", "jpeg", "gif", "mp4", "wav", "flac"] | None = None,
+    sound: Literal["riffusion", "speech"] | None = None,
     json: bool = False,
     grid: int | None = None,
     x: str | None = None,
@@ -212,6 +213,8 @@ def sample(
         like: A picture made here, or with A1111's parameters: its prompt and settings are taken
             where no option says otherwise.
         format: Of the files, png, gif or wav where not given; the settings are inside each.
+        sound: Also writes what is heard of each picture beside it, a WAV file, of models whose
+            pictures are spectrograms: laid out as Riffusion's, or as those of configs/spoken_digits.py.
         json: Also writes each picture's settings beside it.
         grid: Pictures in a row of the sheet.
         x: A setting and its values for a grid of pictures, such as sampler=ddim,euler; a value with

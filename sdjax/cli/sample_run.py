@@ -57,6 +57,7 @@ def carry_out(
     from sdjax.pipeline.plans.told import SCORED
     from sdjax.pipeline.results.pictures import FPS, PictureFolder
     from sdjax.pipeline.stable_diffusion import plan_for
+    from sdjax.sound.files import write_sound
     from sdjax.weights.motion import find_motion
 
     if given["grid"] is not None:
@@ -92,6 +93,7 @@ def carry_out(
         )
         for asked in requests
     ]
+    layout = _layout(given, found, plans)
     pipeline = sdjax.StableDiffusion.from_model(
         found, dtype, source, offload, quantize=given["quantize"]
     )
@@ -119,6 +121,9 @@ def carry_out(
                     text = parameters(notes, asked, planned, image, model)
                     fps = given["fps"] or (first_frame.FPS if moves else FPS)
                     paths.append(folder.save(one, notes, text, given["json"], fps))
+                    if layout is not None:
+                        sound = layout.sound(image)
+                        write_sound(paths[-1].with_suffix(".wav"), sound.samples, sound.rate, notes)
                     made.append(image)
                     captions.append(notes["prompt"])
                     done += 1
@@ -154,6 +159,25 @@ def _of_model(kind: str, given: Mapping[str, Any], found) -> str:
         what = f"sound, whose --format is one of {', '.join(FORMATS)}" if sounds else "pictures"
         raise SdjaxError(f"this model makes {what}, got --format {kind}")
     return kind
+
+
+def _layout(given: Mapping[str, Any], found, plans):
+    """How the pictures of these plans are heard, None where nobody asks; SdjaxError for others."""
+    from sdjax.pipeline.model.files import SOUND
+    from sdjax.sound.pictures import layout
+
+    if given["sound"] is None:
+        return None
+    if found.checkpoint.family in (SOUND, "svd") or given["frames"] is not None:
+        raise SdjaxError("--sound is for pictures, and this makes sound or clips: leave it out")
+    wanted = layout(given["sound"])
+    for planned in plans:
+        if planned.size[0] != wanted.mel.bins:
+            raise SdjaxError(
+                f"--sound {given['sound']} is of pictures {wanted.mel.bins} pixels high, these are "
+                f"{planned.size[0]}"
+            )
+    return wanted
 
 
 def _kind(given: Mapping[str, Any], moves: bool) -> str:

@@ -17,8 +17,8 @@ class DataConfig:
     "encoded:PATH", what `data encode` wrote: a folder, or names with {0000..0099}. For molecules
     "qm9" or "qm9:FOLDER"."""
     split: str = "train"
-    """The source's split; shapes and moving have train, heldout and all, qm9 train, valid, test and
-    all."""
+    """The source's split; shapes, moving and folders of recordings have train, heldout and all, qm9
+    train, valid, test and all."""
     image_size: int = 64
     """Side of the square pictures; others are cropped to their middle and resized. 0 for that of
     the model that is trained on."""

@@ -13,6 +13,7 @@ from sdjax.data.images import crop_and_resize
 from sdjax.data.moving import Moving
 from sdjax.data.pictures import BrokenItem
 from sdjax.data.shapes import Shapes
+from sdjax.data.sounds import SoundFolder, holds_sounds
 from sdjax.errors import SdjaxError
 from sdjax.folders import check_local
 
@@ -57,6 +58,8 @@ def open_source(config: DataConfig, index=None) -> "Source":
         from sdjax.data.emoji import open_emoji  # tensorflow-datasets takes seconds to import
 
         raw = open_emoji(config.subset, config.data_dir, split=config.split)
+    elif kind == "folder" and name and holds_sounds(name):
+        raw = SoundFolder(name, config.split)
     elif kind == "folder" and name:
         raw = ImageFolder(name, config.split, config.caption_key, config.caption_lines)
     elif kind == "tfds" and name:

@@ -15,6 +15,7 @@ from .reconstruction import Reconstruction, evaluate_reconstruction
 from .shapes_accuracy import ShapesAccuracy, evaluate_shapes
 from .sheets import sheet
 from .similarity import Similarity, evaluate_similarity
+from .spoken_digits import SpokenDigits, evaluate_digits
 
 EVALUATIONS = {
     ShapesAccuracy: evaluate_shapes,
@@ -24,6 +25,7 @@ EVALUATIONS = {
     Reconstruction: evaluate_reconstruction,
     Molecules: evaluate_molecules,
     Augmentation: evaluate_augmentation,
+    SpokenDigits: evaluate_digits,
 }
 """Configuration class -> function (model, configuration, subject) -> results as a dict for JSON."""
 
@@ -46,7 +48,7 @@ def run(config, load_model, model=None):
 
 __all__ = [
     "EVALUATIONS", "Augmentation", "Generation", "Molecules", "Moving", "NearestNeighbour",
-    "Reconstruction", "ShapesAccuracy", "Similarity", "evaluate_augmentation",
-    "evaluate_molecules", "evaluate_moving", "evaluate_nearest",
+    "Reconstruction", "ShapesAccuracy", "Similarity", "SpokenDigits", "evaluate_augmentation",
+    "evaluate_digits", "evaluate_molecules", "evaluate_moving", "evaluate_nearest",
     "evaluate_reconstruction", "evaluate_shapes", "evaluate_similarity", "run", "sheet",
 ]
