@@ -9,8 +9,8 @@ from .train import WORDS
 
 
 def plan(
-    config: Path, topology: str, price: float | None = None, json: bool = False
-) -> tuple[Path, str, float | None, bool]:
+    config: Path, topology: str, price: float | None = None, compile: bool = True, json: bool = False
+) -> tuple[Path, str, float | None, bool, bool]:
     """Compile a training step for devices that need not be there, and tell what it takes of them.
 
     sdjax plan --config lora --model sd15 --topology v5e:2x4
@@ -23,15 +23,17 @@ def plan(
         topology: The devices: v5e:2x4, v5p:…, v6e:16x16, for which the package libtpu compiles;
             h100:8 or a100:8, for which only sizes and operations are counted; or cpu, this machine.
         price: Of one device for an hour, for the cost of a million images.
+        compile: Whether the program is compiled for TPUs, which takes minutes to an hour for large
+            models; without, sizes and operations are counted, as for GPUs.
         json: Print the figures as JSON.
     """
-    return config, topology, price, json
+    return config, topology, price, compile, json
 
 
 def run(arguments: list[str], program: str) -> int:
     """Reads the recipe's own options, compiles, and prints a table."""
-    own = {"config", "topology", "price", "json"}
-    (config, topology, price, as_json), rest = parsed(
+    own = {"config", "topology", "price", "compile", "json"}
+    (config, topology, price, compiled, as_json), rest = parsed(
         plan, arguments, program, words=WORDS, ours={*own, *(n.split()[0] for n in WORDS.values())},
         required=["--config", "--topology"], return_unknown_args=True,
     )  # fmt: skip
@@ -44,7 +46,7 @@ def run(arguments: list[str], program: str) -> int:
         number(0)("price", price)
     recipe = with_overrides(load_config(config), rest, f"{program} plan --config {config}")
     prepare_devices([recipe.diffusion.batch_size] if recipe.diffusion else [])
-    found = planning.estimate(recipe, topology)
+    found = planning.estimate(recipe, topology, compiled)
     chip = CHIPS.get(found.chip)
     figures = _figures(found, chip, price)
     if chip is not None and found.memory > 0.95 * chip.memory:
@@ -67,7 +69,7 @@ def _figures(found, chip, price):
         "memory_of_chip": chip.memory if chip else None,
         "fits": found.memory <= chip.memory if chip and found.temporary is not None else None,
         "flops": found.flops, "bytes_accessed": found.accessed,
-        "collectives": None if found.collectives is None else [
+        "collectives": [
             {"kind": kind, "count": count,
              "bytes": sum(one.size for one in found.collectives if one.kind == kind),
              "moved": sum(one.moved for one in found.collectives if one.kind == kind)}
@@ -100,7 +102,7 @@ def _table(found, chip, figures, topology):
     table.add_row("operations", f"{found.flops / 1e12:,.4f} TFLOP")
     if found.accessed is not None:
         table.add_row("bytes read and written", f"{found.accessed / 1e9:,.3f} GB")
-    for one in figures["collectives"] or ():
+    for one in figures["collectives"]:
         table.add_row(f"{one['count']} {one['kind']}", f"{one['bytes'] / 1e9:,.4f} GB")
     for name, seconds in found.bounds.items():
         binds = " (binds)" if name == figures["binds"] else ""
@@ -111,8 +113,9 @@ def _table(found, chip, figures, topology):
         table.add_row("cost of a million images, at least", f"{cost:,.2f}")
     console = Console()
     console.print(table)
-    if chip and not chip.compiles:
-        console.print("No compiler for this device is here: activations are not counted, and "
-                      "operations are those before compilation.")  # fmt: skip
+    if chip and found.temporary is None:
+        console.print("Nothing was compiled: activations are not counted, operations are those "
+                      "of the program as it is written, and what devices tell each other is "
+                      "what its mathematics asks for.")  # fmt: skip
     for line in figures.get("remedies", ()):
         console.print(f"to fit: {line}", highlight=False, soft_wrap=True)

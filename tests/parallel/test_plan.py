@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from collections import Counter
 from dataclasses import replace
 
 import jax
@@ -57,13 +58,21 @@ def test_gpus_have_sizes_and_operations_alone(here, capsys):
     assert cut.parameters < 0.5 * whole.parameters
     assert cut.optimizer < 0.5 * whole.optimizer
     assert 0.5 < 2 * whole.flops / here.flops < 2  # a quarter of the pictures, and a half
-    assert set(whole.bounds) == {"compute"}
+    assert set(whole.bounds) == {"compute", "links"}
+    # Copies add up their gradients; cut, they are gathered twice and summed where they lie.
+    (told,) = whole.collectives
+    assert told == ("all-reduce", whole.parameters, 4)
+    kinds = Counter(one.kind for one in cut.collectives)
+    assert kinds == {"all-gather": 2, "reduce-scatter": 1, "all-reduce": 1}
+    gathered, small = cut.collectives[0].size, cut.collectives[-1].size
+    assert gathered + small == whole.parameters and small < 0.1 * gathered
+    assert cut.collectives[0].moved == 0.75 * gathered
     assert any("--placement.fsdp -1" in line for line in remedies(PIXELS, whole))
 
 
 @pytest.mark.parametrize(("topology", "words"), [
     ("v9:2x2", "no topology 'v9:2x2': expected cpu, or one of v5e"),
-    ("h100:two", "expected a number of GPUs"), ("h100:3", "cannot be split over 3 devices"),
+    ("h100:two", "expected a number of GPUs"), ("h100:2x2", "expected a number of GPUs"), ("h100:3", "cannot be split over 3 devices"),
 ])
 def test_what_cannot_be_planned_is_refused(topology, words):
     with pytest.raises(SdjaxError, match=words):
@@ -78,9 +87,9 @@ def test_the_command_tells_bounds_and_cost(tmp_path, capsys):
     assert "price must be at least 0, got -2" in capsys.readouterr().err
     assert main([*arguments, "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["devices"] == 4 and told["binds"] == "compute" and told["fits"] is None
+    assert told["devices"] == 4 and told["fits"] is None and told["binds"] in told["seconds_at_least"]
     rate = told["images_per_second_at_most"]
-    assert rate == pytest.approx(4 / (told["flops"] / 989e12))
+    assert rate == pytest.approx(4 / max(told["flops"] / 989e12, told["seconds_at_least"]["links"]))
     assert told["cost_per_million_images_at_least"] == pytest.approx(8 / 3600 * 1e6 / rate)
 
 

@@ -14,7 +14,7 @@ from sdjax.data.source import in_shards
 from sdjax.errors import SdjaxError
 from sdjax.models.attention_kernels import compiling_for
 from sdjax.parallel import Sharded
-from sdjax.parallel.rules import spec
+from sdjax.parallel.rules import FSDP, TENSOR, spec
 from sdjax.pipeline.model.files import read_model
 from sdjax.text.vocabulary import clip_tokenizer
 from sdjax.training.adaptations import Networks
@@ -60,7 +60,8 @@ class Estimate(NamedTuple):
     """Activations, gradients and what else the compiler makes; None where none was asked."""
     flops: float
     accessed: float | None
-    collectives: list[absent.Collective] | None
+    collectives: list[absent.Collective]
+    """Of the compiled program; where there is none, those of `expected`."""
 
     @property
     def held(self) -> int:
@@ -81,17 +82,16 @@ class Estimate(NamedTuple):
         found = {"compute": self.flops / chip.flops}
         if self.accessed is not None:
             found["memory"] = self.accessed / chip.bandwidth
-        if self.collectives is not None:
-            found["links"] = sum(one.moved for one in self.collectives) / chip.links
+        found["links"] = sum(one.moved for one in self.collectives) / chip.links
         return found
 
 
-def estimate(recipe, topology: str) -> Estimate:
+def estimate(recipe, topology: str, compiled: bool = True) -> Estimate:
     """The estimate of a recipe's diffusion run on "v5e:2x4", "h100:8" or "cpu".
 
     TPUs: the step is compiled for them. "cpu": for this machine's devices. GPUs: no compiler is
     here without one, so that only sizes and operations are counted, the latter of the program
-    before it is compiled. Raises SdjaxError for what is none of these, or cannot be planned.
+    before it is compiled, and so it is of TPUs where compiled is False. Raises SdjaxError for what is none of these, or cannot be planned.
     """
     name, _, size = topology.partition(":")
     if name != "cpu" and name not in CHIPS:
@@ -99,7 +99,8 @@ def estimate(recipe, topology: str) -> Estimate:
             f"no topology {topology!r}: expected cpu, or one of {', '.join(CHIPS)} with a "
             "size, as in v5e:2x4 or h100:8"
         )
-    placement, compiles = recipe.placement, name == "cpu" or CHIPS[name].compiles
+    placement = recipe.placement
+    compiles = name == "cpu" or CHIPS[name].compiles and compiled
     if name == "cpu":
         devices = jax.devices()
     elif compiles:
@@ -108,9 +109,7 @@ def estimate(recipe, topology: str) -> Estimate:
         devices = jax.devices()[:1]
     count = len(devices)
     if not compiles:
-        if not size.isdigit() or int(size) < 1:
-            raise SdjaxError(f"expected a number of GPUs, as in {name}:8, got {topology!r}")
-        count = int(size)
+        count = _chips(topology, name, size)
     problem = problem_of(recipe)
     config = problem.config
     optimizer = optimizer_of(problem.objective, config)
@@ -138,12 +137,13 @@ def estimate(recipe, topology: str) -> Estimate:
     lead = (config.steps_per_call, config.accumulation)
     cut = place.data_cut(len(lead))
     batch = jax.tree.map(lambda x: Shape((*lead, *x.shape), x.dtype, sharding=cut), problem.batch)
-    platform = name if not compiles or name == "cpu" else "tpu"
-    with compiling_for("cpu" if not compiles else platform):
-        lowered = step.lower(place.shapes(state), place.shapes(frozen), batch)
+    # Where nothing is compiled, attention is written out whole: a loop's body would count once.
+    platform = "gpu" if not compiles else "cpu" if name == "cpu" else "tpu"
+    with compiling_for(platform):
+        program = step.lower(place.shapes(state), place.shapes(frozen), batch)
         if compiles:
-            compiled = lowered.compile()
-    work = (compiled if compiles else lowered).cost_analysis()
+            program = program.compile()
+    work = program.cost_analysis()
     # The body of a loop over parts of an update is counted once.
     often = config.accumulation
     found = {
@@ -153,11 +153,50 @@ def estimate(recipe, topology: str) -> Estimate:
     return Estimate(
         name, count, config.images_per_step, **found, frozen=_held(frozen, fsdp, tensor),
         data=sum(_size(x) for x in jax.tree.leaves(batch)) // groups,
-        temporary=compiled.memory_analysis().temp_size_in_bytes if compiles else None,
+        temporary=program.memory_analysis().temp_size_in_bytes if compiles else None,
         flops=often * work["flops"] / (1 if compiles else count),
         accessed=often * work["bytes accessed"] if compiles else None,
-        collectives=absent.collectives(compiled.as_text(), count) if compiles else None,
+        collectives=absent.collectives(program.as_text(), count) if compiles else expected(
+            state.params, frozen, fsdp, tensor, groups, often
+        ),
     )
+
+
+def expected(params, frozen, fsdp, tensor, groups, accumulation=1) -> list[absent.Collective]:
+    """What devices tell each other in an update, by its mathematics.
+
+    What is cut over fsdp is gathered for the forward pass and again for the backward pass, and its
+    gradient is summed where it lies (ZeRO-3, arXiv 1910.02054); shares of the batch that hold the
+    same part add their gradients up, as all do of what is not cut. Bytes are those of float32. What
+    tensor shares out of activations is not counted.
+    """
+    cut = whole = read = 0
+    for tree, trained in ((params, True), (frozen, False)):
+        for path, leaf in jax.tree.leaves_with_path(tree):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            axes, size = spec(name, leaf.shape, fsdp, tensor), _size(leaf)
+            size //= tensor if TENSOR in axes else 1
+            if FSDP in axes:
+                read += size
+                cut += size if trained else 0
+            elif trained:
+                whole += size
+    wanted = [
+        *[("all-gather", read, fsdp)] * 2 * accumulation,
+        *[("reduce-scatter", cut, fsdp)] * accumulation,
+        ("all-reduce", cut // fsdp, groups // fsdp),
+        ("all-reduce", whole, groups),
+    ]
+    return [absent.Collective(*one) for one in wanted if one[1] and one[2] > 1]
+
+
+def _chips(topology, name, size):
+    """How many devices a topology has; SdjaxError where it says none."""
+    sides = [side for side in size.split("x") if side.isdigit() and int(side) > 0]
+    if len(sides) != size.count("x") + 1 or (not CHIPS[name].compiles and len(sides) > 1):
+        what = "a slice, as in v5e:2x4" if CHIPS[name].compiles else f"a number of GPUs, as in {name}:8"
+        raise SdjaxError(f"expected {what}, got {topology!r}")
+    return math.prod(map(int, sides))
 
 
 def _size(leaf):
