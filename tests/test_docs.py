@@ -166,7 +166,12 @@ def test_commands_in_the_text_run(small, workplace, subtests):
             if ours and len(words) > 1 and code not in ("python main.py", "python -m sdjax"):
                 if "…" not in code and not re.search(r"\b[A-Z]{2,}\b", code):
                     with subtests.test(page=page.stem, command=code):
-                        assert run_command(shlex.split(" ".join(words)), small) == 0
+                        words = shlex.split(" ".join(words))
+                        options = [word for word in words if word.startswith("--")]
+                        if words[-len(options):] == options or not options:
+                            # It only names a command, or an option of it.
+                            words = [w for w in words if w not in options] + ["--help"]
+                        assert run_command(words, small) == 0
 
 
 @pytest.fixture(scope="module")
