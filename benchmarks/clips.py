@@ -42,7 +42,7 @@ def configurations(widths):
 
 
 def inputs(frames, side):
-    """x float32 [1, frames, side, side, 8], context [1, 1, CONTEXT], and the numbers told [1, 3]."""
+    """x float32 [1, frames, side, side, 8], context [1, 1, CONTEXT], numbers told [1, 3]."""
     import numpy as np
 
     random = np.random.RandomState(0)

@@ -1,13 +1,14 @@
 r"""Short clips: motion modules trained inside a model of pictures that stays as it is.
 
-    python main.py train --config configs/moving_shapes.py --workdir runs/moving
-    python main.py evaluate moving --model runs/moving/base/model --motion runs/moving/motion \
-        --generation.guidance-scale 3
+    python main.py train --config configs/moving_shapes.py --workdir runs/moving_shapes
+    python main.py evaluate moving --model runs/moving_shapes/base/model \
+        --motion runs/moving_shapes/motion --generation.guidance-scale 3
 
-One object moves slowly or quickly in one of eight directions, or stands still: "a large red circle on
-a yellow background moving slowly left". A fifth of the pairs of object and motion is kept out. First
-`configs/moving_frames.py` trains the model of pictures in runs/moving/base; with --model another
-one is taken. The result is runs/moving/motion, a folder of diffusers' MotionAdapter.
+One object moves slowly or quickly in one of eight directions, or stands still: "a large red
+circle on a yellow background moving slowly left". A fifth of the pairs of object and motion is
+kept out. First `configs/moving_frames.py` trains the model of pictures in
+runs/moving_shapes/base; with --model another one is taken. The result is
+runs/moving_shapes/motion, a folder of diffusers' MotionAdapter.
 """
 
 from sdjax.data import DataConfig

@@ -11,7 +11,7 @@ class DataConfig:
     """Where captioned pictures come from, and how they are prepared and batched."""
 
     source: str = "shapes"
-    """"shapes", "moving", "emoji", "folder:PATH", "tfds:NAME" (a tensorflow-datasets name); or for sets
+    """"shapes", "moving", "emoji", "folder:PATH", "tfds:NAME" (of tensorflow-datasets); or for sets
     larger than memory, here or at addresses such as gs://bucket/folder, "tar:PATH" (WebDataset, as
     img2dataset writes it), "parquet:PATH" (as Hugging Face has it), "array_record:PATH", or
     "encoded:PATH", what `data encode` wrote: a folder, or names with {0000..0099}. For molecules

@@ -30,7 +30,7 @@ _CAPTION = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Motion:
-    """Where an object goes, of DIRECTIONS, and how fast, of SPEEDS; both None where it stands still.
+    """Where an object goes, of DIRECTIONS, and how fast, of SPEEDS; None where it stands still.
     """
 
     direction: str | None = None

@@ -32,7 +32,7 @@ class Read(NamedTuple):
 
 
 def read_moving(clips) -> list[Read]:
-    """What clips show: uint8, or float in [-1, 1], [N, F, side, side, 3], of at least two frames."""
+    """What clips [N, F, side, side, 3], uint8 or float in [-1, 1], of two frames or more show."""
     clips = np.asarray(clips)
     if clips.ndim != 5 or clips.shape[1] < 2 or clips.shape[4] != 3:
         raise SdjaxError(f"expected clips [N, F, side, side, 3], F at least 2, got {clips.shape}")

@@ -190,7 +190,8 @@ class UNetConfig:
                 _one_of(f"{side.lower()}_block_types", name, known)
         _one_of("mid_block_type", self.mid_block_type, [None, *MID_BLOCKS])
         _one_of("resnet_time_scale_shift", self.resnet_time_scale_shift, ["default", "scale_shift"])
-        _one_of("addition_embed_type", self.addition_embed_type, [None, "text", "text_time", "time_ids"])
+        added = [None, "text", "text_time", "time_ids"]
+        _one_of("addition_embed_type", self.addition_embed_type, added)
         _one_of(
             "class_embed_type",
             self.class_embed_type,

@@ -342,10 +342,10 @@ class StableDiffusion(Adapted):
             scheduler asks for, or for as many as
             `timesteps=` or `sigmas=` lists.
         guidance_scale: 1, or 0 as other programs have it, turns guidance off and halves the work;
-            None for the model's own, 7.5 where it has none, or 3 where it moves a picture. One, or one
-            for each prompt or image.
-        first_guidance_scale: of the first frame of a clip, from which it goes to `guidance_scale` of
-            the last in even steps; None for the same for all, or 1 where the model moves a picture.
+            None for the model's own, 7.5 where it has none, or 3 where it moves a picture. One, or
+            one for each prompt or image.
+        first_guidance_scale: of the first frame of a clip, from which it goes to `guidance_scale`
+            of the last in even steps; None for the same for all, or 1 where the model moves a picture.
         sampler: a name of `sdjax.sampler`, or None for the model's own; `sampler_options` (spacing,
             sigmas, eta, order, …) take precedence over the model's.
         seed: of the first image, the others take seed + 1, …; or one for each image; None draws
@@ -355,11 +355,11 @@ class StableDiffusion(Adapted):
             the same for all: the noise that an image starts from is moved towards that of
             variation_seed, variation_seed + 1, … or one for each image. Of the strength, 0 is the
             picture itself and 1 another one.
-        frames: of clips in place of pictures, with motion modules (`load_motion`): each image is then
-            a clip of so many frames, a list of PIL images, or arrays with an axis for the frames
-            after the first. A model that moves a picture makes clips always, of its own number of
-            frames where none is given. `image` is then a list of frames to start from. A ControlNet's and a T2I-Adapter's pictures are one for all frames, or
-            one a frame.
+        frames: of clips in place of pictures, with motion modules (`load_motion`): each image is
+            then a clip of so many frames, a list of PIL images, or arrays with an axis for the
+            frames after the first. A ControlNet's and a T2I-Adapter's pictures are one for all
+            frames, or one a frame, and so is `image`, to start from. A model that moves a picture
+            makes clips always, of its own number of frames where none is given.
         frame_windows: how many frames the networks see at a time of a longer clip, or that and
             how many of them overlap, half where it is not given; the predictions are averaged.
         seconds: of a model of sound, how long it is to be; None for as long as it was trained at.

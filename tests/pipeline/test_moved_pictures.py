@@ -205,8 +205,9 @@ def test_the_authors_file_is_read(model, pipeline, folder, tmp_path):
     state |= {f"conditioner.embedders.0.open_clip.model.visual.{k}": t for k, t in vision.items()}
     assert any(".time_stack.0.norm_in." in key for key in state)
     state["conditioner.embedders.3.encoder.other"] = torch.zeros(2)
-    save_file({key: tensor.contiguous() for key, tensor in state.items()}, tmp_path / "svd.safetensors")
-    read = sdjax.StableDiffusion.from_single_file(tmp_path / "svd.safetensors", config=folder)
+    file = tmp_path / "svd.safetensors"
+    save_file({key: tensor.contiguous() for key, tensor in state.items()}, file)
+    read = sdjax.StableDiffusion.from_single_file(file, config=folder)
     jax.tree.map(np.testing.assert_array_equal, read.params, model.params)
     assert read.unet.config == model.unet.config and read.vae.config == model.vae.config
 
@@ -241,7 +242,7 @@ def test_the_picture_for_clip_is_that_of_diffusers():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"image": None, "prompt": ""}, "this model moves a picture and needs image=: image is missing"),
+        ({"image": None, "prompt": ""}, "moves a picture and needs image=: image is missing"),
         ({"image": None}, "prompt must be text, or a list of texts, got None"),
         ({"prompt": "a cat"}, "moves a picture and reads no prompt: leave prompt out"),
         ({"negative_prompt": "x"}, "moves a picture and takes no negative_prompt"),

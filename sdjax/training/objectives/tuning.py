@@ -96,9 +96,9 @@ class ValidationConfig:
 class TuningRun(RunConfig):
     """Training of an adaptation on top of a model."""
 
-    adaptation: LoRA | Full | LearnedWord | ControlNet | Inpaint | InstructPix2Pix | Motion = field(
-        default_factory=LoRA
-    )
+    adaptation: (
+        LoRA | Full | LearnedWord | ControlNet | Inpaint | InstructPix2Pix | Motion
+    ) = field(default_factory=LoRA)
     denoising: DenoisingConfig = field(
         default_factory=lambda: DenoisingConfig(schedule=None, prediction=None)
     )
