@@ -1,8 +1,8 @@
 """Devices: one XLA CPU device a core, the compile cache, and where arrays lie on how many devices
 of how many hosts.
 
-Nothing here runs on import; a program that wants CPU devices or the cache asks for them before
-its first computation.
+Nothing here runs on import; a program that wants CPU devices asks for them before its first
+computation. Pipelines and trainings ask for the cache.
 """
 
 from .cache import use_compile_cache

@@ -4,17 +4,33 @@ import os
 from pathlib import Path
 
 import jax
+from jax.experimental.compilation_cache import compilation_cache
+
+
+OFF = "SDJAX_COMPILE_CACHE"
+"""Environment variable that turns the cache off where it is 0."""
 
 
 def use_compile_cache(folder=None):
     """Keep compiled programs between runs in `folder` (default: ~/.cache/sdjax/compilations).
 
-    JAX_COMPILATION_CACHE_DIR, where set, is left in charge.
+    A pipeline and a training do so by themselves. Without a folder, whatever the user has said
+    stays: a folder in JAX_COMPILATION_CACHE_DIR or `jax.config`, JAX_ENABLE_COMPILATION_CACHE, or
+    SDJAX_COMPILE_CACHE=0 for none. `folder=False` turns it off for this process.
     """
+    if folder is False:
+        jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()
+        return
     if folder is None:
-        if os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        if (
+            jax.config.jax_compilation_cache_dir
+            or not jax.config.jax_enable_compilation_cache
+            or os.environ.get(OFF) == "0"
+        ):
             return
         cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
         folder = Path(cache) / "sdjax" / "compilations"
     jax.config.update("jax_compilation_cache_dir", str(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+    # What was compiled before has settled that there is none.
+    compilation_cache.reset_cache()

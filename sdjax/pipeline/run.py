@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from sdjax import diffusion
-from sdjax.pipeline.compiled import arrays, coding, places, programs, sounding
+from sdjax.pipeline.compiled import arrays, coding, places, programs, sizes, sounding
 from sdjax.pipeline.compiled.once import one_a_device
 from sdjax.pipeline.compiled.progress import Advance, Look, carry_out
 from sdjax.pipeline.given import conditions, first_frame
@@ -183,6 +183,20 @@ def batch(
     if given.frame is not None:
         return given.frame.pasted(pixels, numbers)
     return canvas.blended(pixels, given.image.of(numbers), given.mask.of(numbers))
+
+
+def kind_of(legs: Sequence[Leg], encoded: Sequence[Encoded]) -> tuple:
+    """What of a request chooses its programs, the number of images apart; hashable."""
+    kind = []
+    for (model, asked, planned), own in zip(legs, encoded, strict=True):
+        inputs = inputs_of(model, asked, planned, own, np.arange(1))
+        sources = tuple((one.acts, type(one.source)) for one in asked.controls)
+        preview = None if asked.preview is None else asked.preview.every
+        kind.append((
+            model.unet, model.vae, model.vocoder, model.place, planned.tiling, sources, preview,
+            asked.output == "latents", sizes.shapes(inputs),
+        ))  # fmt: skip
+    return tuple(kind)
 
 
 def inputs_of(

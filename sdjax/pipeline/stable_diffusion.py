@@ -12,7 +12,7 @@ from sdjax.errors import SdjaxError
 from sdjax.models.motion import MotionConfig
 from sdjax.pipeline import hires as hires_fix
 from sdjax.pipeline import run
-from sdjax.pipeline.compiled import coding
+from sdjax.pipeline.compiled import coding, sizes
 from sdjax.pipeline.compiled.program import Program
 from sdjax.pipeline.compiled.progress import reported
 from sdjax.pipeline.compiled.sounding import Heard
@@ -96,6 +96,7 @@ class StableDiffusion(Adapted):
         offload: bool = False,
         placement: parallel.Placement = parallel.Placement(),
     ):
+        parallel.use_compile_cache()
         self.unet, self.vae, self.vocoder = unet, coding.upcast(vae), vocoder
         encoders = {
             "text_encoder": (text_encoder, tokenizer),
@@ -423,7 +424,9 @@ class StableDiffusion(Adapted):
             (dpmpp_sde) or does not have (dpmpp_2s_a). None draws the same for every sampler, for
             these two without that promise. "jax" draws by JAX, another program.
         clip_skip: layers left out at the end of the text encoder.
-        batch_size: images made at once; None for all.
+        batch_size: images made at once, at most. None for all, rounded up to a few numbers, and as
+            many as an earlier call where that saves compiling and computes at most twice the images;
+            what is too much is dropped.
         output: "pil", "numpy" (float32[N, height, width, 3] in [-1, 1]), or "latents" (float32, in
             the U-Net's scale).
         progress: True for a bar where there is a terminal or a notebook, False for none, or a
@@ -504,7 +507,8 @@ class StableDiffusion(Adapted):
         with told_when_full(_WHEN_FULL):
             encoded = [run.encode(*leg) for leg in legs]
             texts = [[run.encode(*leg, pictures=False) for leg in some] for some in later]
-        size = min(asked.batch_size or asked.total, asked.total)
+        known = sizes.compiled(*run.kind_of(legs, encoded))
+        size = sizes.at_once(asked.total, asked.batch_size, known)
         starts = range(0, asked.total, size)
         # The last batch is filled up, so that all run the program of one shape.
         batches = [np.minimum(first + np.arange(size), asked.total - 1) for first in starts]
@@ -514,6 +518,7 @@ class StableDiffusion(Adapted):
             for first, batch in zip(starts, batches, strict=True):
                 with told_when_full(_WHEN_FULL):
                     made = run.batch(legs, encoded, batch, advance)
+                    known.add(size)
                     for some, own in zip(later, texts, strict=True):
                         check_finite_images(made, [self.seeds[i] for i in batch])
                         made = run.batch(*hires_fix.onto(some, own, made, batch), batch, advance)

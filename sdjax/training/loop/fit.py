@@ -16,7 +16,7 @@ from sdjax.chips import chip_of
 from sdjax.errors import SdjaxError
 from sdjax.folders import one_line_errors
 from sdjax.mirror import checkpoints_of, place_of
-from sdjax.parallel import COPIES, Placement, Votes, leader
+from sdjax.parallel import COPIES, Placement, Votes, leader, use_compile_cache
 from sdjax.room import told_when_full
 
 from .config import RunConfig
@@ -76,6 +76,7 @@ def fit(
     small, or when the disk is full or fails (what was saved stays).
     """
     with one_line_errors(folder), told_when_full(WHEN_FULL):
+        use_compile_cache()
         place = placement.laid_out()
         return _fit(
             objective, frozen, batches, config, folder, name, sheet, about, validation, place
