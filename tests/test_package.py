@@ -40,6 +40,16 @@ print(*sorted(heavy & set(sys.modules)))
     assert run(code, tmp_path) == []
 
 
+def test_a_pipeline_imports_nothing_of_training(tmp_path):
+    code = """
+import sdjax
+sdjax.StableDiffusion
+heavy = {"grain", "orbax", "optax", "scipy", "transformers", "torch", "tensorboardX"}
+print(*sorted(heavy & {name.split(".")[0] for name in sys.modules}))
+"""
+    assert run("import sys\n" + code, tmp_path) == []
+
+
 def test_every_module_of_the_package_is_reached():
     inner = {"assets", "cli", "folders", "room", "text_files", "version", "words"}
     found = {path.stem for path in PACKAGE.iterdir() if not path.name.startswith("_")}

@@ -2,7 +2,6 @@
 
 import numpy as np
 from PIL import Image
-from scipy import ndimage
 
 from sdjax.data.pictures import open_picture
 from sdjax.errors import SdjaxError
@@ -19,6 +18,8 @@ def canny(picture, low: float = 100, high: float = 200) -> Image.Image:
     `low`, and has somewhere more than `high`. 100 and 200 are those that ControlNets and
     T2I-Adapters for edges were trained with. Raises SdjaxError for what is no picture.
     """
+    from scipy import ndimage  # which takes long to import
+
     if not 0 <= low <= high:
         raise SdjaxError(f"low and high must be in order, from 0 on, got {low:g} and {high:g}")
     x, y = _gradient(np.asarray(open_picture(picture, "picture")).astype(np.int32))
@@ -32,6 +33,8 @@ def canny(picture, low: float = 100, high: float = 200) -> Image.Image:
 
 def _gradient(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """d/dx and d/dy [H, W] of int [H, W, C], each place's in the channel where it is steepest."""
+    from scipy import ndimage
+
     smooth, slope = [1, 2, 1], [-1, 0, 1]
     along = [
         ndimage.correlate1d(

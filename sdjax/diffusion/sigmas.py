@@ -5,7 +5,6 @@ the level after the last step.
 """
 
 import numpy as np
-from scipy.special import betaincinv
 
 from sdjax.errors import SdjaxError
 
@@ -53,6 +52,8 @@ def polyexponential_sigmas(steps, low, high, rho=1.0):
 
 def beta_sigmas(steps, low, high, alpha=0.6, beta=0.6):
     """Quantiles of a beta distribution (Lee et al. 2024, arXiv 2407.12173)."""
+    from scipy.special import betaincinv  # which takes long to import
+
     return low + betaincinv(alpha, beta, np.linspace(1, 0, steps)) * (high - low)
 
 

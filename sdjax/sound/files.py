@@ -9,8 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from scipy import signal
-from scipy.io import wavfile
 
 from sdjax.errors import SdjaxError
 from sdjax.folders import check_local
@@ -53,6 +51,8 @@ def is_sound(path: str | os.PathLike) -> bool:
 
 
 def _of_wav(path: Path) -> tuple[np.ndarray, int]:
+    from scipy.io import wavfile  # which takes long to import, as scipy.signal does
+
     try:
         with warnings.catch_warnings():
             # Of chunks with texts it tells too, which are no fault.
@@ -90,6 +90,8 @@ def resampled(samples: np.ndarray, found: int, rate: int) -> np.ndarray:
     """float32 [..., n · rate / found]: sound at another rate, without what that cannot hold."""
     if found == rate:
         return samples
+    from scipy import signal
+
     common = math.gcd(found, rate)
     return np.float32(signal.resample_poly(samples, rate // common, found // common, axis=-1))
 

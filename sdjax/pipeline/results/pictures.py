@@ -12,7 +12,6 @@ import numpy as np
 from PIL import Image
 
 from sdjax.errors import SdjaxError
-from sdjax.evaluation.sheets import sheet
 from sdjax.folders import writable_folder
 from sdjax.pipeline.results.movies import write_mp4
 from sdjax.pipeline.results.notes import CLIPS, FORMATS, described, file_options
@@ -121,6 +120,8 @@ class PictureFolder:
         columns: int | None = None,
     ) -> Path:
         """Writes one captioned sheet of all, named after the first picture."""
+        from sdjax.evaluation.sheets import sheet  # evaluations take long to import
+
         scale = max(1, SHOWN // max(images[0].size))
         drawn = sheet(images, captions, columns, scale=scale, smooth=True)
         return self.save_beside(drawn, first, "sheet")

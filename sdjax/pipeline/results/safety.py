@@ -11,7 +11,6 @@ import numpy as np
 from PIL import Image
 
 from sdjax import parallel
-from sdjax.data.clip_picture import clip_picture
 from sdjax.errors import SdjaxError
 from sdjax.pipeline.compiled import places
 from sdjax.weights.clip_vision import CLIPVision, concepts
@@ -75,6 +74,8 @@ class SafetyChecker:
 
     def check(self, pictures: Sequence[Image.Image]) -> Verdict:
         """The scores of pictures, each prepared as CLIP wants it."""
+        from sdjax.data.clip_picture import clip_picture  # which loads what data loaders need
+
         run = places.compiled(scores, self.network, in_axes=(None, None, 0))
         devices, size = jax.local_device_count(), self.network.config.image_size
         prepared = np.stack([clip_picture(picture, size) for picture in pictures])
