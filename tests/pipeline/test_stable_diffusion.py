@@ -204,7 +204,7 @@ def test_without_guidance_the_network_sees_each_image_once(model, monkeypatch):
     assert seen(guidance_scale=2, count=2) == {2}
     # Alone, a guided image takes both devices, one for each half.
     assert seen(guidance_scale=2, count=1) == {1}
-    assert seen(guidance_scale=2, count=3) == {3}
+    assert seen(guidance_scale=2, count=3, batch_size=3) == {3}
 
 
 @pytest.mark.parametrize("guided", [False, True])
