@@ -1,6 +1,6 @@
 """Digits that a trained model speaks, heard by a reader of recordings, over the scale of guidance.
 
-    python -m benchmarks.spoken_digits --model runs/digits/model --recordings recordings
+    python -m benchmarks.spoken_digits --model runs/spoken_digits/model --recordings recordings
 
 Writes benchmarks/results/spoken_digits.json: shares with 95 % intervals and each seed's, beside those
 of the recordings kept out and of these resynthesised.
@@ -18,14 +18,14 @@ from sdjax.parallel import use_compile_cache, use_cpu_devices
 
 
 def main(
-    model: Path = Path("runs/digits/model"),
+    model: Path = Path("runs/spoken_digits/model"),
     recordings: Path = Path("recordings"),
     scales: tuple[float, ...] = (1.0, 2.0, 4.0),
     steps: int = 30,
     each: int = 5,
     seeds: int = 3,
     epochs: int = 15,
-    workdir: Path = Path("runs/digits/evaluation"),
+    workdir: Path = Path("runs/spoken_digits/evaluation"),
     save: bool = True,
 ):
     """Measures a model at each scale of guidance.

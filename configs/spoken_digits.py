@@ -1,15 +1,15 @@
 r"""Speech: the digits of the Free Spoken Digit Dataset, "seven by jackson".
 
-    python main.py train --config configs/spoken_digits.py --workdir runs/digits \
+    python main.py train --config configs/spoken_digits.py --workdir runs/spoken_digits \
         --data.source folder:recordings
-    python main.py evaluate spoken-digits --model runs/digits/model --recordings recordings \
+    python main.py evaluate spoken-digits --model runs/spoken_digits/model --recordings recordings \
         --generation.guidance-scale 2
 
 `recordings` is the folder of that name of github.com/Jakobovski/free-spoken-digit-dataset: 3,000
 recordings of 8 kHz by six speakers, of which the first five of each digit and speaker are kept out.
 Pictures of 64x64 pixels are log-mel spectrograms of a second. An autoencoder (16x16x4 latents), then
 a text-to-image U-Net with its own text encoder, as in configs/shapes.py; what is drawn becomes sound
-by Griffin-Lim: `sample --model runs/digits/model --prompt "seven by jackson" --sound speech`.
+by Griffin-Lim: `sample --model runs/spoken_digits/model --prompt "seven by jackson" --sound speech`.
 """
 
 from sdjax.data import DataConfig

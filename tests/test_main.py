@@ -73,7 +73,7 @@ def test_sample_refuses_in_one_line(model, tmp_path, capsys):
     assert "multiple of 2" in refusal(capsys, *start, "--height", "15", *out)
     assert "batch_size" in refusal(capsys, *start, "--batch-size", "0", *out)
     assert "sampler" in refusal(capsys, *start, "--sampler", "eulr", *out)
-    assert "empty list" in refusal(capsys, "sample", "--model", model, *out, "--prompt")
+    assert "--prompt is missing" in refusal(capsys, "sample", "--model", model, *out, "--prompt")
     # As Python gives an argument that is no UTF-8.
     invalid = refusal(capsys, "sample", "--prompt", "a \udcff", "--model", model, *out)
     assert "found the byte 0xFF after 'a '" in invalid

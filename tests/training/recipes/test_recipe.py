@@ -32,6 +32,7 @@ from sdjax.training import (
 )
 from sdjax.training.loop import lock
 from sdjax.training.loop.lock import locked
+from sdjax.training.objectives.molecules import MoleculeObjective, MoleculeRun
 from sdjax.training.recipes import export, material
 from tests.training.small import DATA, LATENT, PIXEL, PIXELS
 
@@ -295,7 +296,7 @@ class Labelled:
 
 def test_classes_guidance_and_learned_variance(tmp_path, monkeypatch):
     source = Source(Labelled(), 32, require_captions=False)
-    monkeypatch.setattr(material, "open_source", lambda data: source)
+    monkeypatch.setattr(material, "open_source", lambda data, *_: source)
     run = dataclasses.replace(
         PIXEL, class_dropout=0.5, learned_variance=True,
         unet=dataclasses.replace(PIXEL.unet, num_class_embeds=4, out_channels=6),
@@ -323,23 +324,29 @@ def test_the_recipes_of_the_repository_load(path):
     assert re.search(command, " ".join(path.read_text("utf-8").replace("\\\n", " ").split()))
     if model or recipe.base:
         return
-    pixels = isinstance(run, PixelRun)
-    objective = PixelObjective(run) if pixels else LatentObjective(run, recipe.autoencoder.vae)
+    levels = 1000
+    if isinstance(run, MoleculeRun):
+        objective, trained, levels = MoleculeObjective(run), {"egnn"}, 1001
+    elif isinstance(run, PixelRun):
+        objective, trained = PixelObjective(run), {"unet"}
+    else:
+        objective = LatentObjective(run, recipe.autoencoder.vae)
+        trained = {"unet", "text_encoder"}
     shapes = jax.eval_shape(objective.init, jax.random.key(0))
-    assert set(shapes) == ({"unet"} if pixels else {"unet", "text_encoder"})
-    assert len(run.denoising.schedule.build()) == 1000
+    assert set(shapes) == trained
+    assert len(run.denoising.schedule.build()) == levels
 
 
 def test_recipes_are_found_by_name(tmp_path, monkeypatch):
     assert known_recipes() == {path.stem: path for path in CONFIGS}
     monkeypatch.chdir(tmp_path)
     assert load_config("shapes") == load_config(CONFIGS[0].with_name("shapes.py"))
-    with pytest.raises(SdjaxError, match="there are autoencoder_gan, .*, shapes_pairs; did you"):
+    with pytest.raises(SdjaxError, match="there are autoencoder_gan, .*, shapes_pairs, .*; did you"):
         load_config("shape")
     with pytest.raises(SdjaxError, match="no recipe configs/shapes.py, .*did you mean shapes?"):
         load_config("configs/shapes.py")
     (tmp_path / "mine.py").write_text("from tests.training.small import PIXELS as config")
-    with pytest.raises(SdjaxError, match="there are .*shapes, shapes_pairs, mine.py$"):
+    with pytest.raises(SdjaxError, match="there are .*shapes, shapes_pairs, .*mine.py$"):
         load_config("other.py")
     assert load_config("mine.py") == PIXELS
 
@@ -408,7 +415,7 @@ def test_recipes_that_do_not_fit_together(changes, message):
     ({"optimizer__learning_rate": -1.0}, "learning_rate must be above 0, got -1.0"),
     ({"optimizer__clip_norm": -1.0}, "clip_norm must be at least 0, got -1.0"),
     ({"optimizer__name": "adam"}, "name must be one of adamw, adafactor, lion, .*, got 'adam'"),
-    ({"denoising__schedule__name": "sigmoidal"}, "name must be one of linear, .* sigmoid, got"),
+    ({"denoising__schedule__name": "sigmoidal"}, "name must be one of linear, .* sigmoid, .*got"),
     ({"sheet__steps": 0}, "steps must be at least 1"),
     ({"keep_every": 3}, "keep_every .3. must be a multiple of checkpoint_every .2."),
     ({"keep_every": 2, "steps_per_call": 4}, "and that one of steps_per_call .4."),
