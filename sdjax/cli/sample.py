@@ -1,7 +1,9 @@
 """`sdjax sample`: prompts to pictures."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+import tyro
 
 from sdjax.words import WORDS
 
@@ -102,6 +104,8 @@ def sample(
     safety_checker: str | None = None,
     blank: bool = False,
     offload: bool = False,
+    fsdp: Annotated[int, tyro.conf.arg(name="placement.fsdp")] = 1,
+    tensor: Annotated[int, tyro.conf.arg(name="placement.tensor")] = 1,
 ) -> dict[str, Any]:
     """Turn prompts into pictures, each a numbered file, and one captioned sheet of them all.
 
@@ -226,6 +230,9 @@ def sample(
         safety_checker: A folder of Stable Diffusion's safety checker, which tells what it flags.
         blank: Whether pictures that are flagged become black.
         offload: Keeps each network on the device only while it is used, where its memory is small.
+        fsdp: Devices that share out the parameters of the model and its refiner, and the pictures;
+            -1 for all there are. For models larger than a device.
+        tensor: Devices that share out each large product.
     """
     return dict(locals())
 

@@ -14,7 +14,7 @@ from sdjax.words import hint, plain
 OF_THE_COMMAND = frozenset(
     "model config dtype quantize control reference image_encoder out like format json grid x y count "
     "batch_size preview preview_vae safety_checker blank offload refiner motion "
-    "motion_like sound".split()
+    "motion_like sound fsdp tensor".split()
 )
 
 _FOUND = frozenset(["nsfw"])  # what a picture says of itself that is no setting

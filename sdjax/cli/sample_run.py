@@ -50,6 +50,7 @@ def carry_out(
     """Makes the pictures of each of the `cells`, options that differ in the axes' settings."""
     import sdjax
     from sdjax.models.motion import MotionConfig
+    from sdjax.parallel import Placement
     from sdjax.pipeline.given import first_frame
     from sdjax.pipeline.given.arguments import whole
     from sdjax.pipeline.model.files import read_model
@@ -68,7 +69,9 @@ def carry_out(
         cells = [{**cell, "seed": int(first.seeds[0])} for cell in cells]
     requests = [request_of(cell) for cell in cells] if len(cells) > 1 else [first]
     check_writable(given["out"])
+    placement = Placement(given["fsdp"], given["tensor"])
     prepare_devices()
+    placement.here()  # refuses what does not fit the devices, before the model is read
     dtype, offload = given["dtype"], given["offload"]
     controls = loaded(steered, given["image_encoder"], dtype=dtype, offload=offload)
     source = str(sdjax.EMOJI) if given["model"] is None else given["model"]
@@ -95,13 +98,13 @@ def carry_out(
     ]
     layout = _layout(given, found, plans)
     pipeline = sdjax.StableDiffusion.from_model(
-        found, dtype, source, offload, quantize=given["quantize"]
+        found, dtype, source, offload, placement, given["quantize"]
     )
     if motion is not None:
         pipeline.load_motion(given["motion"], like=given["motion_like"])
     if refines:
         refiner = sdjax.StableDiffusion.from_pretrained(
-            given["refiner"], dtype=dtype, offload=offload
+            given["refiner"], dtype=dtype, offload=offload, placement=placement
         )
         for asked in requests:
             asked.refiner = refiner

@@ -6,6 +6,8 @@ import shlex
 import warnings
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -299,3 +301,17 @@ def test_evaluate_checks_before_weights_are_read_too(model, tmp_path, capsys, mo
     single = [str(model / "single.safetensors"), "--config", str(model)]
     assert main.main([*start, *single, "--generation.steps", "2000"]) == 2
     assert "steps must be between 1 and 1000, got 2000" in capsys.readouterr().err
+
+
+def test_a_model_cut_over_devices_draws_the_same(model, tmp_path, capsys):
+    devices = len(jax.local_devices())
+    told = refusal(capsys, "--model", str(model), "--prompt", "rocket", "--out",
+                   str(tmp_path / "no"), "--placement.fsdp", str(devices + 1))
+    assert f"must divide the {devices} devices" in told
+    for name, option in (("copies", "1"), ("cut", "-1")):
+        asked = ["--model", str(model), "--prompt", "rocket", "--steps", "2", "--out",
+                 str(tmp_path / name), "--placement.fsdp", option]
+        assert main.main(["sample", *asked]) == 0
+    copies, cut = (np.asarray(Image.open(tmp_path / name / "00000.png"), int)
+                   for name in ("copies", "cut"))
+    assert np.abs(copies - cut).max() <= 1
