@@ -14,7 +14,7 @@ OLDEST = tests/diffusion/test_losses.py tests/diffusion/test_sampling.py \
   tests/models/test_convolution.py tests/pipeline/test_convert.py tests/text tests/training \
   tests/weights/test_manifest.py tests/test_main.py tests/test_memory.py
 
-.PHONY: demo test test-full test-oldest clean
+.PHONY: demo test test-full test-oldest bench bench-tpu clean
 
 demo: .venv/.run
 	.venv/bin/python main.py sample --out demo \
@@ -30,6 +30,15 @@ test-full: .venv/.test test-oldest
 # The core with the oldest versions that pyproject.toml allows, without PyTorch and diffusers.
 test-oldest: .venv-oldest/.test
 	.venv-oldest/bin/python -m pytest $(WORKERS) -m "not full" $(PEERS) $(OLDEST)
+
+# Beside their peers, one after another, on a machine that does nothing else: docs/benchmarks.md.
+bench: .venv/.test
+	for name in ddpm_vs_torch attention sampling_loop load loader clips few_bits; do \
+	  .venv/bin/python -m benchmarks.$$name || exit 1; done
+
+# For chips that are not here: needs libtpu in .venv.
+bench-tpu: .venv/.test
+	for name in pods tpu_memory; do .venv/bin/python -m benchmarks.$$name || exit 1; done
 
 clean:
 	rm -rf demo .pytest_cache build *.egg-info
