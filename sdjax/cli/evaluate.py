@@ -20,9 +20,11 @@ def run(arguments: list[str], program: str) -> int:
     from sdjax.pipeline.plans.request import Request
     from sdjax.pipeline.stable_diffusion import plan_for
 
+    meant = list(evaluation.EVALUATIONS)
     if arguments and not arguments[0].startswith("-"):
-        names = [re.sub("(?<=.)(?=[A-Z])", "-", c.__name__).lower() for c in evaluation.EVALUATIONS]
+        names = {re.sub("(?<=.)(?=[A-Z])", "-", c.__name__).lower(): c for c in meant}
         check_known("evaluation", arguments[0], names)
+        meant = [names[arguments[0]]]
     # Without the prefix of `measure`, but with those of what lies in it: data.seed and so on.
     kinds = Annotated[Union[tuple(evaluation.EVALUATIONS)], tyro.conf.arg(name="")]
 
@@ -57,7 +59,7 @@ def run(arguments: list[str], program: str) -> int:
         evaluation.run(measure, load, str(source))
 
     generation = [field.name for field in dataclasses.fields(evaluation.Generation)]
-    ours = {field.name for kind in evaluation.EVALUATIONS for field in dataclasses.fields(kind)}
+    ours = {field.name for kind in meant for field in dataclasses.fields(kind)}
     words = known_words(["model", "config", "out"], MODEL_WORDS)
     for word, name in {**WORDS, **dict(zip(generation, generation))}.items():
         if name in generation and word not in ours:

@@ -13,6 +13,7 @@ from .common import prepare_devices
 from .sample_options import OF_THE_COMMAND, Axis
 from .steered import loaded, shown
 
+MISSING = "--prompt is missing: say what to draw, in quotes"
 SAMPLER_OPTIONS = ("spacing", "sigmas", "eta")
 # Options of the command that a picture of its own is made with, beside those of `generate`.
 _KEPT = (
@@ -69,6 +70,8 @@ def carry_out(
         cells = [{**cell, "seed": int(first.seeds[0])} for cell in cells]
     requests = [request_of(cell) for cell in cells] if len(cells) > 1 else [first]
     check_writable(given["out"])
+    if not given["prompt"] and not given["image"]:  # some models move a picture, and take none
+        raise SdjaxError(MISSING)
     placement = Placement(given["fsdp"], given["tensor"])
     prepare_devices()
     placement.here()  # refuses what does not fit the devices, before the model is read
@@ -78,7 +81,7 @@ def carry_out(
     found = read_model(source, config=given["config"])
     moves = found.checkpoint.family == "svd"
     if not (given["prompt"] or moves):
-        raise SdjaxError("--prompt is missing: say what to draw, in quotes")
+        raise SdjaxError(MISSING)
     kind = _of_model(_kind(given, moves), given, found)
     looking = _looking(given)
     # Before minutes go by with the weights.

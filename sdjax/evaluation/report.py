@@ -31,7 +31,7 @@ class Figures:
         self.folder = writable_folder(config.out)
         self.about = {
             "model": None if subject is None else str(subject), "files": _files(subject),
-            "settings": dataclasses.asdict(config),
+            "settings": json.loads(json.dumps(dataclasses.asdict(config))),
         }
         self.stem, number = name, 1
         while not self._free(subject):

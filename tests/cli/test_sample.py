@@ -122,7 +122,7 @@ def test_convert_looks_at_where_it_writes_before_it_reads(capsys):
         (["--guidance-scale", "nan"], "guidance_scale must be a finite number"),
         (["--count", "0"], "count must be at least 1"),
         (["--seed", "-2"], "a seed must lie in"),
-        (["--prompt"], "prompt is an empty list"),
+        (["--prompt"], "--prompt is missing: say what to draw"),
         (["--out", "gs://bucket/pictures"], "gs://"),
     ],
 )

@@ -131,15 +131,16 @@ def test_noise_of_a_variation(strength):
     shape = (2, 12, 16, 4)
     noise = np.float32(np.random.RandomState(0).randn(*shape))
     seeds = np.array([3, 4], np.uint64)
-    made = varied(noise, seeds, strength, "torch")
+    made = varied(noise, seeds, strength, "torch", shape[1:])
     assert made.dtype == np.float32
     for i, seed in enumerate((3, 4)):
         other = torch.randn(4, 12, 16, generator=torch.Generator().manual_seed(seed))
         expected = slerp(strength, noise[i], other.numpy().transpose(1, 2, 0))
         np.testing.assert_allclose(made[i], expected, atol=2e-6)
     # A seed's variation towards itself is itself, not a division by nothing.
-    (own,) = varied(made[:1], seeds[:1], 1.0, "torch")
-    np.testing.assert_allclose(varied(own[None], seeds[:1], 0.5, "torch")[0], own, atol=1e-6)
+    (own,) = varied(made[:1], seeds[:1], 1.0, "torch", shape[1:])
+    again = varied(own[None], seeds[:1], 0.5, "torch", shape[1:])[0]
+    np.testing.assert_allclose(again, own, atol=1e-6)
 
 
 @pytest.mark.parametrize("noise", ["torch", "jax"])

@@ -72,8 +72,8 @@ def test_the_loss_is_the_same_of_ids_and_of_what_they_are_embedded_as(model, net
 def test_contexts_are_made_once_and_anew_for_what_has_changed(
     model, networks, tmp_path, monkeypatch
 ):
-    asked, embed_all = [], Contexts._embed
-    monkeypatch.setattr(Contexts, "_embed", lambda self, ids: (
+    asked, embed_all = [], Contexts.embed
+    monkeypatch.setattr(Contexts, "embed", lambda self, ids: (
         asked.append(len(ids["ids"])) or embed_all(self, ids)))
     monkeypatch.setattr(text_cache, "CHUNK", 2)
     path = tmp_path / "texts.npz"
