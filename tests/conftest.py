@@ -2,6 +2,7 @@
 
 import gc
 import os
+import sys
 
 os.environ.update(
     JAX_PLATFORMS="cpu",
@@ -33,4 +34,6 @@ def forget_programs():
     """
     yield
     jax.clear_caches()
+    if sizes := sys.modules.get("sdjax.pipeline.compiled.sizes"):
+        sizes.compiled.cache_clear()
     gc.collect()

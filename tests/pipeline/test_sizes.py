@@ -19,6 +19,7 @@ def compilations():
         if "backend_compile" in name:
             made.append(name)
 
+    sizes.compiled.cache_clear()  # of pictures that other tests made
     jax.monitoring.register_event_duration_secs_listener(listen)
     yield made
     jax.monitoring.unregister_event_duration_listener(listen)
@@ -46,8 +47,6 @@ def test_nothing_is_compiled_for_another_number_of_pictures(compilations):
 
 def test_after_one_picture_several_compile_nothing(compilations):
     model = random_pipeline()
-    known = sizes.compiled
-    known.cache_clear()
     first = model.generate("red apple", seed=5, **SETTINGS)
     compilations.clear()
     made = model.generate("red apple", seed=4, count=3, **SETTINGS)
