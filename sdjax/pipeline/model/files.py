@@ -179,7 +179,7 @@ def _tell_of_yaml(path: Path) -> None:
 
 def _guidance_scale(index: Mapping, source: Path, family: str) -> float:
     default = CLIP_GUIDANCE_SCALE if family == "svd" else GUIDANCE_SCALE
-    value = index.get(_GUIDANCE, _GUIDANCES.get(index.get("_class_name"), default))
+    value = index.get(_GUIDANCE, _GUIDANCES.get(str(index.get("_class_name")), default))
     if type(value) not in (int, float):
         raise SdjaxError(
             f"{_GUIDANCE} in the model index of {source} must be a number, got {value!r}"
