@@ -224,5 +224,8 @@ def _awaiting_any(count, batched, base, x):
     """The kernel is the same for all: it waits for one of them."""
     del count
     if any(jax.tree.leaves(batched[0])):
-        raise NotImplementedError("kernels of few bits cannot be mapped over")
+        raise SdjaxError(
+            "kernels of few bits are the same for all that a function is mapped over: map over the "
+            "inputs alone, or make the kernels wide first"
+        )
     return _awaiting(base, x[0]), batched[0]
