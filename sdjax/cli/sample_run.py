@@ -70,7 +70,8 @@ def carry_out(
         cells = [{**cell, "seed": int(first.seeds[0])} for cell in cells]
     requests = [request_of(cell) for cell in cells] if len(cells) > 1 else [first]
     check_writable(given["out"])
-    if not given["prompt"] and not given["image"]:  # some models move a picture, and take none
+    # Some models move a picture and take no prompt; the one that comes along does.
+    if given["model"] is None and not (given["prompt"] or given["image"]):
         raise SdjaxError(MISSING)
     placement = Placement(given["fsdp"], given["tensor"])
     prepare_devices()
