@@ -3,6 +3,7 @@
 Needs the package `libtpu`, which `pip install "sdjax[tpu]"` brings; no TPU.
 """
 
+import math
 import os
 import re
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import jax
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
+from sdjax.chips import CHIPS
 from sdjax.errors import SdjaxError
 from sdjax.models.attention_kernels import compiling_for
 
@@ -55,21 +57,63 @@ def devices(topology: str) -> list:
     return list(found.devices)
 
 
-def cost(function, *arguments: Any, device) -> Cost:
+class Place(NamedTuple):
+    """Devices to plan for."""
+
+    chip: str
+    devices: list
+    """To compile for; where nothing is compiled, one of this machine."""
+    count: int
+    compiles: bool
+    """Whether programs are compiled for them, and not only counted as they are written."""
+
+
+def place(topology: str, compiled: bool = True) -> Place:
+    """The devices of "v5e:2x4", "h100:8", or of "cpu", which is this machine.
+
+    compiled: whether programs for TPUs are compiled. Those for GPUs never are, as there is no
+    compiler without one. Raises SdjaxError for what is none of these.
+    """
+    name, _, size = topology.partition(":")
+    if name == "cpu":
+        return Place(name, jax.devices(), len(jax.devices()), True)
+    if name not in CHIPS:
+        raise SdjaxError(
+            f"no topology {topology!r}: expected cpu, or one of {', '.join(CHIPS)} with a "
+            "size, as in v5e:2x4 or h100:8"
+        )
+    if CHIPS[name].compiles and compiled:
+        found = devices(topology)
+        return Place(name, found, len(found), True)
+    sides = [side for side in size.split("x") if side.isdigit() and int(side) > 0]
+    if len(sides) != size.count("x") + 1 or (not CHIPS[name].compiles and len(sides) > 1):
+        slices = CHIPS[name].compiles
+        what = "a slice, as in v5e:2x4" if slices else f"a number of GPUs, as in {name}:8"
+        raise SdjaxError(f"expected {what}, got {topology!r}")
+    return Place(name, jax.devices()[:1], math.prod(map(int, sides)), False)
+
+
+def cost(function, *arguments: Any, device, platform: str = "tpu", compiled: bool = True) -> Cost:
     """What `function(*arguments)` takes of a device that need not be there.
 
-    arguments: trees of arrays or of `jax.ShapeDtypeStruct`; only shapes and dtypes count.
+    arguments: trees of arrays or of `jax.ShapeDtypeStruct`; only shapes and dtypes count. platform:
+    the device's. compiled: where not, operations are those of the function as it is written, and
+    what only a compiler knows is 0.
     """
-    place = SingleDeviceSharding(device)
+    here = SingleDeviceSharding(device)
 
     def shape(leaf):
         leaf = leaf if hasattr(leaf, "dtype") else np.asarray(leaf)
-        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place)
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here)
 
     shapes = jax.tree.map(shape, arguments)
-    with compiling_for("tpu"):
-        compiled = jax.jit(function).lower(*shapes).compile()
-    sizes, work = compiled.memory_analysis(), compiled.cost_analysis()
+    with compiling_for(platform):
+        program = jax.jit(function).lower(*shapes)
+        if not compiled:
+            held = (_bytes_of(tree) for tree in (shapes, program.out_info))
+            return Cost(*held, 0, program.cost_analysis()["flops"], 0.0)
+        program = program.compile()
+    sizes, work = program.memory_analysis(), program.cost_analysis()
     return Cost(
         sizes.argument_size_in_bytes,
         sizes.output_size_in_bytes - sizes.alias_size_in_bytes,
@@ -77,6 +121,10 @@ def cost(function, *arguments: Any, device) -> Cost:
         work["flops"],
         work["bytes accessed"],
     )
+
+
+def _bytes_of(tree) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 _COLLECTIVE = re.compile(

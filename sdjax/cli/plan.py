@@ -1,56 +1,98 @@
-"""`sdjax plan`: what a training takes of hardware that need not be there."""
+"""`sdjax plan`: what a training, or pictures, take of hardware that need not be there."""
 
+import inspect
 import json as js
 from collections import Counter
 from pathlib import Path
+from typing import Any, Literal
+
+from sdjax.errors import SdjaxError
 
 from .common import parsed, prepare_devices
 from .train import WORDS
 
 
 def plan(
-    config: Path, topology: str, price: float | None = None, compile: bool = True, json: bool = False
-) -> tuple[Path, str, float | None, bool, bool]:
-    """Compile a training step for devices that need not be there, and tell what it takes of them.
+    topology: str, config: Path | None = None, price: float | None = None, compile: bool = True,
+    json: bool = False,
+) -> tuple[str, Path | None, float | None, bool, bool]:
+    """Compile a training step, or the making of pictures, for devices that need not be there.
 
     sdjax plan --config lora --model sd15 --topology v5e:2x4
+    sdjax plan --model sdxl --topology v5e:2x4 --count 8 --steps 30
 
-    Every value of the recipe is an option, as of `train`; no data and no weights are read. What is
-    told are bounds: no program is faster than they say.
+    With a recipe, an update of its training: every value of the recipe is an option, as of `train`.
+    Without one, pictures by --model: see sdjax plan --model --help. Neither data nor weights are
+    read. What is told are bounds: no program is faster than they say.
 
     Args:
-        config: A recipe, as `train` takes it.
         topology: The devices: v5e:2x4, v5p:…, v6e:16x16, for which the package libtpu compiles;
             h100:8 or a100:8, for which only sizes and operations are counted; or cpu, this machine.
+        config: A recipe, as `train` takes it.
         price: Of one device for an hour, for the cost of a million images.
         compile: Whether the program is compiled for TPUs, which takes minutes to an hour for large
             models; without, sizes and operations are counted, as for GPUs.
         json: Print the figures as JSON.
     """
-    return config, topology, price, compile, json
+    return topology, config, price, compile, json
+
+
+def pictures(
+    model: str, count: int = 1, height: int | None = None, width: int | None = None,
+    steps: int | None = None, sampler: str | None = None, guidance_scale: float | None = None,
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16", vae_tile: int | None = None,
+    inpaint: bool = False,
+) -> dict[str, Any]:
+    """What the pictures of one call of `generate` take, made by a model whose weights are not read.
+
+    Args:
+        model: A folder or file, or sd15, sd21, sdxl.
+        count: Pictures at once, on all devices together.
+        height: Of a picture, in pixels; the model's own where it is not given, as all that follows.
+        width: The same.
+        steps: Of sampling.
+        sampler: By its name, such as dpmpp_2m.
+        guidance_scale: How strongly the prompt steers; 1 halves the work.
+        dtype: What the networks compute in and their parameters are kept in.
+        vae_tile: Decode in tiles of this side, in pixels.
+        inpaint: Repaint a part of a picture; published models have 9 channels then.
+    """
+    return dict(locals())
 
 
 def run(arguments: list[str], program: str) -> int:
-    """Reads the recipe's own options, compiles, and prints a table."""
+    """Reads the recipe's own options, or those of pictures, compiles, and prints a table."""
     own = {"config", "topology", "price", "compile", "json"}
-    (config, topology, price, compiled, as_json), rest = parsed(
-        plan, arguments, program, words=WORDS, ours={*own, *(n.split()[0] for n in WORDS.values())},
-        required=["--config", "--topology"], return_unknown_args=True,
+    names = [a.split("=")[0] for a in arguments]
+    helped = [a for a in ("-h", "--help") if a in names and "--model" in names]
+    if helped and "--config" not in names:
+        return parsed(pictures, ["--help"], program, words={})
+    recipe_names = {*own, *(n.split()[0] for n in WORDS.values())}
+    (topology, config, price, compiled, as_json), rest = parsed(
+        plan, arguments, program, words=WORDS,
+        ours=recipe_names | {*inspect.signature(pictures).parameters},
+        required=["--topology"], return_unknown_args=True,
     )  # fmt: skip
     from sdjax.chips import CHIPS
     from sdjax.pipeline.given.arguments import number
-    from sdjax.training.recipes import plan as planning
-    from sdjax.training.recipes.recipe import load_config, with_overrides
 
     if price is not None:
         number(0)("price", price)
-    recipe = with_overrides(load_config(config), rest, f"{program} plan --config {config}")
-    prepare_devices([recipe.diffusion.batch_size] if recipe.diffusion else [])
-    found = planning.estimate(recipe, topology, compiled)
+    remedies = ()
+    if config is None:
+        found = _of_pictures(rest, program, topology, compiled)
+    else:
+        from sdjax.training.recipes import plan as planning
+        from sdjax.training.recipes.recipe import load_config, with_overrides
+
+        recipe = with_overrides(load_config(config), rest, f"{program} plan --config {config}")
+        prepare_devices([recipe.diffusion.batch_size] if recipe.diffusion else [])
+        found = planning.estimate(recipe, topology, compiled)
+        remedies = planning.remedies(recipe, found)
     chip = CHIPS.get(found.chip)
     figures = _figures(found, chip, price)
-    if chip is not None and found.memory > 0.95 * chip.memory:
-        figures["remedies"] = planning.remedies(recipe, found)
+    if chip is not None and found.memory > 0.95 * chip.memory and remedies:
+        figures["remedies"] = remedies
     if as_json:
         print(js.dumps(figures, indent=2))
     else:
@@ -58,25 +100,44 @@ def run(arguments: list[str], program: str) -> int:
     return 0
 
 
+def _of_pictures(arguments, program, topology, compiled):
+    """The estimate of pictures; SdjaxError where no model is named either."""
+    if not any(argument.split("=")[0] == "--model" for argument in arguments):
+        raise SdjaxError("give --config for a training, or --model alone for making pictures")
+    from sdjax.pipeline import planning
+    from sdjax.weights.tensors import dtype_of
+
+    asked = parsed(pictures, arguments, f"{program} plan", words={})
+    prepare_devices([asked["count"]])
+    dtype = dtype_of(asked.pop("dtype"))
+    return planning.estimate(
+        asked.pop("model"), topology, asked.pop("count"), dtype, compiled, **asked
+    )
+
+
 def _figures(found, chip, price):
-    bounds = found.bounds
+    bounds, evaluations = found.bounds, getattr(found, "evaluations", None)
+    collectives = getattr(found, "collectives", ())
     figures = {
         "chip": found.chip, "devices": found.devices, "images_per_step": found.images,
         "bytes": {
             name: getattr(found, name)
             for name in ("parameters", "optimizer", "ema", "frozen", "data", "temporary", "memory")
+            if hasattr(found, name)
         },
         "memory_of_chip": chip.memory if chip else None,
         "fits": found.memory <= chip.memory if chip and found.temporary is not None else None,
         "flops": found.flops, "bytes_accessed": found.accessed,
         "collectives": [
             {"kind": kind, "count": count,
-             "bytes": sum(one.size for one in found.collectives if one.kind == kind),
-             "moved": sum(one.moved for one in found.collectives if one.kind == kind)}
-            for kind, count in Counter(one.kind for one in found.collectives).items()
+             "bytes": sum(one.size for one in collectives if one.kind == kind),
+             "moved": sum(one.moved for one in collectives if one.kind == kind)}
+            for kind, count in Counter(one.kind for one in collectives).items()
         ],
         "seconds_at_least": bounds,
     }  # fmt: skip
+    if evaluations is not None:
+        figures["evaluations"] = evaluations
     if bounds:
         binding = max(bounds, key=bounds.get)
         rate = found.images / bounds[binding]
@@ -91,7 +152,10 @@ def _table(found, chip, figures, topology):
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"one update of {found.images} images on {topology}, each device")
+    what = "one update of"
+    if evaluations := figures.get("evaluations"):
+        what = f"{evaluations} evaluations and the decoder, for"
+    table = Table(title=f"{what} {found.images} images on {topology}, each device")
     table.add_column("")
     table.add_column("", justify="right")
     for name, size in figures["bytes"].items():

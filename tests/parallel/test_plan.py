@@ -2,18 +2,22 @@
 
 import importlib.util
 import json
+import math
 from collections import Counter
 from dataclasses import replace
 
 import jax
 import pytest
 
+import sdjax
 from sdjax import absent
 from sdjax.cli import main
 from sdjax.errors import SdjaxError
 from sdjax.parallel import Placement
 from sdjax.training.recipes.plan import estimate, remedies
+from sdjax.weights.tensors import read_safetensors
 from tests.training.small import PIXELS
+from tests.weights import small
 
 TEXT = """
   %all-reduce.3 = f32[8,16]{1,0} all-reduce(%dot), replica_groups=[1,4]<=[4], to_apply=%add
@@ -109,3 +113,59 @@ def test_a_pod_is_compiled_for(here):
     assert {"all-gather"} <= {one.kind for one in found.collectives}
     assert set(found.bounds) == {"compute", "memory", "links"}
     assert jax.default_backend() == "cpu"
+
+
+def told_of(capsys, *given):
+    """The figures of the making of pictures."""
+    assert main(["plan", *given, "--dtype", "float32", "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_pictures_are_planned_without_weights(capsys):
+    """Half the work without guidance, as often as the sampler asks, and the decoder once."""
+    given = ["--model", str(sdjax.EMOJI), "--count", "4", "--topology", "h100:2"]
+    guided = told_of(capsys, *given, "--steps", "4")
+    longer = told_of(capsys, *given, "--steps", "8")
+    plain = told_of(capsys, *given, "--steps", "8", "--guidance-scale", "1", "--price", "3")
+    files = sdjax.EMOJI.glob("*/*.safetensors")
+    sizes = [tensor.shape for path in files for tensor in read_safetensors(path)[0].values()]
+    # The encoder, which makes no picture, is there too.
+    assert guided["bytes"]["parameters"] == 4 * sum(math.prod(shape) for shape in sizes)
+    assert guided["bytes"]["temporary"] is None and guided["fits"] is None
+    assert (guided["evaluations"], longer["evaluations"]) == (4, 8)
+    evaluation = (longer["flops"] - guided["flops"]) / 4
+    decoder = guided["flops"] - 4 * evaluation
+    assert 0 < decoder < 4 * evaluation
+    assert plain["flops"] == pytest.approx(8 * evaluation / 2 + decoder, rel=0.05)
+    rate = plain["images_per_second_at_most"]
+    assert rate == pytest.approx(4 / (plain["flops"] / 989e12))
+    assert plain["cost_per_million_images_at_least"] == pytest.approx(6 / 3600 * 1e6 / rate)
+
+
+def test_pictures_are_compiled_for_this_machine(tmp_path, capsys):
+    small.random_pipeline().save_pretrained(tmp_path)
+    given = ["--model", str(tmp_path), "--topology", "cpu", "--steps", "3", "--count", "2"]
+    told = told_of(capsys, *given)
+    assert told["devices"] == 2 and told["bytes"]["temporary"] > 0 and told["bytes_accessed"] > 0
+    assert told["bytes"]["memory"] == sum(
+        size for name, size in told["bytes"].items() if name != "memory")
+
+
+@pytest.mark.parametrize(("given", "words"), [
+    (["--topology", "h100:2"], "give --config for a training, or --model alone"),
+    (["--topology", "h100:2", "--model", "sd15", "--count", "3"], "cannot be split over 2 devices"),
+    (["--topology", "h100:1", "--model", "absent/of/nobody"], "absent/of/nobody"),
+    (["--topology", "h100:1", "--model", "sd15", "--height", "100"], "height must be a multiple of 8"),
+])  # fmt: skip
+def test_pictures_that_cannot_be_planned_are_refused(given, words, capsys):
+    assert main(["plan", *given]) == 2
+    printed = capsys.readouterr().err
+    assert words in printed and printed.count("\n") == 1
+
+
+@pytest.mark.full
+def test_published_models_are_planned_with_their_nine_channels(capsys):
+    given = ["--topology", "h100:1", "--model", "sd15", "--steps", "1", "--guidance-scale", "1"]
+    plain, inpaint = told_of(capsys, *given), told_of(capsys, *given, "--inpaint")
+    more = inpaint["bytes"]["parameters"] - plain["bytes"]["parameters"]
+    assert more == 4 * 5 * 9 * 320  # float32 of conv_in's further channels

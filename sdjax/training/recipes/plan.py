@@ -15,8 +15,7 @@ from sdjax.errors import SdjaxError
 from sdjax.models.attention_kernels import compiling_for
 from sdjax.parallel import Sharded
 from sdjax.parallel.rules import FSDP, TENSOR, spec
-from sdjax.pipeline.model.files import read_model
-from sdjax.text.vocabulary import clip_tokenizer
+from sdjax.pipeline.model.configurations import NETWORKS, configurations
 from sdjax.training.adaptations import Networks
 from sdjax.training.loop.config import RunConfig
 from sdjax.training.loop.fit import optimizer_of, step_of
@@ -26,8 +25,8 @@ from sdjax.training.objectives.latent_loss import IDS
 from sdjax.training.objectives.molecules import MoleculeObjective, MoleculeRun
 from sdjax.training.objectives.pixel import PixelObjective, PixelRun
 from sdjax.training.objectives.tuning import empty_ids, tuned
-from sdjax.weights.parts import VAE, TextEncoder, UNet, configuration, vae_shapes
-from sdjax.weights.published import PUBLISHED, published
+from sdjax.weights.parts import VAE, TextEncoder, UNet, vae_shapes
+from sdjax.weights.published import PUBLISHED
 from sdjax.weights.quantized.rounding import quantized_shapes
 
 Shape = jax.ShapeDtypeStruct
@@ -91,25 +90,11 @@ def estimate(recipe, topology: str, compiled: bool = True) -> Estimate:
 
     TPUs: the step is compiled for them. "cpu": for this machine's devices. GPUs: no compiler is
     here without one, so that only sizes and operations are counted, the latter of the program
-    before it is compiled, and so it is of TPUs where compiled is False. Raises SdjaxError for what is none of these, or cannot be planned.
+    before it is compiled, and so it is of TPUs where compiled is False. Raises SdjaxError for what
+    is none of these, or cannot be planned.
     """
-    name, _, size = topology.partition(":")
-    if name != "cpu" and name not in CHIPS:
-        raise SdjaxError(
-            f"no topology {topology!r}: expected cpu, or one of {', '.join(CHIPS)} with a "
-            "size, as in v5e:2x4 or h100:8"
-        )
+    name, devices, count, compiles = absent.place(topology, compiled)
     placement = recipe.placement
-    compiles = name == "cpu" or CHIPS[name].compiles and compiled
-    if name == "cpu":
-        devices = jax.devices()
-    elif compiles:
-        devices = absent.devices(topology)
-    else:
-        devices = jax.devices()[:1]
-    count = len(devices)
-    if not compiles:
-        count = _chips(topology, name, size)
     problem = problem_of(recipe)
     config = problem.config
     optimizer = optimizer_of(problem.objective, config)
@@ -190,15 +175,6 @@ def expected(params, frozen, fsdp, tensor, groups, accumulation=1) -> list[absen
     return [absent.Collective(*one) for one in wanted if one[1] and one[2] > 1]
 
 
-def _chips(topology, name, size):
-    """How many devices a topology has; SdjaxError where it says none."""
-    sides = [side for side in size.split("x") if side.isdigit() and int(side) > 0]
-    if len(sides) != size.count("x") + 1 or (not CHIPS[name].compiles and len(sides) > 1):
-        what = "a slice, as in v5e:2x4" if CHIPS[name].compiles else f"a number of GPUs, as in {name}:8"
-        raise SdjaxError(f"expected {what}, got {topology!r}")
-    return math.prod(map(int, sides))
-
-
 def _size(leaf):
     return math.prod(leaf.shape) * leaf.dtype.itemsize if hasattr(leaf.dtype, "itemsize") else 0
 
@@ -263,23 +239,12 @@ def _from_noise(recipe, run):
 
 
 def _on_model(recipe, run):
-    kinds = {"unet": UNet, "vae": VAE, "text_encoder": TextEncoder, "text_encoder_2": TextEncoder}
     source = recipe.model
     if source is None:
         raise SdjaxError(
             f"this recipe trains on top of a model: name it by --model, such as {PUBLISHED[0]}"
         )
-    if source in PUBLISHED:
-        found = published(source)
-        scheduler = found.pop("scheduler")
-        configs = {part: kinds[part].config_class.from_dict(own) for part, own in found.items()}
-        tokenizers = {part: clip_tokenizer("!") for part in configs if part.startswith("text")}
-    else:
-        model = read_model(source)
-        scheduler, tokenizers = model.checkpoint.scheduler, model.tokenizers
-        parts = model.checkpoint.parts
-        configs = {part: configuration(parts[part], kinds[part].config_class, source)
-                   for part in ("unet", "vae", *tokenizers)}
+    configs, tokenizers, scheduler = configurations(source)
     networks = Networks(
         UNet(configs["unet"]), VAE(configs["vae"]),
         {part: TextEncoder(configs[part]) for part in tokenizers}, tokenizers,
@@ -287,7 +252,7 @@ def _on_model(recipe, run):
     objective = tuned(run, networks, scheduler)
     dtype = jnp.dtype(run.base_dtype)
     base = {
-        part: jax.tree.map(lambda leaf: Shape(leaf.shape, dtype), kinds[part].shapes(config))
+        part: jax.tree.map(lambda leaf: Shape(leaf.shape, dtype), NETWORKS[part].shapes(config))
         for part, config in configs.items()
     }
     if run.quantize is not None:

@@ -8,7 +8,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from sdjax.errors import SdjaxError
-from sdjax.models.quantized import KINDS, LEVELS, Quantized, is_narrow
+from sdjax.models.quantized import KINDS, LEVELS, Quantized
 from sdjax.weights.arrays import all_finite
 
 BLOCK = 64  # inputs of an output that share a scale, at most

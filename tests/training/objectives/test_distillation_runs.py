@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch
 
 import sdjax
 from sdjax.data import DataConfig
@@ -39,6 +40,7 @@ from sdjax.training.recipes.material import Material
 from sdjax.weights import parts
 from sdjax.weights.parts import UNet
 from sdjax.weights.tensors import read_safetensors
+from tests.pipeline import peers
 from tests.weights import small
 
 METHODS = {
@@ -223,13 +225,20 @@ def test_the_result_says_how_it_is_sampled(model, tmp_path, name, monkeypatch):
 
 @pytest.mark.full
 @pytest.mark.parametrize("name", RUNS)
-def test_a_trained_result_is_sampled_in_few_steps_by_itself(model, tmp_path, name):
+def test_a_trained_result_is_sampled_in_few_steps_by_itself_and_by_diffusers(model, tmp_path, name):
     assert train(recipe(model, RUNS[name][0]), tmp_path)
     student, _ = check_result(model, tmp_path, name)
     before = sdjax.StableDiffusion.from_pretrained(model)
     assert np.any(np.asarray(before.params["unet"]["conv_in"]["kernel"])
                   != np.asarray(student.params["unet"]["conv_in"]["kernel"]))
-    assert len(student.generate(["red apple"], progress=False)) == 1
+    steps = student.planned(Request("red apple")).steps
+    found = student.generate(
+        ["red apple"], seed=7, noise="torch", output="numpy", progress=False)
+    theirs = peers.quiet(diffusers.DiffusionPipeline.from_pretrained(tmp_path / "model"))
+    wanted = peers.images(
+        theirs, ["red apple"], num_inference_steps=steps, guidance_scale=student.guidance_scale,
+        generator=[torch.Generator().manual_seed(7)])
+    peers.assert_close(found, wanted)
 
 
 @pytest.mark.full
