@@ -503,7 +503,9 @@ class StableDiffusion(Adapted):
         self.seeds = [int(seed) for seed in asked.seeds]
         planned = legs[0].planned
         said = planned.texts.texts[:, planned.negatives :].ravel()
-        warn_of_unseen([plain(text, asked.weighting) for text in said], self.captions)
+        if not self._loras:  # what they were taught is not known
+            learned = [word for tokenizer in self.tokenizers for word in tokenizer.learned]
+            warn_of_unseen([plain(text, asked.weighting) for text in said], self.captions, learned)
         with told_when_full(_WHEN_FULL):
             encoded = [run.encode(*leg) for leg in legs]
             texts = [[run.encode(*leg, pictures=False) for leg in some] for some in later]

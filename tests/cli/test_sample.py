@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 import main
 import sdjax
@@ -180,11 +181,18 @@ def test_a_drawn_seed_is_told_and_a_word_never_seen_too(model, tmp_path, capsys)
     assert [picture.tobytes() for picture in again] == [picture.tobytes() for picture in drawn]
 
 
-def test_the_warning_is_about_the_line_of_the_caller(model):
+def test_the_warning_is_about_the_line_of_the_caller(model, tmp_path):
     pipeline = sdjax.StableDiffusion.from_pretrained(model)
     with pytest.warns(UserWarning, match="no word of 'whale'") as caught:
         pipeline.generate("whale", steps=2, height=8, width=8, output="latents")
     assert caught[0].filename == __file__
+    # Neither of a word that was learned, nor where a LoRA may know more.
+    width = pipeline.text_encoders[0].config.hidden_size
+    save_file({"<whale>": np.zeros((1, width), np.float32)}, tmp_path / "word.safetensors")
+    pipeline.load_textual_inversion(tmp_path / "word.safetensors")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pipeline.generate("<whale>", steps=2, height=8, width=8, output="latents")
 
 
 def test_an_interrupted_command_keeps_what_is_finished(model, tmp_path, capsys, monkeypatch):
@@ -288,6 +296,7 @@ def test_a_prompt_without_a_known_word_is_told(prompt, told):
         warnings.simplefilter("always")
         warn_of_unseen([prompt, "penguin"], read_captions(sdjax.EMOJI))
         warn_of_unseen([prompt], ())  # of a model that does not say what it saw
+        warn_of_unseen(["a <rocket>"], ["penguin"], ["<rocket>"])
     assert len(caught) == told
     assert not told or f"no word of {prompt!r}" in str(caught[0].message)
 

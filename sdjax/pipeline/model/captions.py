@@ -42,9 +42,12 @@ def distinct(captions: Iterable[str], most: int = MOST) -> tuple[str, ...]:
     return tuple(kept)
 
 
-def warn_of_unseen(prompts: Sequence[str], captions: Sequence[str]):
-    """One warning of all prompts none of whose words the model ever saw."""
-    seen = set().union(*map(_words, captions))
+def warn_of_unseen(prompts: Sequence[str], captions: Sequence[str], learned: Sequence[str] = ()):
+    """One warning of all prompts none of whose words the model ever saw.
+
+    learned: words that it was taught beside its captions.
+    """
+    seen = set().union(*map(_words, (*captions, *learned)))
     unseen = [prompt for prompt in dict.fromkeys(prompts) if seen.isdisjoint(_words(prompt))]
     if captions and (unseen := [prompt for prompt in unseen if _words(prompt)]):
         near = get_close_matches(unseen[0], captions, 3, 0.4)
