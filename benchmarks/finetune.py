@@ -10,7 +10,7 @@ Each training is one command line of a recipe in configs/, run as a user runs it
 - controlnet: outlines, of emoji turned as no caption says; judged by the outlines of what is made.
 - inpaint: a U-Net of further channels beside the plain model's way to repaint.
 
-    python -m benchmarks.finetune                # all, about an hour and a half on two cores
+    python -m benchmarks.finetune                # all, about an hour of one core
     python -m benchmarks.finetune lora --source folder:pictures-of-emoji
 
 Writes results/finetune.json, pictures docs/images/finetune-*.webp and the table of
