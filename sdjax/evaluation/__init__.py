@@ -1,54 +1,61 @@
 """Metrics on generated pictures, and captioned sheets of them.
 
-An evaluation is a configuration and a function of a model and it, found by `run`.
+An evaluation is a configuration and a function of a model and it, found by `run`. Each is imported
+when it is asked for, as what they compute with takes long to import.
 """
 
-from sdjax.errors import SdjaxError
-from sdjax.folders import check_writable
+import importlib
+from typing import TYPE_CHECKING
 
-from .augmentation import Augmentation, evaluate_augmentation
-from .generation import Generation
-from .molecules import Molecules, evaluate_molecules
-from .moving import Moving, evaluate_moving
-from .nearest_picture import NearestNeighbour, evaluate_nearest
-from .reconstruction import Reconstruction, evaluate_reconstruction
-from .shapes_accuracy import ShapesAccuracy, evaluate_shapes
-from .sheets import sheet
-from .similarity import Similarity, evaluate_similarity
-from .spoken_digits import SpokenDigits, evaluate_digits
-
-EVALUATIONS = {
-    ShapesAccuracy: evaluate_shapes,
-    Moving: evaluate_moving,
-    Similarity: evaluate_similarity,
-    NearestNeighbour: evaluate_nearest,
-    Reconstruction: evaluate_reconstruction,
-    Molecules: evaluate_molecules,
-    Augmentation: evaluate_augmentation,
-    SpokenDigits: evaluate_digits,
+_HOME = {
+    "augmentation": ("Augmentation", "evaluate_augmentation"),
+    "generation": ("Generation",),
+    "kinds": ("EVALUATIONS", "run"),
+    "molecules": ("Molecules", "evaluate_molecules"),
+    "moving": ("Moving", "evaluate_moving"),
+    "nearest_picture": ("NearestNeighbour", "evaluate_nearest"),
+    "reconstruction": ("Reconstruction", "evaluate_reconstruction"),
+    "shapes_accuracy": ("ShapesAccuracy", "evaluate_shapes"),
+    "sheets": ("sheet",),
+    "similarity": ("Similarity", "evaluate_similarity"),
+    "spoken_digits": ("SpokenDigits", "evaluate_digits"),
 }
-"""Configuration class -> function (model, configuration, subject) -> results as a dict for JSON."""
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+__all__ = list(_MODULE_OF)
+
+if TYPE_CHECKING:
+    from .augmentation import (
+        Augmentation as Augmentation,
+        evaluate_augmentation as evaluate_augmentation,
+    )
+    from .generation import Generation as Generation
+    from .kinds import EVALUATIONS as EVALUATIONS, run as run
+    from .molecules import Molecules as Molecules, evaluate_molecules as evaluate_molecules
+    from .moving import Moving as Moving, evaluate_moving as evaluate_moving
+    from .nearest_picture import (
+        NearestNeighbour as NearestNeighbour,
+        evaluate_nearest as evaluate_nearest,
+    )
+    from .reconstruction import (
+        Reconstruction as Reconstruction,
+        evaluate_reconstruction as evaluate_reconstruction,
+    )
+    from .shapes_accuracy import (
+        ShapesAccuracy as ShapesAccuracy,
+        evaluate_shapes as evaluate_shapes,
+    )
+    from .sheets import sheet as sheet
+    from .similarity import Similarity as Similarity, evaluate_similarity as evaluate_similarity
+    from .spoken_digits import SpokenDigits as SpokenDigits, evaluate_digits as evaluate_digits
+else:
+
+    def __getattr__(name):
+        if name not in _MODULE_OF:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+        globals()[name] = value
+        return value
 
 
-def run(config, load_model, model=None):
-    """Run the evaluation that `config`, of a class in EVALUATIONS, describes; returns its results.
-
-    load_model: a function of nothing that gives an `sdjax.StableDiffusion`, or what the evaluation
-    is of; called only where it needs one. model: what it is called in the results, its folder, file
-    or hub id: results of another in the same folder are kept, and of an unnamed one all.
-    """
-    if type(config) not in EVALUATIONS:
-        known = ", ".join(c.__name__ for c in EVALUATIONS)
-        raise SdjaxError(f"expected one of {known}, got {type(config).__name__}")
-    check_writable(config.out)
-    if not getattr(config, "needs_model", True):
-        return EVALUATIONS[type(config)](None, config, getattr(config, "folder", None))
-    return EVALUATIONS[type(config)](load_model(), config, model)
-
-
-__all__ = [
-    "EVALUATIONS", "Augmentation", "Generation", "Molecules", "Moving", "NearestNeighbour",
-    "Reconstruction", "ShapesAccuracy", "Similarity", "SpokenDigits", "evaluate_augmentation",
-    "evaluate_digits", "evaluate_molecules", "evaluate_moving", "evaluate_nearest",
-    "evaluate_reconstruction", "evaluate_shapes", "evaluate_similarity", "run", "sheet",
-]
+def __dir__():
+    return sorted(__all__)

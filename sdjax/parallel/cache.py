@@ -1,14 +1,9 @@
 """Compiled programs kept between runs."""
 
-import os
-from pathlib import Path
-
 import jax
 from jax.experimental.compilation_cache import compilation_cache
 
-
-OFF = "SDJAX_COMPILE_CACHE"
-"""Environment variable that turns the cache off where it is 0."""
+from sdjax.caches import cache_folder
 
 
 def use_compile_cache(folder=None):
@@ -23,14 +18,13 @@ def use_compile_cache(folder=None):
         compilation_cache.reset_cache()
         return
     if folder is None:
+        folder = cache_folder("compilations")
         if (
             jax.config.jax_compilation_cache_dir
             or not jax.config.jax_enable_compilation_cache
-            or os.environ.get(OFF) == "0"
+            or folder is None
         ):
             return
-        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        folder = Path(cache) / "sdjax" / "compilations"
     jax.config.update("jax_compilation_cache_dir", str(folder))
     # What was compiled before has settled that there is none.
     compilation_cache.reset_cache()

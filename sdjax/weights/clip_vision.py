@@ -3,7 +3,6 @@
 Read are transformers' folders and single files in transformers' or open_clip's names.
 """
 
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +13,13 @@ from sdjax.models import clip_vision
 from sdjax.weights.checkpoint import Part
 from sdjax.weights.folder import STEMS, read_part
 from sdjax.weights.hub import locate
+from sdjax.weights.kept_shapes import kept
 from sdjax.weights.parts import Pretrained, read_alone
 from sdjax.weights.single_file import read_file
 from sdjax.weights.vision_names import prefixed, vision_config, vision_state
 
 
-@functools.cache
+@kept
 def vision_shapes(config: clip_vision.CLIPVisionConfig) -> dict:
     """Shapes of a picture encoder's parameters."""
     pictures = jnp.zeros((1, config.image_size, config.image_size, config.num_channels))

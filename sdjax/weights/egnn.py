@@ -1,6 +1,5 @@
 """EDM's equivariant network and its files: folders of one's own, and the authors' state dicts."""
 
-import functools
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from sdjax.errors import SdjaxError
 from sdjax.models import egnn
 from sdjax.weights import infer
 from sdjax.weights.folder import STEMS
+from sdjax.weights.kept_shapes import kept
 from sdjax.weights.parts import Pretrained, read_alone
 from sdjax.weights.single_file import read_file
 from sdjax.weights.tensors import LazyTensor, State
@@ -67,7 +67,7 @@ def edm_betas(path: Path) -> list[float] | None:
     return (1 - signal / np.append(1.0, signal[:-1])).tolist()
 
 
-@functools.cache
+@kept
 def egnn_shapes(config: egnn.EGNNConfig) -> dict:
     """Shapes of an EGNN's parameters."""
     network = egnn.EGNN(config)

@@ -1,6 +1,5 @@
 """IP-Adapters and their files: .safetensors, and PyTorch's with its two dictionaries."""
 
-import functools
 import os
 import re
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from sdjax.folders import check_local
 from sdjax.models import ip_adapter
 from sdjax.models.ip_adapter import HEAD_WIDTH, PLAIN, PLUS, WHOLE, IPAdapterConfig
 from sdjax.weights import infer
+from sdjax.weights.kept_shapes import kept
 from sdjax.weights.names import params_from_state
 from sdjax.weights.single_file import read_file
 from sdjax.weights.tensors import LazyTensor, dtype_of
@@ -84,7 +84,7 @@ def adapter_config(state: Mapping[str, LazyTensor]) -> IPAdapterConfig:
     )
 
 
-@functools.cache
+@kept
 def adapter_shapes(config: IPAdapterConfig) -> dict:
     """Shapes of an IP-Adapter's parameters."""
     shape = (1, 1, config.input_width) if config.kind == PLAIN else (1, 1, 1, config.input_width)

@@ -1,6 +1,5 @@
 """Motion modules of AnimateDiff and their files: diffusers' folders, and the authors' files."""
 
-import functools
 import os
 import re
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ from sdjax.models.unet_config import UNetConfig
 from sdjax.weights import infer
 from sdjax.weights.checkpoint import Part
 from sdjax.weights.folder import write_part
+from sdjax.weights.kept_shapes import kept
 from sdjax.weights.motion_parts import BUFFER, MODULES, PART, without_buffers
 from sdjax.weights.names import state_from_params
 from sdjax.weights.parts import load, read_alone, unet_inputs
@@ -133,7 +133,7 @@ def write_motion(
     write_part(folder, config.to_dict() | own, state_from_params(params), dtype)
 
 
-@functools.cache
+@kept
 def motion_shapes(unet: UNetConfig, motion: MotionConfig) -> dict:
     """Shapes of the motion modules' parameters inside a U-Net, by block."""
     network = UNet(unet, motion=motion)

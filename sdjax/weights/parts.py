@@ -5,7 +5,6 @@ held in `dtype`. It reads a diffusers folder (a pipeline's or the part's own), a
 hub id.
 """
 
-import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -25,6 +24,7 @@ from sdjax.weights.folder import (
     write_part,
 )
 from sdjax.weights.hub import locate
+from sdjax.weights.kept_shapes import kept
 from sdjax.weights.names import params_from_state, state_from_params
 from sdjax.weights.single_file import read_file, read_single_file
 from sdjax.weights.tensors import dtype_of
@@ -64,7 +64,7 @@ def unet_inputs(config: unet.UNetConfig) -> tuple:
     return x, jnp.zeros((1,)), context, added, None, labels
 
 
-@functools.cache
+@kept
 def unet_shapes(config: unet.UNetConfig) -> dict:
     """Shapes of a U-Net's parameters, a tree of `jax.ShapeDtypeStruct`; nothing is computed.
 
@@ -75,19 +75,19 @@ def unet_shapes(config: unet.UNetConfig) -> dict:
     return jax.eval_shape(network.init, jax.random.key(0), *unet_inputs(config))["params"]
 
 
-@functools.cache
+@kept
 def vae_shapes(config: vae.VAEConfig) -> dict:
     """Shapes of an autoencoder's parameters."""
     return jax.eval_shape(vae.VAE(config).init, jax.random.key(0))
 
 
-@functools.cache
+@kept
 def tiny_vae_shapes(config: tiny_vae.TinyVAEConfig) -> dict:
     """Shapes of a TAESD's parameters."""
     return jax.eval_shape(tiny_vae.TinyVAE(config).init, jax.random.key(0))
 
 
-@functools.cache
+@kept
 def controlnet_shapes(config: controlnet.ControlNetConfig) -> dict:
     """Shapes of a ControlNet's parameters."""
     network = controlnet.ControlNet(config)
@@ -100,7 +100,7 @@ def controlnet_shapes(config: controlnet.ControlNetConfig) -> dict:
     return shapes["params"]
 
 
-@functools.cache
+@kept
 def text_shapes(config: clip.TextEncoderConfig) -> dict:
     """Shapes of a text encoder's parameters."""
     network, ids = clip.TextEncoder(config), jnp.zeros((1, 1), jnp.int32)

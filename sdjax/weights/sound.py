@@ -1,6 +1,5 @@
 """The networks of sound with files: `Vocoder` and `ClapText`."""
 
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -10,20 +9,21 @@ from sdjax.models import clap, hifigan
 from sdjax.weights.checkpoint import Part
 from sdjax.weights.folder import STEMS, write_part
 from sdjax.weights.hifigan import theirs, vocoder_state
+from sdjax.weights.kept_shapes import kept
 from sdjax.weights.names import state_from_params
 from sdjax.weights.parts import Pretrained, read_alone
 from sdjax.weights.tensors import State
 from sdjax.words import told_words
 
 
-@functools.cache
+@kept
 def vocoder_shapes(config: hifigan.VocoderConfig) -> dict:
     """Shapes of a vocoder's parameters."""
     mel = jnp.zeros((1, 1, config.model_in_dim))
     return jax.eval_shape(hifigan.Vocoder(config).init, jax.random.key(0), mel)["params"]
 
 
-@functools.cache
+@kept
 def clap_shapes(config: clap.ClapTextConfig) -> dict:
     """Shapes of the parameters of CLAP's text encoder."""
     ids = jnp.zeros((1, 1), jnp.int32)

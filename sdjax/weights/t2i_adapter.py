@@ -1,7 +1,6 @@
 """T2I-Adapters and their files: diffusers' folders, and single files in diffusers' or the authors'
 names."""
 
-import functools
 import re
 from collections.abc import Mapping
 
@@ -14,6 +13,7 @@ from sdjax.models.t2i_adapter import FULL, LIGHT, XL
 from sdjax.weights import infer
 from sdjax.weights.checkpoint import Part
 from sdjax.weights.folder import STEMS
+from sdjax.weights.kept_shapes import kept
 from sdjax.weights.parts import Pretrained, read_alone
 from sdjax.weights.tensors import LazyTensor, State
 
@@ -85,7 +85,7 @@ def adapter_config(state: Mapping[str, LazyTensor]) -> dict:
     }
 
 
-@functools.cache
+@kept
 def adapter_shapes(config: t2i_adapter.T2IAdapterConfig) -> dict:
     """Shapes of a T2I-Adapter's parameters."""
     side = config.downscale_factor
