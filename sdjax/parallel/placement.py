@@ -7,7 +7,7 @@ batch; a placement says what that share is and compiles them.
 import contextlib
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
@@ -25,6 +25,7 @@ from .rules import FSDP, TENSOR, specs
 DATA = "data"
 SHARES = (DATA, FSDP)
 """The axes of a mesh that a batch is cut over."""
+_HOST = "pinned_host"
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,19 @@ class Copies:
 
     def settled(self, tree):
         """The tree of parameters, or one of their names, laid out as parameters; inside a body."""
+        return tree
+
+    def keeping(self, name: str):
+        """This placement with a field of the training's state in the hosts' memory between updates;
+        SdjaxError where that cannot be.
+        """
+        raise SdjaxError(
+            f"{name} in the host's memory is for devices that are one mesh: set placement.fsdp, "
+            "to -1 for all devices"
+        )
+
+    def near(self, tree):
+        """A field of the state on the devices; inside a body or outside."""
         return tree
 
     def compile(self, body: Callable) -> Callable:
@@ -172,6 +186,8 @@ class Sharded:
     """
 
     mesh: Mesh
+    on_host: tuple[str, ...] = ()
+    """Fields of a training's state that lie in the hosts' memory between updates."""
 
     @classmethod
     def over(cls, fsdp: int, tensor: int, devices=None) -> "Sharded":
@@ -222,7 +238,18 @@ class Sharded:
         return tree
 
     def settled(self, tree):
-        return jax.lax.with_sharding_constraint(tree, self.shardings(tree))
+        def of(leaf, cut):
+            if cut.memory_kind == _HOST:
+                return jax.device_put(leaf, cut)
+            return jax.lax.with_sharding_constraint(leaf, cut)
+
+        return jax.tree.map(of, tree, self.shardings(tree))
+
+    def keeping(self, name: str):
+        return replace(self, on_host=(*self.on_host, name))
+
+    def near(self, tree):
+        return jax.device_put(tree, self.shardings(tree)) if self.on_host else tree
 
     def compile(self, body: Callable) -> Callable:
         @functools.cache
@@ -338,9 +365,13 @@ class Sharded:
 
     def shardings(self, tree) -> Any:
         """A tree of shardings for a tree of arrays or shapes with parameters' names."""
-        return jax.tree.map(
-            lambda one: NamedSharding(self.mesh, one),
-            specs(tree, self.fsdp, self.tensor),
+        def of(path, one):
+            cut = NamedSharding(self.mesh, one)
+            field = getattr(path[0], "name", None) if path else None  # of a training's state
+            return cut.with_memory_kind(_HOST) if field in self.on_host else cut
+
+        return jax.tree.map_with_path(
+            of, specs(tree, self.fsdp, self.tensor),
             is_leaf=lambda one: isinstance(one, PartitionSpec),
         )
 

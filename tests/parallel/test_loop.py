@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sdjax.checkpoints import Checkpoints
+from sdjax.errors import SdjaxError
 from sdjax.parallel import Placement, Sharded
 from sdjax.training import ArrayBatches, fit
 from tests.parallel.steps import CONFIG, Objective
@@ -44,6 +45,43 @@ def test_a_run_goes_on_under_another_placement(tmp_path, whole, places):
     assert outcome.finished and len(shown) == 1
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), outcome.ema, whole.ema)
+
+
+def test_the_average_may_lie_in_the_hosts_memory(tmp_path, whole, monkeypatch):
+    """Between all updates, with the same result, before and after a stop and as others see it."""
+    seen, judged = [], []
+    original = Sharded.compile
+
+    def watched(place, body):
+        call = original(place, body)
+
+        def watching(state, *others):
+            state, metrics = call(state, *others)
+            seen.append({leaf.sharding.memory_kind for leaf in jax.tree.leaves(state.ema)})
+            assert all(leaf.sharding.memory_kind == "device"
+                       for leaf in jax.tree.leaves((state.params, state.opt_state)))
+            return state, metrics
+
+        return watching
+
+    def validation(ema, frozen):
+        judged.append({leaf.sharding.memory_kind for leaf in jax.tree.leaves(ema)})
+        return float(len(judged))
+
+    monkeypatch.setattr(Sharded, "compile", watched)
+    config = replace(SHORT, ema_on_host=True, steps_per_call=1)
+    given = {"placement": Placement(fsdp=2), "validation": validation}
+    assert not run(tmp_path, replace(config, max_minutes=1e-9), **given).finished
+    outcome = run(tmp_path, config, **given)
+    assert outcome.finished and len(seen) == 8 and judged
+    assert all(kinds == {"pinned_host"} for kinds in seen)
+    assert all(kinds == {"device"} for kinds in judged)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-6), outcome.ema, whole.ema)
+    with pytest.raises(SdjaxError, match="set placement.fsdp"):
+        run(tmp_path / "other", config)
+    with pytest.raises(SdjaxError, match="ema_on_host needs a steps_per_call of 1, got 2"):
+        replace(config, steps_per_call=2)
 
 
 def test_arrays_come_back_as_they_are_asked_for(tmp_path):

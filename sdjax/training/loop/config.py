@@ -82,6 +82,9 @@ class RunConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     ema_decay: float = 0.999
     """Largest decay of the parameters' moving average, reached by min(d, (1 + n) / (10 + n))."""
+    ema_on_host: bool = False
+    """Keep the moving average in the hosts' memory between updates: it comes to the devices a part
+    at a time. For devices that are one mesh, see placement."""
     log_every: int = 50
     sheet_every: int = 1000
     """Steps between sample sheets; 0 for none but the last."""
@@ -119,6 +122,10 @@ class RunConfig:
             raise SdjaxError(
                 f"keep_every ({self.keep_every}) must be a multiple of checkpoint_every "
                 f"({self.checkpoint_every}), and that one of steps_per_call ({self.steps_per_call})"
+            )
+        if self.ema_on_host and self.steps_per_call > 1:
+            raise SdjaxError(
+                f"ema_on_host needs a steps_per_call of 1, got {self.steps_per_call}"
             )
         if not 0 <= self.ema_decay < 1:
             raise SdjaxError(f"ema_decay must be in [0, 1), got {self.ema_decay}")

@@ -77,7 +77,7 @@ def fit(
     """
     with one_line_errors(folder), told_when_full(WHEN_FULL):
         use_compile_cache()
-        place = placement.laid_out()
+        place = placed_by(config, placement.laid_out())
         return _fit(
             objective, frozen, batches, config, folder, name, sheet, about, validation, place
         )
@@ -189,6 +189,11 @@ def _begun(folder):
 
 def _initial(objective, optimizer):
     return lambda key, frozen: TrainState.create(objective.init(key, frozen), optimizer)
+
+
+def placed_by(config, place):
+    """Where a run's arrays lie, of a placement that is laid out."""
+    return place.keeping("ema") if config.ema_on_host else place
 
 
 def step_of(objective, optimizer, config, place):
@@ -348,7 +353,7 @@ class _Run:
             return {}
         self._read()
         with self.pace.paused():
-            loss = self.validation(state.ema, frozen)
+            loss = self.validation(self.place.near(state.ema), frozen)
             self.report.validation(step, loss, self._seconds())
         return {VALIDATION: loss}
 

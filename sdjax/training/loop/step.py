@@ -65,6 +65,8 @@ def make_step(
         return jax.tree.map(lambda x: x / config.accumulation, total)
 
     def update(state, batches, frozen):
+        if begin is not None or "ema" in given:
+            state = state.replace(ema=place.near(state.ema))
         state = state if begin is None else begin(state)
         if given:
             frozen = {**frozen, **{name: getattr(state, name) for name in given}}
@@ -74,7 +76,7 @@ def make_step(
         change, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, change)
         used = evaluated(opt_state, params)
-        ema = ema_update(state.ema, used, state.step, config.ema_decay)
+        ema = ema_update(place.near(state.ema), used, state.step, config.ema_decay)
         return place.settled(TrainState(params, opt_state, ema, state.step + 1)), metrics
 
     def call(state, frozen, batches):

@@ -18,7 +18,7 @@ from sdjax.parallel.rules import FSDP, TENSOR, spec
 from sdjax.pipeline.model.configurations import NETWORKS, configurations
 from sdjax.training.adaptations import Networks
 from sdjax.training.loop.config import RunConfig
-from sdjax.training.loop.fit import optimizer_of, step_of
+from sdjax.training.loop.fit import optimizer_of, placed_by, step_of
 from sdjax.training.loop.state import TrainState
 from sdjax.training.objectives.latent import LatentObjective, LatentRun
 from sdjax.training.objectives.latent_loss import IDS
@@ -118,6 +118,7 @@ def estimate(recipe, topology: str, compiled: bool = True) -> Estimate:
             f"diffusion.batch_size {config.batch_size} cannot be split over {groups} devices: "
             f"choose a multiple of {groups}"
         )
+    place = placed_by(config, place)
     step = step_of(problem.objective, optimizer, config, place)
     lead = (config.steps_per_call, config.accumulation)
     cut = place.data_cut(len(lead))
@@ -135,6 +136,7 @@ def estimate(recipe, topology: str, compiled: bool = True) -> Estimate:
         part: _held(getattr(state, name), fsdp, tensor)
         for part, name in (("parameters", "params"), ("optimizer", "opt_state"), ("ema", "ema"))
     }
+    found["ema"] = 0 if config.ema_on_host else found["ema"]
     return Estimate(
         name, count, config.images_per_step, **found, frozen=_held(frozen, fsdp, tensor),
         data=sum(_size(x) for x in jax.tree.leaves(batch)) // groups,
@@ -301,6 +303,11 @@ def remedies(recipe, found: Estimate) -> list[str]:
         result.append(
             f"--placement.fsdp -1 leaves {part / found.devices:.2f} of {part:.2f} GB of "
             "parameters, averages and optimizer on each device"
+        )
+    if not run.ema_on_host and run.steps_per_call == 1:
+        result.append(
+            f"--diffusion.ema-on-host saves {found.ema / 1e9:.2f} GB, for the time that averages "
+            "take between hosts and devices; it needs placement.fsdp"
         )
     if run.optimizer.name == "adamw":
         result.append(
