@@ -20,12 +20,12 @@ config = Recipe(
     diffusion=TuningRun(
         adaptation=adaptations.Full(),
         distillation=DMD2(steps=4, guidance_scale=(3.0, 3.0)),
-        steps=5_000,
+        steps=2_500,
         batch_size=32,
         optimizer=OptimizerConfig(learning_rate=3e-4, schedule="cosine", warmup_steps=100),
         ema_decay=0.98,
         sheet=TuningSheet(images=8, steps=4),
-        sheet_every=1_000,
-        checkpoint_every=500,
+        sheet_every=500,
+        checkpoint_every=250,
     ),
 )

@@ -21,12 +21,12 @@ config = Recipe(
     diffusion=TuningRun(
         adaptation=adaptations.Full(),
         distillation=LCM(guidance_scale=(3.0, 3.0), distance="l2"),
-        steps=3_000,
+        steps=1_500,
         batch_size=64,
         optimizer=OptimizerConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=100),
         ema_decay=0.95,
         sheet=TuningSheet(images=8, steps=4),
-        sheet_every=1_000,
-        checkpoint_every=500,
+        sheet_every=500,
+        checkpoint_every=250,
     ),
 )
