@@ -504,7 +504,7 @@ class StableDiffusion(Adapted):
         planned = legs[0].planned
         said = planned.texts.texts[:, planned.negatives :].ravel()
         if not self._loras:  # what they were taught is not known
-            learned = [word for tokenizer in self.tokenizers for word in tokenizer.learned]
+            learned = [word for one in self.tokenizers for word in getattr(one, "learned", ())]
             warn_of_unseen([plain(text, asked.weighting) for text in said], self.captions, learned)
         with told_when_full(_WHEN_FULL):
             encoded = [run.encode(*leg) for leg in legs]

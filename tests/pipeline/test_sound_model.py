@@ -100,7 +100,7 @@ def test_negative_prompts_and_guidance_compile_nothing(model, peer):
     assert psnr(ours, of_theirs(peer, **options)) > 60
 
 
-def test_musicldm_is_read(parts, tmp_path, model):
+def test_musicldm_is_read_and_sounds_as_in_diffusers(parts, tmp_path, model):
     """Its text encoder lies in a whole CLAP, whose vectors are normalised there."""
     audio = transformers.ClapAudioConfig(
         spec_size=16, window_size=2, patch_size=2, num_mel_bins=8, patch_embeds_hidden_size=8,
@@ -126,6 +126,13 @@ def test_musicldm_is_read(parts, tmp_path, model):
         for one in (ours, model)
     )
     assert np.array_equal(sound, same)
+    theirs.set_progress_bar_config(disable=True)
+    # diffusers takes the features of transformers 4, which had nothing around them.
+    features = whole.get_text_features
+    whole.get_text_features = lambda *given, **more: features(*given, **more).pooler_output
+    drawn = ours.generate(
+        PROMPTS, seconds=SECONDS, steps=STEPS, seed=5, noise="torch", output="numpy")
+    assert psnr(drawn, of_theirs(theirs, guidance_scale=2.0)) > 60
 
 
 def test_saved_models_are_diffusers(model, peer, folder, tmp_path):
