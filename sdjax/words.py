@@ -26,6 +26,14 @@ WORDS = {
     "use_exponential_sigmas": 'sigmas="exponential"',
     "use_beta_sigmas": 'sigmas="beta"',
     "ip_adapter_image": "controls",
+    "ip_adapter_image_embeds": "controls",
+    "adapter_conditioning_factor": "controls",
+    "control_guidance_start": "controls",
+    "control_guidance_end": "controls",
+    "guess_mode": "controls",
+    "depth_map": "depth",
+    "original_inference_steps": "original_steps",
+    "callback_on_step_end_tensor_inputs": "progress",
     "mask_image": "mask",
     "num_frames": "frames",
     "motion_bucket_id": "motion_bucket",
@@ -121,6 +129,16 @@ WORDS = {
 """A word of another program, plain as of `plain` -> ours."""
 
 
+_OTHERWISE = {
+    "prompt_embeds": "sd.program(…) takes embeddings",
+    "negative_prompt_embeds": "sd.program(…) takes embeddings",
+    "pooled_prompt_embeds": "sd.program(…) takes embeddings",
+    "negative_pooled_prompt_embeds": "sd.program(…) takes embeddings",
+    "cross_attention_kwargs": "sd.set_lora_weights says how strong a LoRA is",
+    "return_dict": "leave it out, pictures come as a list",
+}
+"""A word for pictures that is no argument here -> what does it."""
+
 FILES = {
     # diffusers and transformers
     "torch_dtype": "dtype",
@@ -157,9 +175,12 @@ _ELSEWHERE = {
     "token": "`hf auth login` keeps it",
     "use_safetensors": "the kind of a file is told by its content",
     "safe_serialization": "weights are always written as safetensors",
-    "safety_checker": "there is none here",
-    "requires_safety_checker": "there is none here",
-    "load_safety_checker": "there is none here",
+    "safety_checker": "give generate safety_checker=SafetyChecker.from_pretrained(…)",
+    "requires_safety_checker": "none is required here",
+    "load_safety_checker": "give generate safety_checker=…",
+    "controlnet": "give generate controls=[Control.from_pretrained(…)(picture)]",
+    "adapter": "give generate controls=[T2IAdapter.from_pretrained(…)(picture)]",
+    "motion_adapter": "load_motion adds it",
     "device_map": "weights go to all local devices",
     "low_cpu_mem_usage": "weights are read one at a time",
     "scheduler": "give generate sampler=",
@@ -195,7 +216,8 @@ def meant(
 def hint(word: str, ours: Iterable[str]) -> str:
     """What is meant by a word that is none of `ours`; nothing where it is like no other."""
     near = difflib.get_close_matches(plain(word), list(ours), 1)
-    return meant(word, ours) or (f"did you mean {near[0]}?" if near else "")
+    told = _OTHERWISE.get(plain(word)) or meant(word, ours)
+    return told or (f"did you mean {near[0]}?" if near else "")
 
 
 def told_words(function: Function) -> Function:

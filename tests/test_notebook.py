@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import sdjax
+import sdjax.training
 from sdjax.cli import main
 
 NOTEBOOK = Path(__file__).parent.parent / "notebooks" / "quickstart.ipynb"
@@ -33,6 +34,15 @@ def test_nothing_is_kept_of_a_run():
 def test_every_program_is_python():
     for program in PROGRAMS:
         compile("\n".join(map(ran, program.splitlines())), NOTEBOOK.name, "exec")
+
+
+def test_commands_are_read_to_their_last_option(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sdjax.training, "train", lambda *_: True)
+    lines = [line for program in PROGRAMS for line in program.splitlines() if line[:1] == "!"]
+    assert lines
+    for line in lines:
+        exec(ran(line), {"_main": main})
 
 
 @pytest.mark.full

@@ -6,7 +6,9 @@ import re
 import pytest
 
 import sdjax
-from sdjax.words import FILES, WORDS, told_words
+from sdjax.diffusion.samplers import option_names
+from sdjax.pipeline.plans.request import ARGUMENTS
+from sdjax.words import FILES, WORDS, hint, told_words
 
 LOADERS = [
     sdjax.StableDiffusion.from_pretrained, sdjax.StableDiffusion.from_single_file,
@@ -29,7 +31,10 @@ def test_loading_by_the_words_of_diffusers():
     line = refusal(pipeline.from_pretrained, "absent", torch_dtype="float16")
     assert line == "from_pretrained has no argument 'torch_dtype': it is dtype here"
     assert "HF_HUB_CACHE" in refusal(pipeline.from_pretrained, "absent", cache_dir="here")
-    assert "there is none here" in refusal(pipeline.from_pretrained, "a", safety_checker=None)
+    assert "give generate safety_checker=" in refusal(
+        pipeline.from_pretrained, "a", safety_checker=None
+    )
+    assert "controls=[Control" in refusal(pipeline.from_pretrained, "a", controlnet=None)
     assert "it is config here" in refusal(pipeline.from_single_file, "a", original_config="a.yaml")
     assert "did you mean revision?" in refusal(pipeline.from_pretrained, "absent", revison="main")
     assert "there are " in refusal(pipeline.from_pretrained, "absent", colour="red")
@@ -54,3 +59,21 @@ def test_options_of_a_network_pass():
 
 def test_a_reference_picture_is_a_control():
     assert WORDS["ip_adapter_image"] == "controls"
+
+
+@pytest.mark.parametrize(
+    "pipeline",
+    [
+        "StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline",
+        "StableDiffusionXLInpaintPipeline", "StableDiffusionControlNetInpaintPipeline",
+        "StableDiffusionXLAdapterPipeline", "StableDiffusionDepth2ImgPipeline",
+        "StableDiffusionInstructPix2PixPipeline", "StableDiffusionUpscalePipeline",
+        "LatentConsistencyModelPipeline",
+    ],
+)  # fmt: skip
+def test_each_argument_of_diffusers_is_ours_or_answered_by_ours(pipeline):
+    diffusers = pytest.importorskip("diffusers")
+    known = ARGUMENTS | set(option_names())
+    for word in inspect.signature(getattr(diffusers, pipeline).__call__).parameters:
+        if word not in known | {"self", "kwargs", "masked_image_latents"}:
+            assert "did you mean" not in hint(word, known) and hint(word, known), word

@@ -17,10 +17,12 @@ _WORDS = {
     "controlnet_conditioning_scale": "control", "adapter": "control", "t2i_adapter": "control",
     "adapter_conditioning_scale": "control", "ip_adapter": "reference",
     "ip_adapter_image": "reference", "ip_adapter_scale": "reference", "references": "reference",
+    "loras": "lora", "lora_path": "lora", "lora_weights": "lora", "lora_scale": "lora",
+    "embedding": "word", "embeddings": "word", "textual_inversion": "word",
 }  # fmt: skip
 _SEVERAL = (
-    "--prompt", "--prompt-2", "--image", "--mask", "--depth", "--control", "--reference",
-    "--region",
+    "--prompt", "--prompt-2", "--negative-prompt", "--negative-prompt-2", "--image", "--mask",
+    "--depth", "--control", "--reference", "--region", "--lora", "--word",
 )  # fmt: skip
 
 
@@ -28,7 +30,7 @@ def sample(
     prompt: tuple[str, ...] = (),
     model: str | None = None,
     config: Path | None = None,
-    negative_prompt: str | None = None,
+    negative_prompt: tuple[str, ...] = (),
     weighting: Literal["a1111", "comfy", "compel", "none"] = "a1111",
     preset: str | None = None,
     steps: int | None = None,
@@ -39,10 +41,12 @@ def sample(
     spacing: Literal["leading", "trailing", "linspace"] | None = None,
     sigmas: str | None = None,
     eta: float | None = None,
-    seed: int = 0,
+    seed: tuple[int, ...] = (0,),
     variation_seed: int | None = None,
     variation_strength: float | None = None,
     count: int = 1,
+    lora: tuple[str, ...] = (),
+    word: tuple[Path, ...] = (),
     motion: str | None = None,
     motion_like: Literal["diffusers", "authors"] | None = None,
     frames: int | None = None,
@@ -62,6 +66,7 @@ def sample(
     mask: tuple[Path, ...] = (),
     mask_blur: float | None = None,
     only_masked: int | None = None,
+    paste: bool = True,
     extend: tuple[int, int, int, int] | None = None,
     image_guidance_scale: float | None = None,
     depth: tuple[Path, ...] = (),
@@ -71,7 +76,7 @@ def sample(
     image_encoder: Path | None = None,
     region: tuple[str, ...] = (),
     prompt_2: tuple[str, ...] = (),
-    negative_prompt_2: str | None = None,
+    negative_prompt_2: tuple[str, ...] = (),
     original_size: tuple[int, int] | None = None,
     crop: tuple[int, int] | None = None,
     target_size: tuple[int, int] | None = None,
@@ -124,7 +129,7 @@ def sample(
             comes with the project where not given.
         config: Of a single file, if its networks are of other sizes than the published: a
             diffusers folder of the same sizes, such as the one it was made from.
-        negative_prompt: What to steer away from.
+        negative_prompt: What to steer away from; one, or one for each prompt.
         weighting: How (word:1.3) and the other signs of docs/prompts.md weigh in prompts: as in the
             web UI, ComfyUI or compel; none takes prompts as they are.
         preset: Steps, sampler and guidance of a model distilled to few steps: lcm, lcm-lora, turbo,
@@ -141,12 +146,15 @@ def sample(
         spacing: How the timesteps are laid out; the sampler's own way where not given.
         sigmas: Noise levels: karras, exponential, beta, …; the sampler's own where not given.
         eta: Noise of a stochastic sampler, 0 to 1.
-        seed: Of the first picture; the others take seed + 1, seed + 2, …; -1 draws one, which is
-            printed and kept in the PNG's text.
+        seed: Of the first picture; the others take seed + 1, seed + 2, …; or one for each picture;
+            -1 draws one, which is printed and kept in the PNG's text.
         variation_seed: Makes variations of the picture of the seed, which stays the same: the first
             takes this one, the others the next.
         variation_strength: How far a variation goes, 0 to 1.
         count: Pictures of each prompt.
+        lora: A LoRA or another adapter for the model, as FILE or FILE:WEIGHT; several add up.
+        word: A learned word (textual inversion) for prompts, which is written in them as the file
+            has it.
         motion: Motion modules of AnimateDiff for the model: a diffusers folder, the authors' file or
             a hub id; with --frames clips are made in place of pictures.
         motion_like: Whose norms and betas the motion modules are run with; those of the program that
@@ -173,6 +181,8 @@ def sample(
         mask_blur: Radius in pixels by which the mask's edge is softened.
         only_masked: Pixels around the mask; that part is painted at the size of the result and put
             back.
+        paste: Whether what is not masked comes back from the picture, pixel for pixel; otherwise as
+            the autoencoder gives it.
         extend: Pixels by which the picture is enlarged at its left, top, right and bottom.
         image_guidance_scale: How much the picture counts for a model that edits; 1.5 where not
             given.
@@ -224,8 +234,8 @@ def sample(
         x: A setting and its values for a grid of pictures, such as sampler=ddim,euler; a value with
             a comma stands in double quotes.
         y: Another one, for the rows.
-        preview: Also writes small pictures on the way, after every so many steps, into a folder
-            previews beside the pictures.
+        preview: Also writes small pictures on the way, after every so many steps, and a sheet of
+            them, into a folder previews beside the pictures.
         preview_vae: A folder or file of TAESD, which makes them large.
         safety_checker: A folder of Stable Diffusion's safety checker, which tells what it flags.
         blank: Whether pictures that are flagged become black.

@@ -12,7 +12,7 @@ from sdjax.words import hint, plain
 
 # Not of one picture's making, so that no axis can have them.
 OF_THE_COMMAND = frozenset(
-    "model config dtype quantize control reference image_encoder out like format json grid x y count "
+    "model config dtype quantize word image_encoder out like format json grid x y count "
     "batch_size preview preview_vae safety_checker blank offload refiner motion "
     "motion_like sound fsdp tensor".split()
 )

@@ -9,7 +9,9 @@ from typing import Any
 from sdjax.errors import SdjaxError
 from sdjax.folders import check_writable
 
+from .adapted import Adapters, check_words, weights
 from .common import prepare_devices
+from .previews import Previews
 from .sample_options import OF_THE_COMMAND, Axis
 from .steered import loaded, shown
 
@@ -17,13 +19,12 @@ MISSING = "--prompt is missing: say what to draw, in quotes"
 SAMPLER_OPTIONS = ("spacing", "sigmas", "eta")
 # Options of the command that a picture of its own is made with, beside those of `generate`.
 _KEPT = (
-    "model", "config", "dtype", "quantize", "control", "reference", "image_encoder", "refiner",
-    "motion", "motion_like",
+    "model", "config", "dtype", "quantize", "image_encoder", "refiner", "word", "motion",
+    "motion_like",
 )  # fmt: skip
 # Of these there may be one for each prompt or image.
-_OF_AN_IMAGE = (
-    "image", "mask", "depth", "negative_prompt", "prompt_2", "negative_prompt_2"
-)  # fmt: skip
+_PICTURES = "image", "mask", "depth"
+_TEXTS = "negative_prompt", "prompt_2", "negative_prompt_2"
 _HASHED = 10  # digits of a file's hash that A1111 shows
 
 
@@ -38,7 +39,8 @@ def request_of(given: Mapping[str, Any]):
     asked = {name: value for name, value in given.items() if name in names}
     asked |= {name: list(value) or None for name, value in asked.items() if type(value) is tuple}
     asked["prompt"] = given["prompt"] or [""] * max(1, len(given["image"]))
-    asked["seed"] = None if given["seed"] == -1 else given["seed"]
+    seeds = list(given["seed"])
+    asked["seed"] = None if seeds == [-1] else seeds[0] if len(seeds) == 1 else seeds
     asked["weighting"] = None if given["weighting"] == "none" else given["weighting"]
     asked["regions"] = [_region(one) for one in given["region"]]
     options = {name: given[name] for name in SAMPLER_OPTIONS if given[name] is not None}
@@ -64,10 +66,14 @@ def carry_out(
 
     if given["grid"] is not None:
         whole(1)("grid", given["grid"])
-    steered = shown(given["control"], given["reference"], given["image_encoder"])
+    steered = [
+        shown(cell["control"], cell["reference"], cell["image_encoder"]) for cell in cells
+    ]
+    adapters = [weights(cell["lora"]) for cell in cells]
+    check_words(given["word"])
     first = request_of(cells[0])
-    if given["seed"] == -1 and len(cells) > 1:  # one for all
-        cells = [{**cell, "seed": int(first.seeds[0])} for cell in cells]
+    if given["seed"] == (-1,) and len(cells) > 1:  # one for all
+        cells = [{**cell, "seed": (int(first.seeds[0]),)} for cell in cells]
     requests = [request_of(cell) for cell in cells] if len(cells) > 1 else [first]
     check_writable(given["out"])
     # Some models move a picture and take no prompt; the one that comes along does.
@@ -77,19 +83,20 @@ def carry_out(
     prepare_devices()
     placement.here()  # refuses what does not fit the devices, before the model is read
     dtype, offload = given["dtype"], given["offload"]
-    controls = loaded(steered, given["image_encoder"], dtype=dtype, offload=offload)
+    networks, held = {}, {"dtype": dtype, "offload": offload}
+    controls = [loaded(some, given["image_encoder"], networks, **held) for some in steered]
     source = str(sdjax.EMOJI) if given["model"] is None else given["model"]
     found = read_model(source, config=given["config"])
     moves = found.checkpoint.family == "svd"
     if not (given["prompt"] or moves):
         raise SdjaxError(MISSING)
     kind = _of_model(_kind(given, moves), given, found)
-    looking = _looking(given)
+    previews, checker = _looking(given)
     # Before minutes go by with the weights.
-    for asked in requests:
-        asked.controls = controls
+    for asked, own in zip(requests, controls, strict=True):
+        asked.controls = own
         asked.fps = given["fps"] if moves else None
-        asked.preview, asked.safety_checker = looking
+        asked.preview, asked.safety_checker = previews and previews.preview, checker
     refines, motion = given["refiner"] is not None, None
     if given["motion"] is not None:
         motion = MotionConfig.from_dict(find_motion(given["motion"])[0].config)
@@ -106,6 +113,9 @@ def carry_out(
     )
     if motion is not None:
         pipeline.load_motion(given["motion"], like=given["motion_like"])
+    for path in given["word"]:
+        pipeline.load_textual_inversion(path)
+    counting = Adapters(pipeline)
     if refines:
         refiner = sdjax.StableDiffusion.from_pretrained(
             given["refiner"], dtype=dtype, offload=offload, placement=placement
@@ -117,7 +127,8 @@ def carry_out(
     total = sum(asked.total for asked in requests)
     made, captions, paths = [], [], []
     try:
-        for cell, asked, planned in zip(cells, requests, plans, strict=True):
+        for cell, asked, planned, own in zip(cells, requests, plans, adapters, strict=True):
+            counting.count(own)
             done = 0
             for _, images in pipeline.generated(asked):
                 for one in images:
@@ -141,6 +152,8 @@ def carry_out(
                 print(folder.save_sheet(made, captions, paths[0]))
         raise
     overviews = _overviews(folder, made, captions, paths, axes, given["grid"], first.total)
+    if previews is not None:
+        overviews.append(previews.sheet(given["grid"]))
     listed = ", ".join(map(str, overviews))
     if flagged := sum(image.info.get("nsfw", False) for image in made):
         print(f"{flagged} of {len(made)} pictures were flagged by the safety checker")
@@ -219,31 +232,19 @@ def _kind(given: Mapping[str, Any], moves: bool) -> str:
 def _looking(given: Mapping[str, Any]):
     """(previews, safety checker) of the options, None for what is not asked for."""
     import sdjax
-    from sdjax.pipeline.given.arguments import whole
-    from sdjax.pipeline.results.pictures import PictureFolder
 
     for needed, name in (("preview", "preview_vae"), ("safety_checker", "blank")):
         if given[name] and given[needed] is None:
             option, other = (f"--{word.replace('_', '-')}" for word in (name, needed))
             raise SdjaxError(f"{option} needs {other}")
-    preview = checker = None
+    previews = checker = None
     if given["preview"] is not None:
-        every = whole(1)("preview", given["preview"])
-        vae, params = None, None
-        if given["preview_vae"] is not None:
-            vae, params = sdjax.TinyVAE.from_pretrained(given["preview_vae"])
-        folder = PictureFolder(given["out"] / "previews")
-
-        def show(step, steps, pictures):
-            for picture in pictures:
-                folder.save(picture, {"seed": picture.info["seed"], "step": step})
-
-        preview = sdjax.Preview(show, every, vae, params)
+        previews = Previews(given["out"] / "previews", given["preview"], given["preview_vae"])
     if given["safety_checker"] is not None:
         checker = sdjax.SafetyChecker.from_pretrained(
             given["safety_checker"], blank=given["blank"]
         )
-    return preview, checker
+    return previews, checker
 
 
 def _overviews(folder, made, captions, paths, axes, columns, each) -> list[Path]:
@@ -272,11 +273,11 @@ def settings_of(cell: Mapping[str, Any], asked, planned, number: int, image) -> 
         for name, value in cell.items()
         if (name in _KEPT or name not in OF_THE_COMMAND) and value not in (None, ())
     }
-    for name in _OF_AN_IMAGE:
+    for name in (*_PICTURES, *_TEXTS):
         given = settings.get(name)
-        if isinstance(given, tuple):
+        if given is not None:
             which = chosen(name, len(given), len(asked.prompt), asked.total)[number]
-            settings[name] = [str(given[which])]
+            settings[name] = given[which] if name in _TEXTS else [str(given[which])]
     settings |= {
         "prompt": asked.prompt[number // asked.count],
         "guidance_scale": float(planned.guidance_scale[number]),

@@ -26,12 +26,14 @@ def shown(
     ]
 
 
-def loaded(several: list[Shown], image_encoder: Path | None, **held) -> tuple:
-    """Values for `controls`, the networks read once each; held: their dtype and `offload`."""
+def loaded(several: list[Shown], image_encoder: Path | None, networks: dict, **held) -> tuple:
+    """Values for `controls`.
+
+    networks: those that were read before, which this adds to. held: their dtype and `offload`.
+    """
     import sdjax
     from sdjax.pipeline.steering.controls import read_control
 
-    networks = {}
     for one in several:
         key = one.network, one.reference
         if key not in networks and one.reference:

@@ -47,7 +47,7 @@ class Encoded(NamedTuple):
     image: Latents | None
     masked: Latents | None
     controls: list
-    """What each of the request's `controls` makes of its pictures."""
+    """What each of the plan's `controls` makes of its pictures."""
 
 
 def encode(model, asked: Request, planned: Plan, pictures: bool = True) -> Encoded:
@@ -64,7 +64,7 @@ def encode(model, asked: Request, planned: Plan, pictures: bool = True) -> Encod
         latents_of(model, planned.tiling, given.masked())
         if given.kind == conditions.INPAINT
         else None,
-        [one.encoded(planned.size, planned.tiling.tile) for one in asked.controls],
+        [one.encoded(planned.size, planned.tiling.tile) for one in planned.controls],
     )
 
 
@@ -169,7 +169,7 @@ def batch(
             look = asked.preview.every, previews.shown(asked.preview, vae, params, place, seeds)
         moving = planned.frames is not None
         result = sampled(
-            model, asked.controls, made, place, advance, planned.tiling, look, moving
+            model, planned.controls, made, place, advance, planned.tiling, look, moving
         )
     if asked.output == "latents":
         return places.joined(result, place, count)
@@ -190,7 +190,7 @@ def kind_of(legs: Sequence[Leg], encoded: Sequence[Encoded]) -> tuple:
     kind = []
     for (model, asked, planned), own in zip(legs, encoded, strict=True):
         inputs = inputs_of(model, asked, planned, own, np.arange(1))
-        sources = tuple((one.acts, type(one.source)) for one in asked.controls)
+        sources = tuple((one.acts, type(one.source)) for one in planned.controls)
         preview = None if asked.preview is None else asked.preview.every
         kind.append((
             model.unet, model.vae, model.vocoder, model.place, planned.tiling, sources, preview,
@@ -232,7 +232,7 @@ def inputs_of(
         which=np.pad(which, [(0, 0), (0, 0), (0, rows - which.shape[2])]),
         time_ids=None if ids is None else np.tile(ids, (count, 1, 1)),
         channels=channels(model, planned, encoded, numbers, drawn),
-        **steered(asked.controls, planned, encoded, numbers, whole, rows),
+        **steered(planned, encoded, numbers, whole, rows),
     )
     label = given.noise_level if given.kind == conditions.UPSCALE else None
     images = arrays.Images(
@@ -249,13 +249,12 @@ def inputs_of(
 
 
 def steered(
-    controls: Sequence[Steering], planned: Plan, encoded: Encoded, numbers: np.ndarray, tables,
-    rows: int,
-) -> dict[str, tuple]:  # fmt: skip
-    """The fields of `arrays.Branches` that the pictures of `controls` fill."""
+    planned: Plan, encoded: Encoded, numbers: np.ndarray, tables, rows: int
+) -> dict[str, tuple]:
+    """The fields of `arrays.Branches` that the pictures of the plan's `controls` fill."""
     fields: dict[str, tuple] = {"controls": (), "features": (), "references": ()}
     counts = planned.branches, planned.negatives
-    for one, made, shown in zip(controls, encoded.controls, planned.controlled, strict=True):
+    for one, made, shown in zip(planned.controls, encoded.controls, planned.controlled, strict=True):
         fields[one.acts] += (one.arrays(made, shown[numbers], *counts, tables, rows),)
     return fields
 

@@ -381,12 +381,13 @@ class StableDiffusion(Adapted):
         mask_blur: radius in pixels by which a mask's edge is softened (Gaussian).
         only_masked: pixels around the mask. What is so near is cut out, painted at the size of the
             result, `height` and `width`, and put back: each image has the size of its `image`.
+            Pictures of `controls` and `regions` and `depth` are of the whole image, and cut with it.
         paste: puts the pixels of `image` back where the mask is black; False leaves them as the
             autoencoder gives them, and with `only_masked` what was painted by itself.
         extend: pixels at the left, top, right and bottom by which `image` is enlarged; what is new
             is painted, and passes into `image` at its edge. Otherwise all its pixels are kept.
         image_guidance_scale: how much `image` counts for a model that edits; None for 1.5.
-        depth: for a model that takes them: larger is nearer, of any range; [H, W] or a picture.
+        depth: for a model that takes them: larger is nearer, of any range; [H, W] or a grey picture.
         noise_level: of the small picture of an upscaler, as a timestep; None for 20.
         controls: pictures that steer, each a `sdjax.Control`, `sdjax.T2IAdapter` or
             `sdjax.IPAdapter` called with one; they add up.
@@ -488,7 +489,7 @@ class StableDiffusion(Adapted):
         encoded = run.encode(self, asked, planned)
         inputs = run.inputs_of(self, asked, planned, encoded, np.arange(asked.total))
         moving = planned.frames is not None
-        networks, params = run.networks_of(self, asked.controls, planned.tiling, moving)
+        networks, params = run.networks_of(self, planned.controls, planned.tiling, moving)
         coder = run.coder(self, planned.tiling) if output == "numpy" else None
         return Program(networks, coder, remat, inputs), {**params, "vae": self.params["vae"]}
 

@@ -18,6 +18,8 @@ _BREAK = re.compile(r"\s*\bBREAK\b\s*")
 _SHARE = re.compile(r"\s*:\s*([-+]?(?:\d+\.?|\d*\.\d+))\s*\Z")
 _MARKS = re.compile(r"(?:[^\\\[\]():|]|\\.)+|[\[\]():|]")
 _WHEN = re.compile(r"\s*([-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)\s*")
+NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>", re.IGNORECASE)
+"""What the web UI takes out of a prompt, to load a file by it."""
 _BRACKETS = re.compile(
     r"\\[()\[\]\\]?|[(\[]|:\s*(?P<weight>[-+]?[.\d]+)\s*\)|[)\]]|[^\\()\[\]:]+|:"
 )
@@ -190,8 +192,13 @@ def weighted(text: str, absolute: bool = False) -> list[list[Weighted]]:
     is text, as are `\(`, `\)`, `\[`, `\]` and `\\`. Neighbours of one weight are one piece.
 
     absolute: a number is the weight itself whatever brackets are around, as in ComfyUI.
-    Raises SdjaxError for a weight such as 1.2.3, which is no number.
+    Raises SdjaxError for a weight such as 1.2.3, which is no number, and for `<lora:name:1>`.
     """
+    if found := NETWORK.search(text):
+        raise SdjaxError(
+            f"{found[0]} in a prompt loads nothing here: give the file to load_lora, on the "
+            "command line as --lora FILE:WEIGHT, and leave it out of the prompt"
+        )
     pieces: list[tuple[str | None, float, bool]] = []  # None is BREAK; whether the weight is final
     opened: dict[str, list[int]] = {"(": [], "[": []}
 

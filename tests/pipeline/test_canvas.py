@@ -1,12 +1,15 @@
 """Parts of pictures that are painted: soft masks, crops around them, larger canvases."""
 
+import dataclasses
+
 import diffusers
 import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
 import sdjax
-from sdjax.pipeline.plans import canvas
+from sdjax.pipeline.plans import canvas, crop
+from sdjax.pipeline.plans.request import Request
 from tests.pipeline.peers import PROMPTS
 from tests.pipeline.test_conditions import generators, picture, theirs
 
@@ -45,6 +48,45 @@ def test_only_the_masked_part_is_that_of_diffusers(model, folder, blur):
     assert decibels(made, options["image"]) < 40
 
 
+def test_a_control_picture_is_cut_as_the_picture_is(model, controlnet):
+    """As diffusers cuts it; one of another size means the same places."""
+    _, control = controlnet
+    shown = picture(3, SIZE)
+    planned = model.planned(asked(controls=[control(shown)]))
+    (cut,), box = planned.controls[0].picture, tuple(planned.conditions.frame.boxes[0].tolist())
+    processor = diffusers.image_processor.VaeImageProcessor(do_normalize=False)
+    expected = processor.preprocess(shown, 24, 32, "fill", box)[0].numpy().transpose(1, 2, 0)
+    np.testing.assert_array_equal(np.float32(cut) / 255, expected)
+    smaller = model.planned(asked(controls=[control(shown.resize((32, 28)))])).controls[0]
+    assert decibels(smaller.picture[0], cut) > 25
+    # The crop painted by itself.
+    options = {**OPTIONS, "steps": 2, "output": "numpy", "paste": False, "height": 24, "width": 32}
+    whole = {"image": picture(size=SIZE), "mask": mask(), "only_masked": 3}
+    made = model.generate(PROMPTS[0], controls=[control(shown, 30)], **whole, **options)
+    crops = {name: getattr(planned.conditions, name).arrays[0] for name in ("image", "mask")}
+    same = model.generate(PROMPTS[0], controls=[control(cut, 30)], **crops, **options)
+    other = model.generate(PROMPTS[0], controls=[control(shown, 30)], **crops, **options)
+    np.testing.assert_allclose(made, same, atol=1e-6)
+    assert np.abs(made - other).max() > 1e-4
+
+
+def asked(**options):
+    return Request(
+        PROMPTS[0], image=picture(size=SIZE), mask=mask(), only_masked=3, height=24, width=32,
+        **options,
+    )  # fmt: skip
+
+
+def test_regions_are_cut_as_the_picture_is(model):
+    """A region of the lower half is that of the crop too; each image has the crop of its mask."""
+    half = Image.fromarray(np.repeat(np.uint8([[0]] * 26 + [[255]] * 30), SIZE[1], axis=1))
+    planned = model.planned(asked(regions=[sdjax.Region("red", half)], count=2))
+    top, bottom = planned.conditions.frame.boxes[0, [1, 3]]
+    share = (26 - top) / (bottom - top)  # of the crop's rows that the prompt has
+    np.testing.assert_allclose(planned.fields[:, 0].mean(axis=(1, 2)), share, atol=0.02)
+    assert planned.fields[0, 0, 0, 0] == 1 and planned.fields[1, 1, -1, -1] == 1
+
+
 def test_boxes_are_those_of_diffusers():
     random = np.random.RandomState(0)
     find = diffusers.image_processor.VaeImageProcessor.get_crop_region
@@ -56,7 +98,7 @@ def test_boxes_are_those_of_diffusers():
         height, width = random.randint(8, 64, 2)
         padding = random.randint(0, 12)
         expected = find(Image.fromarray(drawn), int(width), int(height), pad=int(padding))
-        assert canvas.box_around(drawn, (height, width), padding) == tuple(expected)
+        assert crop.box_around(drawn, (height, width), padding) == tuple(expected)
 
 
 def test_greys_blend_and_keep_what_is_black(model):
@@ -104,8 +146,9 @@ def test_a_larger_canvas_keeps_its_picture(model):
         ({"extend": (8, 0, 0, 0), "image": picture(size=SIZE), "height": 8}, "leave height out"),
         (
             {"image": picture(size=SIZE), "mask": mask(), "only_masked": 1,
-             "regions": [sdjax.Region("red", mask())]},
-            "only_masked paints a crop, of which regions know nothing",
+             "regions": [sdjax.Region("red", np.full((8, 8), 0.5, np.float32))] * 2,
+             "depth": np.ones(SIZE)},
+            "this model takes no depth",
         ),
         (
             {"image": np.zeros((*SIZE, 3), np.float32), "mask": mask(), "only_masked": 1},

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import sdjax
-from sdjax.pipeline.given import conditions
+from sdjax.pipeline.given import conditions, inputs
 from tests.pipeline import peers
 from tests.pipeline.peers import PROMPTS, assert_close
 
@@ -231,6 +231,34 @@ def test_another_condition_of_the_kind_compiles_nothing(model):
     assert compilations
 
 
+def test_maps_and_masks_are_read_as_a_viewer_shows_them(tmp_path):
+    """With all their bits, palettes looked up; one in colours says nothing of what is near."""
+    check = inputs.picture_list("F")
+    greys = np.arange(48, dtype=np.uint8).reshape(6, 8)
+    backwards = Image.fromarray(255 - greys).convert("P")
+    backwards.putpalette([255 - i for i in range(256) for _ in range(3)])
+    deep = Image.fromarray(greys.astype(np.uint16) * 257 + 3)
+    several = [
+        (Image.fromarray(greys), greys), (backwards, greys),
+        (Image.fromarray(greys).convert("RGB"), greys),
+        (Image.fromarray(greys).convert("RGBA"), greys),
+        (Image.fromarray(greys).convert("CMYK"), greys), (deep, greys * 257.0 + 3),
+        (np.repeat(greys[..., None], 3, axis=-1), greys), (greys / np.float32(7), greys / 7),
+    ]  # fmt: skip
+    for i, (given, expected) in enumerate(several):
+        np.testing.assert_allclose(np.float32(check("depth", given)[0]), expected, atol=1e-5)
+        if isinstance(given, Image.Image):
+            path = tmp_path / f"{i}.{'tiff' if given.mode == 'CMYK' else 'png'}"
+            given.save(path)
+            np.testing.assert_allclose(np.float32(check("depth", path)[0]), expected, atol=1e-5)
+    colours = np.repeat(np.asarray(mask())[..., None], 3, axis=-1)
+    for given in (colours, np.insert(colours, 3, 255, axis=-1), colours[..., :1]):
+        (read,) = inputs.picture_list("L")("mask", given)
+        assert read == mask()
+    with pytest.raises(sdjax.SdjaxError, match="depth is in colours, and nothing says"):
+        check("depth", picture())
+
+
 def test_depths_are_resized_as_by_torch():
     maps = np.float32(np.random.RandomState(0).rand(2, 13, 9))
     theirs = torch.nn.functional.interpolate(
@@ -250,6 +278,9 @@ def test_depths_are_resized_as_by_torch():
         ({"mask": mask()}, "a mask is for a picture"),
         ({"image": picture(), "mask": Image.new("L", SIZE[::-1])}, "mask is black everywhere"),
         ({"image": picture(), "mask": Image.new("L", (32, 32))}, "has the sides 32x32"),
+        ({"image": picture(), "mask": np.zeros((*SIZE, 3))}, "mask must be a PIL image, .* 32, 3"),
+        ({"image": b"a.png"}, "image must be a PIL image, a path, or an array"),
+        ({"height": 2, "width": 2}, "pictures of 2x2 pixels have 4 latents, .* draws 16 at once"),
         ({"image": 3}, "image must be a PIL image, a path, or an array"),
         ({"image": []}, "image is an empty list"),
         ({"image": [picture()] * 3}, "image must be one, one a prompt"),

@@ -60,6 +60,13 @@ def test_break_parts_groups_also_within_brackets():
     assert [len(group) for group in weighted("BREAK BREAK")] == [1, 1, 1]
 
 
+@pytest.mark.parametrize("tag", ["<lora:style:0.8>", "<Lyco:a b:1:0.5>", "<hypernet:x>"])
+def test_files_are_not_loaded_by_prompts(tag):
+    with pytest.raises(SdjaxError, match=f"{tag} in a prompt loads nothing here: give the file"):
+        weighted(f"a (cat:1.2) {tag}")
+    assert weighted("a <toy> and lora:style:0.8")[0][0].weight == 1
+
+
 @pytest.mark.parametrize("number", ["1.2.3", ".", "9" * 400])
 def test_a_weight_that_is_no_number(number):
     with pytest.raises(SdjaxError, match="is no number"):

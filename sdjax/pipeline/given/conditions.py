@@ -64,7 +64,7 @@ class Conditions:
     kind: see `kind_of_channels`. strength: float[images], the share of the steps that each takes,
     from its noised `image` on where it is below 1 or nothing is masked. noise_augmentation: standard
     deviation of the noise in a picture to move. random: whether the
-    autoencoder draws. frame: a `canvas.Frame` where the pictures are crops of others.
+    autoencoder draws. frame: a `crop.Frame` where the pictures are crops of others.
     """
 
     kind: str | None = None

@@ -17,6 +17,7 @@ Size = tuple[int, int]
 """Height and width in pixels."""
 
 _WANTED = {"RGB": "[H, W, 3]", "L": "[H, W]", "F": "[H, W]"}
+_TINGE = 8  # levels by which the channels of a grey picture may differ, as in JPEGs
 _RANGE = {"RGB": (-1, 1), "L": (0, 1), "F": (-np.inf, np.inf)}
 
 
@@ -30,9 +31,10 @@ def picture_list(mode: str):
     axes = _WANTED[mode].count(",") + 1
 
     def check(name, value):
-        if isinstance(value, Sequence) and not isinstance(value, str):
+        of_colours = mode != "RGB" and np.shape(value)[-1:] in ((1,), (3,), (4,))
+        if isinstance(value, Sequence) and not isinstance(value, str | bytes):
             several = list(value)
-        elif getattr(value, "ndim", 0) == axes + 1 and (mode == "RGB" or value.shape[-1] != 1):
+        elif getattr(value, "ndim", 0) == axes + 1 and not of_colours:
             several = list(np.asarray(value))
         else:
             return [_picture(name, value, mode)]
@@ -49,13 +51,16 @@ def _picture(name: str, value, mode: str) -> Image.Image | np.ndarray:
 
         if mode != "F":
             return open_picture(value, f"{name} {os.fspath(value)}", mode)
-        value = _loaded(name, value)
+        name, value = f"{name} {os.fspath(value)}", _loaded(name, value)
     elif isinstance(value, Image.Image) and mode != "F":
         from sdjax.data.pictures import open_picture
 
         return open_picture(value, name, mode)
-    array = np.asarray(value)
-    if mode != "RGB" and array.ndim == 3 and (array.shape[-1] == 1 or mode == "F"):
+    if mode != "RGB" and isinstance(value, np.ndarray) and value.shape[2:] in ((3,), (4,)):
+        if value.dtype == np.uint8:
+            return _picture(name, Image.fromarray(value), mode)
+    array = np.asarray(_grey(name, value) if mode == "F" else value)
+    if mode != "RGB" and array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.ndim != _WANTED[mode].count(",") + 1 or not array.size or (
         mode == "RGB" and array.shape[-1] != 3
@@ -77,6 +82,23 @@ def _picture(name: str, value, mode: str) -> Image.Image | np.ndarray:
             f"{name} must be finite floats in {low} … {high}, got {array.min():g} … {array.max():g}"
         )
     return array
+
+
+def _grey(name: str, value):
+    """A map of depths with all its bits; of a picture in colours its greys, if it has no others."""
+    deep = isinstance(value, Image.Image) and value.mode[:1] in ("I", "F")
+    if deep or not isinstance(value, Image.Image):
+        return value
+    from sdjax.data.pictures import open_picture
+
+    shown = open_picture(value, name)
+    pixels = np.asarray(shown, np.float32)
+    if (pixels.max(-1) - pixels.min(-1)).mean() > _TINGE:
+        raise SdjaxError(
+            f"{name} is in colours, and nothing says which of them is near: expected greys, of "
+            "which lighter is nearer"
+        )
+    return shown.convert("L")
 
 
 def _loaded(name: str, path) -> Image.Image:

@@ -1,27 +1,30 @@
 """How a certain model carries a request out, checked before its weights are read."""
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
 import numpy as np
+from PIL import Image
 
 from sdjax import diffusion
 from sdjax.diffusion.samplers import option_names, step_count
-from sdjax.diffusion.torch_noise import Outer
+from sdjax.diffusion.torch_noise import BLOCK, Outer
 from sdjax.errors import SdjaxError
 from sdjax.models.motion import MotionConfig
 from sdjax.models.tiny_vae import TinyVAEConfig
 from sdjax.pipeline.given import clips, conditions, first_frame, inputs, regions, sounds
 from sdjax.pipeline.given.conditions import Conditions, Pictures
 from sdjax.pipeline.given.tiling import Tiling, tiling
-from sdjax.pipeline.plans import canvas, prompts, told
+from sdjax.pipeline.plans import canvas, crop, prompts, told
 from sdjax.pipeline.plans.draws import noise_source
 from sdjax.pipeline.plans.prompts import Texts
 from sdjax.pipeline.plans.request import Request
 from sdjax.pipeline.plans.room import check_room
 from sdjax.pipeline.results import previews
+from sdjax.pipeline.steering.base import Steering
 
 STEPS = 30  # of sampling, where neither their number nor a list of them is given
 OWN_STEPS = "_steps"  # of a scheduler's configuration; diffusers passes over such names
@@ -67,8 +70,10 @@ class Plan(NamedTuple):
     time_ids: np.ndarray | None
     """What SDXL is told beside the prompts, float32 [branches, 6 or 5]; see `told`."""
     conditions: Conditions
+    controls: list[Steering]
+    """The request's, or the same of the crops that are painted."""
     controlled: list[np.ndarray]
-    """For each of the request's `controls`, int[images]: which of its pictures each image takes."""
+    """For each of `controls`, int[images]: which of its pictures each image takes."""
     fields: np.ndarray | None
     """What the prompt and each region count at each place, float32 [images, 1 + regions, h, w]."""
     tiling: Tiling = Tiling()
@@ -166,6 +171,11 @@ def plan(
     schedule = np.array([different.index(way) for way in ways])
     in_turn = diffusion.drawn_in_turn(scheduler, asked.sampler)
     source = noise_source(asked.noise, tables, in_turn)
+    if source == "torch" and math.prod(shape) < BLOCK:
+        raise SdjaxError(
+            f"pictures of {size[1]}x{size[0]} pixels have {math.prod(shape)} latents, of which "
+            f'PyTorch draws {BLOCK} at once: ask for larger ones, or take noise="jax"'
+        )
     if asked.latents is not None and asked.latents.shape != (asked.total, *shape):
         raise SdjaxError(
             f"latents must have shape {(asked.total, *shape)}, got {asked.latents.shape}"
@@ -191,13 +201,14 @@ def plan(
         for region in asked.regions
     )]  # fmt: skip
     texts = prompts.read(asked, groups, negatives, evaluations, max(1, len(encoders)))
-    fields = None
+    fields, frame = None, given.frame
     if asked.regions:
-        fields = regions.fields(asked.regions, size, factor, len(said), asked.total)
+        own = asked.regions if frame is None else frame.regions(asked.regions, len(said))
+        fields = regions.fields(own, size, factor, len(said), asked.total)
     if negatives == 2 and asked.guidance_rescale:
         raise SdjaxError("guidance_rescale is not known for models that edit a picture: leave it 0")
     previews.check_fits(asked.preview, vae.latent_channels)
-    controlled = []
+    controls, controlled = [], []
     for i, control in enumerate(asked.controls):
         control.check(unet, factor, size)
         name, count = f"controls {i}: picture", len(control.picture)
@@ -205,13 +216,16 @@ def plan(
             which = clips.chosen(name, count, asked.frames, asked.total)
         else:
             which = inputs.chosen(name, count, len(asked.prompt), asked.total)
+        if frame is not None:
+            control, which = frame.steered(control, which)
+        controls.append(control)
         controlled.append(which)
     branches = texts.texts.shape[1]
     ids = told.time_ids(asked, unet, encoders, size, negatives, branches)
     ids = first_frame.told(asked, branches) if moves else ids
     return Plan(
         tables, schedule, size, Outer(shape) if moves else shape, source, scale, distilled,
-        negatives, texts, ids, given, controlled, fields, seen, asked.frames, samples,
+        negatives, texts, ids, given, controls, controlled, fields, seen, asked.frames, samples,
         steps=steps or STEPS, along=along,
     )  # fmt: skip
 
@@ -289,12 +303,16 @@ def _conditions(asked: Request, kind: str | None, vae, size: tuple[int, int]) ->
         image = _pictures("image", asked, small if kind == conditions.UPSCALE else size, moving)
         mask = _pictures("mask", asked, size)
     else:
-        image, mask, frame = canvas.cropped(asked, size)
+        image, mask, frame = crop.cropped(asked, size)
     if mask is not None and not (mask.arrays >= 0.5).any(axis=(1, 2)).all():
         raise SdjaxError("mask is black everywhere: paint white what is to be repainted")
     if asked.depth is not None:
-        maps = [conditions.depths(np.asarray(one)[None], small) for one in asked.depth]
+        maps = asked.depth
         which = inputs.chosen("depth", len(maps), len(asked.prompt), asked.total)
+        if frame is not None:
+            maps = [Image.fromarray(np.float32(one)) for one in maps]
+            maps, which = frame.crops("depth", maps, which)
+        maps = [conditions.depths(np.asarray(one)[None], small) for one in maps]
         depth = Pictures(np.concatenate(maps), which)
     starts = image is not None and mask is None and kind in (None, conditions.DEPTH)
     strength = _each(asked, "strength", STRENGTH if starts else 1.0)

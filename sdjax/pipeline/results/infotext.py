@@ -12,6 +12,7 @@ from pathlib import Path
 
 from sdjax.diffusion.samplers import names
 from sdjax.errors import SdjaxError
+from sdjax.text.grammar import NETWORK
 
 SAMPLERS = {
     "ddim": "DDIM", "ddpm": "DDPM", "plms": "PLMS", "euler": "Euler", "euler_a": "Euler a",
@@ -114,10 +115,13 @@ def read(text: str) -> tuple[dict[str, object], dict[str, str]]:
         if line.strip().startswith(NEGATIVE):
             negative, line = [], line.strip().removeprefix(NEGATIVE).strip()
         (prompt if negative is None else negative).append(line)
-    settings: dict[str, object] = {"prompt": "\n".join(prompt).strip()}
-    if negative:
-        settings["negative_prompt"] = "\n".join(negative).strip()
-    left = {}
+    said, left = ["\n".join(text or ()) for text in (prompt, negative)], {}
+    if named := [name for text in said for name in NETWORK.findall(text)]:
+        left["files named in the prompt"] = " ".join(named)
+    said = [NETWORK.sub("", text).strip() for text in said]
+    settings: dict[str, object] = {"prompt": said[0]}
+    if said[1]:
+        settings["negative_prompt"] = said[1]
     for name, value in pairs.items():
         try:
             if not _taken(name, value, settings):
