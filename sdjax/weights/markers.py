@@ -26,6 +26,7 @@ SIGMA_MIN, SIGMA_MAX = "edm_vpred.sigma_min", "edm_vpred.sigma_max"
 MEAN, STD = "edm_mean", "edm_std"
 NUMBERS = (SIGMA_MIN, SIGMA_MAX, MEAN, STD)
 KEYS = (V, ZERO_SNR, *NUMBERS)
+TRAINED_SO = "ss_zero_terminal_snr"  # of sd-scripts' metadata, which says the same as `ztsnr`
 LEVELS = ("alphas_cumprod", "denoiser.sigmas")
 
 SCHEDULER, LOW_RES = "sdjax.scheduler", "sdjax.low_res_scheduler"
@@ -183,6 +184,8 @@ def scheduler_of(
     where two of these contradict one another. prediction_type: in place of what all of them say.
     """
     marks = read_marks(state)
+    if metadata.get(TRAINED_SO, "").strip().lower() == "true" and not (marks.sigmas or marks.mean):
+        marks = dataclasses.replace(marks, zero_snr=True)
     said = prediction_type or prediction_said(metadata)
     if own := own_metadata(metadata, SCHEDULER):
         if marks.agree(own) and (prediction_type or said in (None, prediction_of(own))):
@@ -194,7 +197,8 @@ def scheduler_of(
     if marks != Marks() and not marks.agree(scheduler):
         if given or (marks.v and said not in (None, "v_prediction")):
             told = ", ".join(key for key in KEYS if key in state)
-            _tell(f"what its tensors {told} say", "what the given folder or its metadata say")
+            told = f"tensors {told}" if told else f"metadata {TRAINED_SO}"
+            _tell(f"what its {told} say", "what the given folder or its metadata say")
         scheduler = _marked(scheduler, marks)
     elif said not in (None, prediction_of(scheduler)) and not prediction_type:
         _tell(f"{prediction_of(scheduler)} of the given folder", f"{said} of its own metadata")

@@ -214,6 +214,17 @@ def test_metadata_name_the_prediction(metadata, prediction):
     )
 
 
+def test_metadata_of_sd_scripts_name_a_schedule_without_a_last_signal():
+    """As the tensor does, whatever the network predicts; and nothing where they are false."""
+    both = {"ss_v_parameterization": "True", "ss_zero_terminal_snr": "True"}
+    assert asked({}, both) == asked({"v_pred": EMPTY, "ztsnr": EMPTY}, {})
+    assert asked({}, both)["rescale_betas_zero_snr"] is True
+    assert asked({}, both | {"ss_zero_terminal_snr": "False"}) == asked({"v_pred": EMPTY}, {})
+    given = {"_class_name": "PNDMScheduler", "skip_prk_steps": True, **SCHEDULER}
+    with pytest.warns(UserWarning, match="metadata ss_zero_terminal_snr say, not by what the given"):
+        assert asked({}, both, given=given)["_class_name"] == "DDIMScheduler"
+
+
 def test_own_metadata_that_are_out_of_date_give_way_to_the_markers(single):
     write, read = single
     path = write({"_class_name": "LMSDiscreteScheduler", **SCHEDULER})
