@@ -52,6 +52,7 @@ WORDS = {
     "circular_padding": 'tile="x"',
     "enable_vae_tiling": "vae_tile",
     "view_batch_size": "windows",
+    "cache_interval": "reuse_every",
     "controlnet_conditioning_scale": "controls",
     "crops_coords_top_left": "crop",
     "negative_crops_coords_top_left": "negative_crop",

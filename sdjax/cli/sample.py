@@ -86,6 +86,7 @@ def sample(
     negative_target_size: tuple[int, int] | None = None,
     negative_aesthetic_score: float | None = None,
     tile: Literal["x", "y", "xy"] | None = None,
+    reuse_every: int | None = None,
     windows: tuple[int, ...] = (),
     vae_tile: int | None = None,
     vae_frames: int | None = None,
@@ -207,6 +208,8 @@ def sample(
         negative_aesthetic_score: The same of the negative prompt; 2.5 where not given.
         tile: Makes a picture that goes on without a seam at its other side: x from right to left, y
             from bottom to top, xy both.
+        reuse_every: Compute the whole U-Net at each n-th evaluation only, and its finest level at the
+            others (DeepCache): faster, and no longer the same picture.
         windows: For pictures larger than the model was trained at: the side in pixels of the
             windows that the U-Net sees, and by how many they overlap, half where not given.
         vae_tile: Side in pixels of the tiles in which the autoencoder takes a picture; 1024 for

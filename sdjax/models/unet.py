@@ -126,17 +126,20 @@ class DownBlock(Stage):
     """
 
     @nn.compact
-    def __call__(self, x, emb, context, feature=None):
+    def __call__(self, x, emb, context, feature=None, count=None):
+        """count: only so many layers, and not the way down; all where it is None."""
         config, level, skips = self.config, self.level, []
         only_cross = config.per_level("only_cross_attention")[level]
         layers = config.per_level("layers_per_block")[level]
-        for i in range(layers):
+        for i in range(layers if count is None else count):
             x = self.residual(i, x, emb)
             x = self.attend(i, x, context, "down", only_cross)
             x = self.move(x, i)
             if self.attention == "cross" and i == layers - 1:
                 x, feature = with_feature(x, feature), None
             skips.append(x)
+        if count is not None:
+            return x, skips
         if level + 1 < len(config.block_out_channels):
             down = Downsample(
                 config.downsample_padding, self.dtype, self.tile, name="downsamplers.0"
@@ -176,19 +179,22 @@ class UpBlock(Stage):
     """Blocks of one level on the way up; `skips` are consumed from their end.
 
     `level` counts from the finest, as on the way down; `size` is that of the next finer level.
+    Returns x, and what enters the second layer.
     """
 
     @nn.compact
-    def __call__(self, x, skips, emb, context, size):
-        config, level = self.config, self.level
+    def __call__(self, x, skips, emb, context, size, first=0):
+        """first: 1 where x is what enters the second layer."""
+        config, level, deep = self.config, self.level, None
         only_cross = config.per_level("only_cross_attention")[level]
-        for i in range(config.per_level("layers_per_block")[level] + 1):
+        for i in range(first, config.per_level("layers_per_block")[level] + 1):
+            deep = x if i == 1 else deep
             x = self.residual(i, jnp.concatenate([x, skips.pop()], axis=-1), emb, "up")
             x = self.attend(i, x, context, "up", only_cross)
             x = self.move(x, i)
         if level > 0:
             x = Upsample(self.dtype, self.tile, name="upsamplers.0")(x, size)
-        return x
+        return x, deep
 
 
 def norm_frames(motion: MotionConfig | None, frames: int) -> int:
@@ -215,7 +221,7 @@ class UNet(nn.Module):
     @nn.compact
     def __call__(
         self, x, t, context=None, added=None, timestep_cond=None, class_labels=None, controls=None,
-        features=(),
+        features=(), deep=None, keeps_deep=False,
     ):  # fmt: skip
         """x [B, H, W, in_channels], t float [] or [B], context [B, L, cross_attention_dim].
 
@@ -225,6 +231,9 @@ class UNet(nn.Module):
         distilled network; class_labels int [B], or what class_embed_type asks for; controls:
         (one residual for each skip, in the order they are made; one for the middle); features:
         of a T2I-Adapter, one for each level on the way down, and maybe one for the middle.
+        deep: [B, H, W, block_out_channels[0]], what entered the second of the last blocks at an
+        evaluation before this one: only the finest level is computed then, without its way down
+        and up (DeepCache, arXiv 2312.00858). keeps_deep: also return that.
         Returns float32 of x's shape, with out_channels; raises SdjaxError where an input that the
         configuration needs is missing or has another width.
         """
@@ -240,19 +249,25 @@ class UNet(nn.Module):
         if config.center_input_sample:
             x = 2 * x - 1
 
-        x, skips = self.encode(x, emb, context, features=features, frames=frames)
+        if deep is None:
+            x, skips = self.encode(x, emb, context, features=features, frames=frames)
+        else:
+            skips = self.finest(x, emb, context, frames)
         if controls is not None:
             down, middle = controls
+            down = down[: len(skips)]
             skips = [skip + control.astype(dtype) for skip, control in zip(skips, down, strict=True)]
-            x = x + middle.astype(dtype)
-        for i, name in enumerate(config.up_block_types):
+            x = x + middle.astype(dtype) if deep is None else x
+        last = len(config.up_block_types) - 1
+        x, first = (x, 0) if deep is None else (deep.astype(dtype), last)
+        for i, name in list(enumerate(config.up_block_types))[first:]:
             level = len(config.up_block_types) - 1 - i
             count = config.per_level("layers_per_block")[level] + 1
             own, skips = skips[-count:], skips[:-count]
             kinds = stage_of(name)
             size = skips[-1].shape[1:3] if skips else None
-            x = self.stage(UpBlock, level, kinds, f"up_blocks.{i}", frames)(
-                x, own, emb, context, size
+            x, left = self.stage(UpBlock, level, kinds, f"up_blocks.{i}", frames)(
+                x, own, emb, context, size, int(deep is not None)
             )
         norm = GroupNorm(
             config.norm_num_groups, config.norm_eps, True, norm_frames(self.motion, frames),
@@ -266,8 +281,20 @@ class UNet(nn.Module):
             tile=self.tile,
             name="conv_out",
         )
-        x = out(norm(x)).astype(jnp.float32)
-        return x.reshape(*shape[:-1], config.out_channels)
+        x = out(norm(x)).astype(jnp.float32).reshape(*shape[:-1], config.out_channels)
+        return (x, left) if keeps_deep else x
+
+    def finest(self, x, emb, context, frames):
+        """What the last blocks, but their first, take from the first ones."""
+        config = self.config
+        x = Conv(config.block_out_channels[0], config.conv_in_kernel, dtype=self.dtype,
+                 tile=self.tile, name="conv_in")(x)  # fmt: skip
+        skips, count = [x], config.per_level("layers_per_block")[0] - 1
+        if count:
+            kinds = stage_of(config.down_block_types[0])
+            block = self.stage(DownBlock, 0, kinds, "down_blocks.0", frames)
+            skips += block(x, emb, context, count=count)[1]
+        return skips
 
     def encode(self, x, emb, context, hint=None, features=(), frames=1):
         """The way down and the middle, `hint` added after the first convolution.

@@ -244,7 +244,8 @@ def inputs_of(
         labels=None if label is None else np.full(count, label, np.int32),
         kept=kept,
     )
-    settings = arrays.Settings(table, np.float32(asked.guidance_rescale))
+    reuse = None if asked.reuse_every is None else np.int32(asked.reuse_every)
+    settings = arrays.Settings(table, np.float32(asked.guidance_rescale), reuse)
     return arrays.Inputs(start, settings, images)
 
 
@@ -316,8 +317,11 @@ def sampled(
     advance: Advance | None, tiling: Tiling, look: Look | None = None, moving: bool = False,
 ) -> jax.Array:  # fmt: skip
     """Latents [devices, n, h, w, C] of a batch."""
-    begin = places.compiled(programs.begin, in_axes=(0, 0), on=place.on)
     networks, params = networks_of(model, controls, tiling, moving)
+    deep = arrays.Deep.of(model.unet, inputs)
+    if deep is not None and place.across:
+        deep = deep._replace(branches=1)
+    begin = places.compiled(programs.begin, deep, in_axes=(0, 0), on=place.on)
     sample = places.compiled(
         programs.noise_to_latents, networks, place.across, in_axes=(None, arrays.SPLIT, 0, 0),
         on=place.on,

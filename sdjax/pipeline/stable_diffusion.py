@@ -303,6 +303,7 @@ class StableDiffusion(Adapted):
         negative_target_size: tuple[int, int] | None = None,
         negative_aesthetic_score: float | None = None,
         tile: Literal["x", "y", "xy"] | None = None,
+        reuse_every: int | None = None,
         windows: int | tuple[int, int] | None = None,
         vae_tile: int | None = None,
         vae_frames: int | None = None,
@@ -400,6 +401,9 @@ class StableDiffusion(Adapted):
             prompt has, and a score of 2.5; where one is given, None for the crop is no crop.
         tile: makes pictures that go on without a seam at their other side: "x" from right to left,
             "y" from bottom to top, "xy" both.
+        reuse_every: evaluations 1, 1 + n, 1 + 2n … compute the whole U-Net; the others only its
+            finest level, with what the last whole one found beneath it (DeepCache, arXiv
+            2312.00858): faster, and no longer the same picture; 1 computes each whole.
         windows: for pictures larger than the model was trained at (MultiDiffusion): the side in
             pixels of the windows that the U-Net sees, one after the other, or (side, overlap);
             half the side where no overlap is given. What it predicts is averaged.

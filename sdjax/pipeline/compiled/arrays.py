@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from sdjax import diffusion
 from sdjax.models.controlnet import ControlNet
@@ -118,6 +119,23 @@ class Seen(NamedTuple):
     """Of the T2I-Adapters, added up."""
 
 
+class Deep(NamedTuple):
+    """What the U-Net keeps of one evaluation for others, beside the size of latents; hashable."""
+
+    branches: int
+    """Predictions that a device makes for an image."""
+    channels: int
+    dtype: str
+
+    @classmethod
+    def of(cls, unet: UNet, inputs: "Inputs") -> "Deep | None":
+        """That of a generation; None where nothing is kept. inputs: without an axis of devices."""
+        if inputs.settings.reuse_every is None:
+            return None
+        branches = inputs.images.branches.which.shape[1]
+        return cls(branches, unet.config.block_out_channels[0], jnp.dtype(unet.dtype).name)
+
+
 class Settings(NamedTuple):
     """How a batch is sampled."""
 
@@ -125,9 +143,11 @@ class Settings(NamedTuple):
     """A table for each image: every array's first axis is the image."""
     guidance_rescale: jax.Array
     """[]."""
+    reuse_every: jax.Array | None = None
+    """int32[]: how many evaluations share the U-Net's deep features; None for each its own."""
 
 
-SPLIT = Settings(0, None)
+SPLIT = Settings(0, None, None)
 """The axes of `Settings` that are split over the devices."""
 
 

@@ -30,7 +30,8 @@ class Program:
         params: {"unet", "controls", "vae"}. inputs: `inputs`, or the same with other values.
         """
         latents, settings, images = jax.tree.map(jnp.asarray, inputs)
-        begun = programs.begin(settings.table, latents)
+        deep = arrays.Deep.of(self.networks.unet, inputs)
+        begun = programs.begin(deep, settings.table, latents)
         done = programs.noise_to_latents(
             self.networks, False, params, settings, images, begun, self.remat
         )

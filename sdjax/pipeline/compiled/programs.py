@@ -10,13 +10,20 @@ from sdjax import diffusion, parallel
 from sdjax.diffusion.guidance import per_item, rescaled
 from sdjax.models.embeddings import sinusoidal_embedding
 from sdjax.models.ip_adapter import placed
-from sdjax.pipeline.compiled.arrays import Images, Networks, Seen, Settings
+from sdjax.pipeline.compiled.arrays import Deep, Images, Networks, Seen, Settings
 from sdjax.windows import over_windows
 
 
-def begin(table: diffusion.Table, x: jax.Array) -> diffusion.Underway:
-    """What `noise_to_latents` goes on from, of unit-variance x [N, h, w, C]."""
-    return diffusion.begin(table, x, jnp.zeros(len(x), jnp.int32))
+def begin(deep: Deep | None, table: diffusion.Table, x: jax.Array) -> diffusion.Underway:
+    """What `noise_to_latents` goes on from, of unit-variance x [N, h, w, C].
+
+    deep: of features that evaluations share, None where they share none.
+    """
+    evaluation = jnp.zeros(len(x), jnp.int32)
+    if deep is None:
+        return diffusion.begin(table, x, evaluation)
+    shape = len(x), deep.branches, *x.shape[1:3], deep.channels
+    return diffusion.begin(table, x, (evaluation, jnp.zeros(shape, deep.dtype)))
 
 
 def noise_to_latents(
@@ -36,19 +43,23 @@ def noise_to_latents(
     """
     count, branches = images.branches.which.shape[:2]
     denoise = functools.partial(_predictions, networks, params, images)
+    if settings.reuse_every is None:
+        predicted = _each_time(denoise)
+    else:
+        predicted = _with_deep(denoise, settings.reuse_every)
     if remat:
-        denoise = jax.checkpoint(denoise)
+        predicted = jax.checkpoint(predicted)
 
-    def guided(x, t, evaluation):
-        predictions = denoise(x, t, evaluation).reshape(count, branches, *x.shape[1:])
+    def guided(x, t, state):
+        predictions, state = predicted(x, t, state)
+        predictions = predictions.reshape(count, branches, *x.shape[1:])
         if across:
             everywhere = jax.lax.all_gather(predictions[:, 0], parallel.AXIS)
             even = jax.lax.axis_index(parallel.AXIS) // 2 * 2
             predictions = jnp.stack([everywhere[even], everywhere[even + 1]], axis=1)
         if images.weights is None:
-            return predictions[:, 0], evaluation + 1
-        combined = _combined(predictions, images.weights, settings.guidance_rescale)
-        return combined, evaluation + 1
+            return predictions[:, 0], state
+        return _combined(predictions, images.weights, settings.guidance_rescale), state
 
     def keep(x, level):
         mask, x_0, noise = images.kept
@@ -67,8 +78,46 @@ def noise_to_latents(
     )
 
 
-def _predictions(networks: Networks, params, images: Images, x, t, evaluation) -> jax.Array:
-    """The network's predictions [N · B, h, w, C] for x [N, h, w, C]: each branch of each image."""
+def _each_time(denoise):
+    """(x, t, evaluation) -> (predictions, the next evaluation)."""
+    return lambda x, t, evaluation: (denoise(x, t, evaluation), evaluation + 1)
+
+
+def _with_deep(denoise, every):
+    """The same with a state of the evaluation and the deep features [N, B, h, w, C] of the last
+    whole one: each image's evaluations 0, every, 2 · every, … are whole.
+    """
+
+    def predicted(x, t, state):
+        evaluation, deep = state
+        due = evaluation % every == 0
+        known = deep.reshape(-1, *deep.shape[2:])
+
+        def shallow():
+            return denoise(x, t, evaluation, deep=known)
+
+        def whole():
+            found, left = denoise(x, t, evaluation, keeps_deep=True)
+            left = left.reshape(deep.shape)
+
+            def mixed():  # images of other tables than their neighbours'
+                of_each = jnp.repeat(due, deep.shape[1])
+                own = jnp.where(per_item(of_each, found), found, shallow())
+                return own, jnp.where(per_item(due, deep), left, deep)
+
+            return jax.lax.cond(due.all(), lambda: (found, left), mixed)
+
+        predictions, deep = jax.lax.cond(due.any(), whole, lambda: (shallow(), deep))
+        return predictions, (evaluation + 1, deep)
+
+    return predicted
+
+
+def _predictions(networks: Networks, params, images: Images, x, t, evaluation, **deep):
+    """The network's predictions [N · B, h, w, C] for x [N, h, w, C]: each branch of each image.
+
+    deep: of the U-Net, with what it returns then.
+    """
     prompt, which, time_ids, channels, controls, features, references = images.branches
     count, branches = which.shape[:2]
 
@@ -142,7 +191,7 @@ def _predictions(networks: Networks, params, images: Images, x, t, evaluation) -
         known = {**variables, **jax.tree.map(each, looked_at)}
         features = jax.tree.map(folded, places.features)
         return networks.unet.apply(
-            known, x, t, context, added, distilled, labels, residuals, features
+            known, x, t, context, added, distilled, labels, residuals, features, **deep
         )
 
     places = Seen(

@@ -141,6 +141,8 @@ def plan(
         size = _size(asked, kind, unet, factor)
     shape = (*(side // factor for side in size), vae.latent_channels)
     seen = tiling(asked.tile, asked.windows, asked.vae_tile, size, factor)
+    if asked.reuse_every is not None and (asked.windows is not None or asked.frames is not None):
+        raise SdjaxError("reuse_every goes without windows and clips: leave one of them out")
     if asked.frames is None and asked.frame_windows is not None:
         raise SdjaxError("frame_windows is for clips: give frames= too")
     if asked.frames is not None:

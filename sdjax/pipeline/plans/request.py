@@ -140,6 +140,7 @@ class Request:
     negative_target_size: tuple[int, int] | None = _argument(optional(pair(1)), None)
     negative_aesthetic_score: float | None = _argument(optional(number()), None)
     tile: Literal["x", "y", "xy"] | None = _argument(optional(choice("x", "y", "xy")), None)
+    reuse_every: int | None = _argument(optional(whole(1)), None)
     windows: int | tuple[int, int] | None = _argument(optional(window_sides), None)
     vae_tile: int | None = _argument(optional(whole()), None)
     vae_frames: int | None = _argument(optional(whole(1)), None)
