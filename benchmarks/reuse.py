@@ -74,8 +74,6 @@ def of_published(name: str) -> dict:
     _, t, context, added, *_ = unet_inputs(config)
     x = jnp.zeros((1, side, side, config.in_channels))
     context = jnp.zeros((1, 77, context.shape[-1]))
-    if added is not None:
-        added = {**added, "time_ids": jnp.zeros((1, 6))}
     deep = jnp.zeros((1, side, side, config.block_out_channels[0]))
     given = {"params": unet_shapes(config)}, x, t, context
     options = {"device": jax.devices()[0], "platform": "gpu", "compiled": False}
