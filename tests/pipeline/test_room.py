@@ -11,6 +11,7 @@ from sdjax.pipeline.compiled import places
 from sdjax.pipeline.plans import room as pipeline_room
 from sdjax.pipeline.plans.request import Request
 from sdjax.training.loop import fit as loop
+from sdjax.training.loop.config import RunConfig
 from tests.weights.small import random_pipeline
 
 GIB = 2**30
@@ -95,7 +96,7 @@ def test_memory_that_runs_out_later_is_one_line(model, monkeypatch):
 def test_memory_that_runs_out_in_training_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setattr(loop, "_fit", full)
     with pytest.raises(sdjax.SdjaxError, match="out of memory .* lower batch_size") as refused:
-        loop.fit(None, None, None, None, tmp_path)
+        loop.fit(None, None, None, RunConfig(), tmp_path)
     assert "\n" not in str(refused.value)
 
 
