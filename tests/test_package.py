@@ -51,7 +51,7 @@ print(*sorted(heavy & {name.split(".")[0] for name in sys.modules}))
 
 
 def test_every_module_of_the_package_is_reached():
-    inner = {"assets", "cli", "folders", "room", "text_files", "version", "words"}
+    inner = {"assets", "caches", "cli", "folders", "room", "text_files", "version", "words"}
     found = {path.stem for path in PACKAGE.iterdir() if not path.name.startswith("_")}
     assert set(sdjax._MODULES) == {name for name in found if name != "py"} - inner
     assert {*sdjax._MODULES, "add_noise"} <= set(dir(sdjax))
