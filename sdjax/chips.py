@@ -31,6 +31,17 @@ CHIPS = {
 """Of Google's pages on TPU versions and NVIDIA's data sheets (SXM boards, dense)."""
 
 
+def least_seconds(name: str, flops: float, accessed: float | None = None) -> dict[str, float]:
+    """Seconds that a chip takes at least, for computing and, where bytes read and written are
+    known, for its memory; empty for chips whose figures are not known.
+    """
+    chip = CHIPS.get(name)
+    if chip is None:
+        return {}
+    found = {"compute": flops / chip.flops}
+    return found if accessed is None else {**found, "memory": accessed / chip.bandwidth}
+
+
 def chip_of(kind: str) -> Chip | None:
     """The chip of a `jax.Device.device_kind`; None where its figures are not known."""
     fits = [

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from sdjax import absent
-from sdjax.chips import CHIPS
+from sdjax.chips import least_seconds
 from sdjax.errors import SdjaxError
 from sdjax.pipeline import run
 from sdjax.pipeline.compiled import arrays, coding
@@ -59,13 +59,7 @@ class Estimate(NamedTuple):
     @property
     def bounds(self) -> dict[str, float]:
         """Seconds that the batch takes at least, for each of what it needs."""
-        chip = CHIPS.get(self.chip)
-        if chip is None:
-            return {}
-        found = {"compute": self.flops / chip.flops}
-        if self.accessed is not None:
-            found["memory"] = self.accessed / chip.bandwidth
-        return found
+        return least_seconds(self.chip, self.flops, self.accessed)
 
 
 def request(found: Configurations, count: int, inpaint: bool = False, **settings) -> Request:

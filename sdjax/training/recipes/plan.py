@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdjax import absent
-from sdjax.chips import CHIPS
+from sdjax.chips import CHIPS, least_seconds
 from sdjax.data.source import in_shards
 from sdjax.errors import SdjaxError
 from sdjax.models.attention_kernels import compiling_for
@@ -75,13 +75,10 @@ class Estimate(NamedTuple):
     @property
     def bounds(self) -> dict[str, float]:
         """Seconds that an update takes at least, for each of what it needs."""
-        chip = CHIPS.get(self.chip)
-        if chip is None:
-            return {}
-        found = {"compute": self.flops / chip.flops}
-        if self.accessed is not None:
-            found["memory"] = self.accessed / chip.bandwidth
-        found["links"] = sum(one.moved for one in self.collectives) / chip.links
+        found = least_seconds(self.chip, self.flops, self.accessed)
+        if found:
+            moved = sum(one.moved for one in self.collectives)
+            found["links"] = moved / CHIPS[self.chip].links
         return found
 
 
