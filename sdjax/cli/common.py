@@ -70,13 +70,14 @@ def known_words(ours: Iterable[str], words: Mapping[str, str]) -> dict[str, str]
 
 def parsed(
     command: Callable, arguments: list[str], program: str, *, words: Mapping[str, str],
-    ours: Iterable[str] = (), several: Iterable[str] = (), required: Iterable[str] = (), **settings,
+    ours: Iterable[str] = (), several: Iterable[str] = (), required: Iterable[str] = (),
+    name: str | None = None, **settings,
 ):  # fmt: skip
     """What `command` gives for these arguments of the command line.
 
     words: what other programs call its options, and what these are called here. ours: options
     beside its arguments. several: options that may be given several times. required: options that
-    must be given. settings: of tyro.
+    must be given. name: how it is called after the program, its own where None. settings: of tyro.
     """
     for option in several:
         arguments = joined(arguments, option)
@@ -85,7 +86,7 @@ def parsed(
     check_near(arguments, *required)
     return tyro.cli(
         command,
-        prog=f"{program} {command.__name__}",
+        prog=f"{program} {name or command.__name__}",
         description=description(command, program),
         args=arguments,
         **settings,

@@ -11,6 +11,8 @@ from sdjax.errors import SdjaxError
 from .common import parsed, prepare_devices
 from .train import WORDS
 
+_OF_PICTURES = "plan --model MODEL"
+
 
 def plan(
     topology: str, config: Path | None = None, price: float | None = None, compile: bool = True,
@@ -66,7 +68,7 @@ def run(arguments: list[str], program: str) -> int:
     names = [a.split("=")[0] for a in arguments]
     helped = [a for a in ("-h", "--help") if a in names and "--model" in names]
     if helped and "--config" not in names:
-        return parsed(pictures, ["--help"], program, words={})
+        return parsed(pictures, ["--help"], program, words={}, name=_OF_PICTURES)
     recipe_names = {*own, *(n.split()[0] for n in WORDS.values())}
     (topology, config, price, compiled, as_json), rest = parsed(
         plan, arguments, program, words=WORDS,
@@ -107,7 +109,7 @@ def _of_pictures(arguments, program, topology, compiled):
     from sdjax.pipeline import planning
     from sdjax.weights.tensors import dtype_of
 
-    asked = parsed(pictures, arguments, f"{program} plan", words={})
+    asked = parsed(pictures, arguments, program, words={}, name=_OF_PICTURES)
     prepare_devices([asked["count"]])
     dtype = dtype_of(asked.pop("dtype"))
     return planning.estimate(
